@@ -1,0 +1,2 @@
+#![expect(clippy::print_stdout)]
+fn main(){ println!("longshore") }
