@@ -1,0 +1,38 @@
+//! The log: ordered, durable, partitioned topics behind one trait, shaped for Kafka's transactions.
+//!
+//! ```text
+//! append ─────────────┐                            ┌─▶ reader  (committed records only, waits for more)
+//! writer.commit ──────┼─▶ topic ─▶ partition 0…n ──┤
+//!  (one batch, fenced │                            └─▶ end_offset, start_offset, offset_at
+//!   by owner)         │
+//! join ─▶ membership ─┴─ who may speak for which partition: assigned, revoked
+//! ```
+//!
+//! - [`Log::append`] is for those who ask: producers, reporters. Durable when it returns, not atomic.
+//! - [`Log::writer`] is for those who own: a processor commits facts, next requests and the offsets it consumed as one
+//!   atomic [`Batch`]. Taking a writer fences every earlier one of the same owner, so a predecessor that still runs
+//!   cannot write any more.
+//! - [`Log::reader`] never shows what is not both durable and committed.
+//!
+//! [`local::LocalLog`] is the embedded implementation. The suite in `conformance` (a feature of that name) says what
+//! all implementations have in common.
+//!
+//! This crate deliberately does not know what a record means: keys, values and headers are bytes. It knows no Avro, no
+//! processor and no list of topics.
+
+mod api;
+mod error;
+mod record;
+
+pub use api::{Log, Membership, Ownership, ReadLimit, Reader, Writer};
+pub use error::{CommitError, Error};
+pub use record::{Batch, Destination, Position, Record, StoredRecord, TopicConfig, TopicPartition};
+
+/// Largest record in bytes: key, value and headers together.
+pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest append or commit in bytes: all its records together.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Most records in one append or commit.
+pub const BATCH_RECORDS_MAX: usize = 100_000;
