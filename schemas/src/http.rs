@@ -1,0 +1,461 @@
+//! The HTTP API's types, under `/v1`. JSON; times are RFC 3339 in answers, sizes are bytes, durations carry their unit in
+//! the name. Errors are `application/problem+json` ([`Problem`]).
+//!
+//! Views are what the read model answers. Bodies refuse unknown fields, so that a misspelt option is never ignored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, NodeId, PackId, QueueName, RackName, RegionName, RequestId,
+    ServiceName, Timestamp, WorkerId, ZoneName,
+    events::{
+        ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion, NodeStatus,
+        ReplicaStatus, RolloutPlan, RunSpec,
+    },
+};
+
+/// The header that makes a state-changing call idempotent; its value is a [`RequestId`].
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// RFC 9457.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI reference that names the kind of problem, such as `/problems/artifact-not-deployable`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    /// What is wrong here, and what to do.
+    pub detail: String,
+    /// The request's id, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+}
+
+/// A time in answers: RFC 3339.
+pub mod rfc3339 {
+    use crate::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time: jiff::Timestamp = text.parse().map_err(de::Error::custom)?;
+        Ok(Timestamp(time.as_millisecond()))
+    }
+
+    pub mod option {
+        use super::{Deserialize, Deserializer, Serializer, Timestamp};
+
+        pub fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => serializer.collect_str(time),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+            #[derive(Deserialize)]
+            struct Wrapped(#[serde(with = "super")] Timestamp);
+            Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|Wrapped(time)| time))
+        }
+    }
+}
+
+/// One page of a list; `next` is passed as `?after=` to get the next page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `POST /v1/builds` asks for a build; the answer is its [`JobView`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildBody {
+    pub queue: QueueName,
+    pub build: BuildSpec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Canceled,
+}
+
+impl JobStatus {
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+}
+
+/// `GET /v1/jobs/{job}` and the items of `GET /v1/jobs?queue=&status=&name=&after=&limit=`, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    pub job: JobId,
+    pub status: JobStatus,
+    pub build: BuildSpec,
+    /// The last attempt that started; 0 if none did.
+    pub attempt: u32,
+    pub worker: Option<WorkerId>,
+    #[serde(with = "rfc3339")]
+    pub queued_at: Timestamp,
+    #[serde(with = "rfc3339::option")]
+    pub started_at: Option<Timestamp>,
+    #[serde(with = "rfc3339::option")]
+    pub ended_at: Option<Timestamp>,
+    /// How many older jobs wait in the queue, while this one does.
+    pub ahead: Option<u32>,
+    pub artifact: Option<ArtifactSummary>,
+    pub failure: Option<JobFailure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobFailure {
+    pub reason: FailureReason,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArtifactStatus {
+    Replicating,
+    /// In every region: it can be deployed.
+    Deployable,
+    Retired,
+}
+
+/// `GET /v1/artifacts/{artifact}` and the items of `GET /v1/artifacts?name=&after=&limit=`, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactView {
+    #[serde(flatten)]
+    pub summary: ArtifactSummary,
+    pub status: ArtifactStatus,
+    pub source: ArtifactSource,
+    pub run: RunSpec,
+    #[serde(with = "rfc3339")]
+    pub built_at: Timestamp,
+    #[serde(with = "rfc3339::option")]
+    pub completed_at: Option<Timestamp>,
+    pub replicas: Vec<ReplicaView>,
+    /// Services that keep it.
+    pub pinned_by: Vec<ServiceName>,
+}
+
+/// One cell of the replication matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    pub region: RegionName,
+    /// None: the region has not reported yet.
+    pub status: Option<ReplicaStatus>,
+    pub packs_done: u32,
+    pub packs: u32,
+    pub bytes_copied: u64,
+    pub error: Option<String>,
+    #[serde(with = "rfc3339::option")]
+    pub reported_at: Option<Timestamp>,
+}
+
+/// `POST /v1/services/{service}/deploys`; the answer is the [`ServiceView`] with its new revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployBody {
+    pub artifact: ArtifactId,
+    /// None: every region in one wave, no failures allowed.
+    #[serde(default)]
+    pub plan: Option<RolloutPlan>,
+}
+
+/// `POST /v1/services/{service}/rollbacks`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackBody {
+    /// None: what ran before the present revision.
+    #[serde(default)]
+    pub to: Option<ArtifactId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutStatus {
+    /// The artifact is being pinned.
+    Pending,
+    /// The artifact could not be pinned.
+    Refused,
+    Rolling,
+    Paused,
+    Halted,
+    Completed,
+    /// A newer revision took its place before it completed.
+    Superseded,
+}
+
+/// `GET /v1/services/{service}` and the items of `GET /v1/services`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub service: ServiceName,
+    /// The goal; 0 before the first.
+    pub version: GoalVersion,
+    /// Newest first, at most 50.
+    pub revisions: Vec<RevisionView>,
+    /// Artifacts that were rolled back from, until a person lifts the hold.
+    pub held: Vec<ArtifactId>,
+    /// By region, of the present goal.
+    pub regions: Vec<RegionConvergence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RevisionView {
+    /// 0 while pending, and for good if refused.
+    pub revision: u64,
+    pub deploy: RequestId,
+    pub artifact: ArtifactId,
+    pub actor: String,
+    pub plan: RolloutPlan,
+    pub status: RolloutStatus,
+    /// Index of the present or last wave.
+    pub wave: u32,
+    #[serde(with = "rfc3339")]
+    pub requested_at: Timestamp,
+    #[serde(with = "rfc3339::option")]
+    pub ended_at: Option<Timestamp>,
+    /// Why it was refused or halted.
+    pub reason: Option<String>,
+    pub rollback_of: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionConvergence {
+    pub region: RegionName,
+    #[serde(flatten)]
+    pub level: Convergence,
+}
+
+/// The items of `GET /v1/nodes?region=&service=&after=&limit=`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    pub node: NodeId,
+    pub region: RegionName,
+    pub zone: ZoneName,
+    pub rack: RackName,
+    pub host: String,
+    pub agent_version: String,
+    pub lost: bool,
+    #[serde(with = "rfc3339")]
+    pub seen_at: Timestamp,
+    pub services: Vec<NodeServiceView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeServiceView {
+    pub service: ServiceName,
+    pub version: GoalVersion,
+    pub artifact: Option<ArtifactId>,
+    pub status: NodeStatus,
+    pub port: Option<u16>,
+    pub message: Option<String>,
+}
+
+/// `GET /v1/queues`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueView {
+    pub queue: QueueName,
+    pub queued: u32,
+    pub running: u32,
+}
+
+/// `POST /v1/queues/{queue}/claims`: a worker waits for a job, up to `wait_seconds`. Answers [`Assignment`], or 204 when
+/// none came; the same claim may be repeated, and gets the same job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimBody {
+    pub worker: WorkerId,
+    pub claim: ClaimId,
+    #[serde(default = "default_wait")]
+    pub wait_seconds: u32,
+}
+
+fn default_wait() -> u32 {
+    30
+}
+
+/// A job for a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub job: JobId,
+    pub attempt: u32,
+    pub build: BuildSpec,
+    /// Bearer token for this attempt's beats, uploads, log and finish; void once the attempt is over.
+    pub credential: String,
+    pub beat_seconds: u32,
+    /// The last artifacts of that name, newest first: what they have need not be uploaded again.
+    pub bases: Vec<BaseArtifact>,
+}
+
+/// An earlier artifact, and where its manifest and layout can be read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseArtifact {
+    pub artifact: ArtifactId,
+    /// The artifact's root object, as stored.
+    pub root: serde_json::Value,
+    /// Presigned GETs of the packs of its manifest and layout.
+    pub packs: Vec<PackUrl>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PackUrl {
+    pub pack: PackId,
+    pub url: String,
+}
+
+/// `POST /v1/jobs/{job}/attempts/{attempt}/beats` has an empty body and answers this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BeatAnswer {
+    /// False: the attempt is over (canceled, or given to another worker). Stop and clean up.
+    pub current: bool,
+}
+
+/// `POST /v1/jobs/{job}/attempts/{attempt}/uploads`: at most [`UPLOADS_MAX`] packs a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadsBody {
+    pub packs: Vec<PackSize>,
+}
+
+pub const UPLOADS_MAX: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackSize {
+    pub pack: PackId,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UploadsAnswer {
+    pub uploads: Vec<Upload>,
+}
+
+/// A presigned PUT. The headers are signed and must be sent as they are. Status 412 means that it is there already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Upload {
+    pub pack: PackId,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+}
+
+/// `POST /v1/jobs/{job}/attempts/{attempt}/log`: registers the segments stored so far, asks where to PUT the next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogBody {
+    pub stored: Vec<LogSegment>,
+    /// Index and size of the next segment; None at the end.
+    pub next: Option<LogSegment>,
+}
+
+pub const LOG_SEGMENT_BYTES_MAX: u32 = 256 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSegment {
+    pub index: u32,
+    pub bytes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogAnswer {
+    pub url: Option<String>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// `POST /v1/jobs/{job}/attempts/{attempt}/finish`. On success the artifact's root object comes with it; the API stores
+/// it after it checked that every pack is there with its size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "outcome", rename_all = "snake_case")]
+pub enum FinishBody {
+    Succeeded {
+        root: serde_json::Value,
+        new_pack_bytes: u64,
+    },
+    Failed {
+        reason: FailureReason,
+        message: String,
+    },
+}
+
+/// `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    pub subject: String,
+    pub role: Role,
+}
+
+/// What a token may do. Each role includes the ones before it, except worker and node, which stand alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Requests and cancels builds.
+    Builder,
+    /// Deploys and rolls back.
+    Deployer,
+    Admin,
+    /// Claims jobs.
+    Worker,
+    /// Enrols nodes with a region.
+    Node,
+}
+
+/// Filters of `GET /v1/jobs`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobQuery {
+    pub queue: Option<QueueName>,
+    pub status: Option<JobStatus>,
+    pub name: Option<ArtifactName>,
+    pub commit: Option<CommitSha>,
+    pub after: Option<String>,
+    pub limit: Option<u32>,
+}
+
+/// Filters of `GET /v1/artifacts`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactQuery {
+    pub name: Option<ArtifactName>,
+    pub after: Option<String>,
+    pub limit: Option<u32>,
+}
+
+/// Filters of `GET /v1/nodes`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeQuery {
+    pub region: Option<RegionName>,
+    pub service: Option<ServiceName>,
+    pub after: Option<String>,
+    pub limit: Option<u32>,
+}
+
+/// Items of a page unless the query says otherwise, and at most.
+pub const PAGE_ITEMS_DEFAULT: u32 = 100;
+pub const PAGE_ITEMS_MAX: u32 = 1_000;
+
+/// A claim that became a job: what the read model knows of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedJob {
+    pub job: JobId,
+    pub attempt: u32,
+    pub worker: WorkerId,
+    pub claim: ClaimId,
+    pub build: BuildSpec,
+}

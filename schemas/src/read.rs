@@ -1,0 +1,82 @@
+//! The read model: what the API asks of the projections. Implemented by the control role; the API knows only this trait.
+//!
+//! Every control node holds all projections, so each answer is local and immediate. An answer may be older than a request
+//! that was just appended: [`ReadModel::outcome`] waits for that request, and what is read after it includes it.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
+    events::Refusal,
+    http::{
+        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, QueueView, ServiceView,
+    },
+};
+
+/// Where a request stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestPosition {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: u64,
+}
+
+impl fmt::Display for RequestPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Decided; whatever it changed is in the projections.
+    Processed,
+    Refused(Refusal),
+    /// Not processed within the wait.
+    Pending,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the projections cannot be read: {0}")]
+    Unavailable(String),
+    /// The query contradicts itself; the text names the field.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+#[async_trait]
+pub trait ReadModel: Send + Sync + 'static {
+    fn queues(&self) -> Result<Vec<QueueView>, ReadError>;
+    fn jobs(&self, query: &JobQuery) -> Result<Page<JobView>, ReadError>;
+    fn job(&self, job: &JobId) -> Result<Option<JobView>, ReadError>;
+    /// The job that a request became.
+    fn job_of_request(&self, request: &RequestId) -> Result<Option<JobView>, ReadError>;
+    fn artifacts(&self, query: &ArtifactQuery) -> Result<Page<ArtifactView>, ReadError>;
+    fn artifact(&self, artifact: &ArtifactId) -> Result<Option<ArtifactView>, ReadError>;
+    fn services(&self) -> Result<Vec<ServiceView>, ReadError>;
+    fn service(&self, service: &ServiceName) -> Result<Option<ServiceView>, ReadError>;
+    fn nodes(&self, query: &NodeQuery) -> Result<Page<NodeView>, ReadError>;
+
+    /// Waits until the request at this position was processed and applied here, or the time is over.
+    async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError>;
+
+    /// Waits until the claim has a job that it still runs, or the time is over. Cancel safe.
+    async fn claimed(
+        &self,
+        queue: &QueueName,
+        claim: &ClaimId,
+        wait: Duration,
+    ) -> Result<Option<ClaimedJob>, ReadError>;
+
+    /// Waits until the service's projection satisfies the condition, or the time is over; answers its latest state.
+    async fn service_when(
+        &self,
+        service: &ServiceName,
+        wait: Duration,
+        condition: &(dyn for<'a> Fn(&'a ServiceView) -> bool + Send + Sync),
+    ) -> Result<Option<ServiceView>, ReadError>;
+}
