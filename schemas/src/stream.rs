@@ -25,13 +25,18 @@ pub enum FromNode {
     /// Sent as often as [`FromRegion::Welcome`] says, when nothing else is.
     Beat,
     Report(NodeReport),
-    /// The complete packs of these artifacts that this node now has and serves; a level per artifact.
+    /// All packs of this artifact that the node serves now, whatever they were fetched for. Replaces what it said before
+    /// of this artifact: sent after each Hello and when packs are removed.
     Have { artifact: ArtifactId, packs: Vec<PackId> },
+    /// Further packs that the node verified and serves from now on.
+    HaveMore { artifact: ArtifactId, packs: Vec<PackId> },
     /// The root object of an artifact, please. Answered by [`FromRegion::Root`].
     RootWanted { artifact: ArtifactId },
-    /// Packs that no known peer has: tickets or peers, please. Answered by [`FromRegion::Sources`], now and when it changes.
+    /// The node lacks these packs: peers or tickets, please. Answered by [`FromRegion::Sources`] as sources appear, until
+    /// the node has them or says [`FromNode::Done`]. Adds to what was wanted; a pack named again says that the sources
+    /// told so far did not help.
     SourcesWanted { artifact: ArtifactId, packs: Vec<PackId> },
-    /// A ticket was used, or could not be.
+    /// A ticket was used and the pack is verified and served; or not, and the ticket is given back.
     TicketDone { artifact: ArtifactId, pack: PackId, ok: bool },
     /// A peer served bytes that are not what it said.
     PeerLied { peer: NodeId, pack: PackId },
@@ -78,6 +83,7 @@ pub enum FromRegion {
     Goal(RegionalGoal),
     /// None: the region does not have the artifact.
     Root { artifact: ArtifactId, root: Option<serde_json::Value> },
+    /// Adds to the sources that were told before.
     Sources { artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
 }
 
