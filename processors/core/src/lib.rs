@@ -18,6 +18,8 @@ mod key;
 mod seen;
 mod store;
 mod table;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use longshore_schemas::{
     Timestamp,
