@@ -1,0 +1,249 @@
+//! Assembly: from packs and installed releases to a tree on disk, wholly there or not at all.
+//!
+//! The tree grows in a hidden directory beside its target. Each chunk is checked against its name before it is written,
+//! wherever it comes from. Everything is synced, then one rename makes it visible. Memory: two chunks.
+//!
+//! What an interrupted run left behind is removed by the next one for the same target; two at once are not foreseen.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{FileExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use longshore_schemas::ChunkId;
+
+use crate::{
+    CHUNK_BYTES_MAX, Chunk, Codec, Entry, Error, FileRef, Index, Installed, Need, PackRead, Place, ReadError,
+    installed::sync_dir,
+};
+
+/// Up to this many entries each file is synced alone; beyond that, syncing the whole file system once is faster.
+const ENTRIES_SYNCED_ALONE_MAX: usize = 512;
+
+/// What assembly did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Assembled {
+    /// Bytes written from packs.
+    pub fetched_bytes: u64,
+    /// Bytes written from installed releases.
+    pub reused_bytes: u64,
+    /// Chunks of installed releases that were damaged and came from a pack instead.
+    pub damaged_chunks: u64,
+}
+
+/// Builds the artifact's tree at `target`, which must not exist yet. `installed` is what `need` was computed with.
+///
+/// Of the packs, only those in [`Need::packs`] are read, unless an installed release turns out to be damaged; if the
+/// pack is then not at hand, the error is [`Error::DamagedInstalled`]: compute the need without that release, and fetch.
+pub fn assemble(
+    index: &Index,
+    need: &Need,
+    installed: &[Installed],
+    packs: &dyn PackRead,
+    target: &Path,
+) -> Result<Assembled, Error> {
+    if target.symlink_metadata().is_ok() {
+        return Err(Error::TargetExists { path: target.to_owned() });
+    }
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = target.file_name().ok_or_else(|| Error::refused(target, "a release's directory needs a name"))?;
+    let partial = parent.join(format!(".{}.partial", name.to_string_lossy()));
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    let chunks = Chunks::new(index, need, installed, packs)?;
+    let built = Assembly { index, chunks, dir: &partial, dirs: BTreeSet::from([partial.clone()]) }.run();
+    let done = built.and_then(|assembled| publish_dir(&partial, target).map(|()| assembled));
+    match done {
+        Ok(assembled) => sync_dir(parent).map(|()| assembled),
+        Err(error) => {
+            if let Err(leftover) = remove(&partial) {
+                tracing::warn!(error = %leftover, "a half-assembled release stays behind");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn publish_dir(partial: &Path, target: &Path) -> Result<(), Error> {
+    use rustix::{fs::CWD, io::Errno};
+    match rustix::fs::renameat_with(CWD, partial, CWD, target, rustix::fs::RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(Error::TargetExists { path: target.to_owned() }),
+        // Some file systems do not know the flag. A plain rename replaces an empty directory at most.
+        Err(Errno::INVAL) => fs::rename(partial, target).map_err(Error::io("create", target)),
+        Err(error) => Err(Error::io("create", target)(error.into())),
+    }
+}
+
+struct Assembly<'a> {
+    index: &'a Index,
+    chunks: Chunks<'a>,
+    dir: &'a Path,
+    /// Every directory that was made.
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl Assembly<'_> {
+    fn run(mut self) -> Result<Assembled, Error> {
+        let entries = self.index.manifest.entries();
+        let each = entries.len() <= ENTRIES_SYNCED_ALONE_MAX;
+        for entry in entries {
+            let path = self.dir.join(entry.path());
+            self.make_dir(path.parent().unwrap_or(self.dir))?;
+            match entry {
+                Entry::File(file) => self.file(file, &path, each)?,
+                Entry::Link { target, .. } => symlink(&**target, &path).map_err(Error::io("create", &path))?,
+                Entry::Directory { .. } => self.make_dir(&path)?,
+            }
+        }
+        if each {
+            self.dirs.iter().try_for_each(|dir| sync_dir(dir))?;
+        } else {
+            let dir = File::open(self.dir).map_err(Error::io("open", self.dir))?;
+            rustix::fs::syncfs(&dir).map_err(|error| Error::io("sync", self.dir)(error.into()))?;
+        }
+        Ok(self.chunks.assembled)
+    }
+
+    fn make_dir(&mut self, dir: &Path) -> Result<(), Error> {
+        if self.dirs.contains(dir) {
+            return Ok(());
+        }
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let new = dir.ancestors().take_while(|dir| dir.starts_with(self.dir));
+        self.dirs.extend(new.map(Path::to_owned));
+        Ok(())
+    }
+
+    fn file(&mut self, file: &FileRef, path: &Path, sync: bool) -> Result<(), Error> {
+        let mut out = OpenOptions::new().write(true).create_new(true).open(path).map_err(Error::io("create", path))?;
+        for chunk in self.index.manifest.chunks_of(file) {
+            let bytes = self.chunks.get(*chunk as usize)?;
+            out.write_all(bytes).map_err(Error::io("write", path))?;
+        }
+        out.set_permissions(Permissions::from_mode(file.mode.into())).map_err(Error::io("set the mode of", path))?;
+        if sync {
+            out.sync_all().map_err(Error::io("sync", path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gets chunks, verified, from wherever they are.
+struct Chunks<'a> {
+    index: &'a Index,
+    need: &'a Need,
+    installed: &'a [Installed],
+    packs: &'a dyn PackRead,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    stored: Box<[u8]>,
+    bytes: Box<[u8]>,
+    /// The installed file that was read last: chunks that follow each other mostly lie in the same one.
+    open: Option<(u32, u32, File)>,
+    assembled: Assembled,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(
+        index: &'a Index,
+        need: &'a Need,
+        installed: &'a [Installed],
+        packs: &'a dyn PackRead,
+    ) -> Result<Self, Error> {
+        let decompressor = zstd::bulk::Decompressor::new();
+        let decompressor = decompressor.map_err(|error| Error::malformed("decompressor", error.to_string()))?;
+        let buffer = || vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
+        let assembled = Assembled::default();
+        Ok(Self {
+            index,
+            need,
+            installed,
+            packs,
+            decompressor,
+            stored: buffer(),
+            bytes: buffer(),
+            open: None,
+            assembled,
+        })
+    }
+
+    fn get(&mut self, at: usize) -> Result<&[u8], Error> {
+        let chunk = self.index.manifest.chunks()[at];
+        let length = chunk.bytes as usize;
+        if let Some(origin) = self.need.origin(at) {
+            let taken = self.from_installed(&chunk, origin);
+            if taken.is_ok() {
+                self.assembled.reused_bytes += u64::from(chunk.bytes);
+                return Ok(&self.bytes[..length]);
+            }
+            self.assembled.damaged_chunks += 1;
+            tracing::warn!(chunk = %chunk.id, release = ?self.installed.get(origin.release as usize).map(|r| &r.dir),
+                "an installed release is damaged, taking the chunk from its pack");
+        }
+        self.from_pack(&chunk, at)?;
+        self.assembled.fetched_bytes += u64::from(chunk.bytes);
+        Ok(&self.bytes[..length])
+    }
+
+    fn from_pack(&mut self, chunk: &Chunk, at: usize) -> Result<(), Error> {
+        let place = self.index.layout.places()[at];
+        let pack = *self.index.layout.pack_of(&place);
+        let stored = &mut self.stored[..place.stored as usize];
+        self.packs.read_at(&pack, u64::from(place.offset), stored).map_err(|source| {
+            match (source, self.need.origin(at)) {
+                (ReadError::Missing, Some(origin)) => {
+                    Error::DamagedInstalled { path: installed_path(self.installed, origin), pack: pack.pack }
+                }
+                (source, _) => Error::Read { pack: pack.pack, source },
+            }
+        })?;
+        let bytes = &mut self.bytes[..chunk.bytes as usize];
+        let wrong = Error::WrongChunk { chunk: chunk.id, pack: pack.pack };
+        if unpack(&mut self.decompressor, &place, stored, bytes) && ChunkId::of(bytes) == chunk.id {
+            Ok(())
+        } else {
+            Err(wrong)
+        }
+    }
+
+    fn from_installed(&mut self, chunk: &Chunk, origin: crate::Origin) -> io::Result<()> {
+        let file = match self.open.take() {
+            Some((release, entry, file)) if (release, entry) == (origin.release, origin.entry) => file,
+            _ => File::open(installed_path(self.installed, origin))?,
+        };
+        let bytes = &mut self.bytes[..chunk.bytes as usize];
+        let read = file.read_exact_at(bytes, origin.offset);
+        self.open = Some((origin.release, origin.entry, file));
+        read?;
+        if ChunkId::of(bytes) == chunk.id { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+}
+
+/// Where the origin's file lies; a path that does not exist if `installed` is not what the need was computed with.
+fn installed_path(installed: &[Installed], origin: crate::Origin) -> PathBuf {
+    let release = installed.get(origin.release as usize);
+    let entry = release.and_then(|release| release.manifest.entries().get(origin.entry as usize));
+    release.zip(entry).map(|(release, entry)| release.dir.join(entry.path())).unwrap_or_default()
+}
+
+/// Decompresses into exactly the length that the manifest says; anything else is damage.
+fn unpack(decompressor: &mut zstd::bulk::Decompressor<'_>, place: &Place, stored: &[u8], bytes: &mut [u8]) -> bool {
+    match place.codec {
+        Codec::Raw if stored.len() == bytes.len() => {
+            bytes.copy_from_slice(stored);
+            true
+        }
+        Codec::Raw => false,
+        Codec::Zstd => decompressor.decompress_to_buffer(stored, bytes).is_ok_and(|length| length == bytes.len()),
+    }
+}

@@ -1,0 +1,94 @@
+//! Manifest and layout as they travel: compressed streams, cut into packs; and read back, checked against the root.
+
+use std::{
+    collections::HashMap,
+    io::{self, Cursor, Read},
+};
+
+use bytes::Bytes;
+use longshore_schemas::PackId;
+
+use crate::{ArtifactRoot, Error, Layout, Manifest, PackRead, PackRef};
+
+/// Largest manifest or layout, uncompressed, in bytes.
+pub const INDEX_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Largest window a stream may ask of its reader, as a power of two: 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// All that is known of an artifact once its first packs are there: what it consists of and where that lies.
+#[derive(Debug, Clone)]
+pub struct Index {
+    pub root: ArtifactRoot,
+    pub manifest: Manifest,
+    pub layout: Layout,
+}
+
+impl Index {
+    /// The packs that must be fetched before anything else of the artifact can be: its manifest and layout.
+    pub fn packs(root: &ArtifactRoot) -> impl Iterator<Item = &PackRef> {
+        root.manifest.iter().chain(&root.layout)
+    }
+
+    /// Decodes manifest and layout from their packs, and checks them against the artifact's name and each other.
+    pub fn decode(root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<Self, Error> {
+        root.check()?;
+        let manifest = Manifest::read(decoder(&root.manifest, packs, "manifest")?)?;
+        if manifest.id() != root.artifact {
+            return Err(Error::WrongManifest { expected: root.artifact, found: manifest.id() });
+        }
+        let layout = Layout::read(decoder(&root.layout, packs, "layout")?, &manifest)?;
+        let described = (manifest.entries().len() as u64, manifest.chunks().len() as u64, manifest.size_bytes());
+        if layout.packs() != root.packs || described != (root.files, root.chunks, root.size_bytes) {
+            return Err(Error::malformed("root", "its packs or counts are not those of its manifest and layout"));
+        }
+        Ok(Self { root: root.clone(), manifest, layout })
+    }
+
+    /// The same, with the packs read from where they lie.
+    pub fn load(root: &ArtifactRoot, source: &dyn PackRead) -> Result<Self, Error> {
+        root.check()?;
+        let mut packs = HashMap::new();
+        for pack in Self::packs(root) {
+            let mut bytes = vec![0; usize::try_from(pack.bytes).expect("checked against PACK_BYTES_MAX")];
+            source.read_at(pack, 0, &mut bytes).map_err(|source| Error::Read { pack: pack.pack, source })?;
+            packs.insert(pack.pack, Bytes::from(bytes));
+        }
+        Self::decode(root, &packs)
+    }
+}
+
+fn decoder(parts: &[PackRef], packs: &HashMap<PackId, Bytes>, what: &'static str) -> Result<impl Read + use<>, Error> {
+    let mut whole = VecReader::default();
+    for part in parts {
+        let Some(bytes) = packs.get(&part.pack) else {
+            return Err(Error::Read { pack: part.pack, source: crate::ReadError::Missing });
+        };
+        if bytes.len() as u64 != part.bytes || PackId::of(bytes) != part.pack {
+            return Err(Error::WrongPack { pack: part.pack });
+        }
+        whole.parts.push(Cursor::new(bytes.clone()));
+    }
+    let damaged = |error: io::Error| Error::malformed(what, error.to_string());
+    let mut decoder = zstd::Decoder::new(whole).map_err(damaged)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
+    Ok(decoder.take(INDEX_BYTES_MAX))
+}
+
+/// Reads several byte strings as one.
+#[derive(Default)]
+struct VecReader {
+    parts: Vec<Cursor<Bytes>>,
+    next: usize,
+}
+
+impl Read for VecReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = self.parts.get_mut(self.next) {
+            match part.read(buffer)? {
+                0 if !buffer.is_empty() => self.next += 1,
+                read => return Ok(read),
+            }
+        }
+        Ok(0)
+    }
+}
