@@ -1,0 +1,23 @@
+//! What every Longshore process needs besides its own work, and nothing of that work.
+//!
+//! - [`config`]: defaults → file → environment → flags, with errors that name the source.
+//! - [`telemetry`]: logs to standard error, as text or JSON.
+//! - [`shutdown`]: the first SIGTERM or SIGINT asks, the second insists.
+//! - [`tokens`]: bearer tokens of people and machines, of which only hashes are kept.
+//! - [`signed`]: credentials that need no list, because the one who checks them made them.
+//! - [`retry`]: how long to wait before trying again.
+//! - [`ledger`]: one small value that survives a power cut, and the [`durable`] file under it.
+//!
+//! This crate deliberately knows no HTTP, no S3 and no log: the node's small binary links it.
+
+pub mod config;
+pub mod durable;
+mod error;
+pub mod ledger;
+pub mod retry;
+pub mod shutdown;
+pub mod signed;
+pub mod telemetry;
+pub mod tokens;
+
+pub use error::Error;

@@ -1,0 +1,46 @@
+//! Logs, to standard error: standard output belongs to what a command answers.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::Error;
+
+/// The variables that override the filter, in this order.
+pub const FILTER_VARIABLES: [&str; 2] = ["LONGSHORE_LOG", "RUST_LOG"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends the process's logs to standard error. `filter` holds unless a variable of [`FILTER_VARIABLES`] is set.
+pub fn init(format: Format, filter: &str) -> Result<(), Error> {
+    let set = FILTER_VARIABLES.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let registry = tracing_subscriber::registry().with(parse(set.as_deref().unwrap_or(filter))?);
+    let result = match format {
+        Format::Text => registry.with(fmt::layer().with_writer(io::stderr)).try_init(),
+        Format::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
+    };
+    result.map_err(|_| Error::TelemetryTwice)
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::try_new(filter).map_err(|error| Error::Filter { filter: filter.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_checked() {
+        parse("info,longshore_api=debug").expect("valid");
+        let error = parse("longshore=loud").expect_err("not a level");
+        assert!(error.to_string().contains("longshore=loud"), "{error}");
+    }
+}
