@@ -1,0 +1,46 @@
+# The commands of this repository. `make help` lists them.
+# Everything that is built goes to one target folder outside the checkout, so that clones share RocksDB's long build.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/longshore/target
+export CARGO_TERM_COLOR ?= auto
+CARGO ?= cargo
+
+.PHONY: help setup demo test lint fmt bench console
+
+help: ## this list
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## install what the machine lacks (make demo and make test do it themselves)
+	@infra/setup.sh build console
+
+demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (ONCE=1: check it and exit)
+	@infra/setup.sh build console
+	$(CARGO) build -p longshore -p longshore-node
+	@$(CARGO) run -q -p longshore-e2e --bin longshore-demo -- $(if $(ONCE),--once)
+
+test: ## every test
+	@infra/setup.sh build console browser
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace
+
+lint: ## formatting, clippy, licences and sources, dependency rules
+	@infra/setup.sh build console deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	cargo-deny --all-features --log-level error check licenses bans sources
+	@infra/check-dependencies.sh
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+console: ## build the console's page into producers/console/dist
+	@infra/setup.sh console
+
+bench: ## list the benchmarks
+	@echo 'make bench-queue   jobs per second over the HTTP API, and the time from queue to start'
+	@echo 'make bench-store   publish and fetch a tree; what a small change uploads'
+	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'
+
+bench-%: ## run one benchmark; its last line is one JSON object
+	@infra/setup.sh build
+	@$(CARGO) build -q -p longshore -p longshore-bench
+	@$(CARGO) run -q -p longshore-bench --bin $* -- $(if $(FULL),--full)

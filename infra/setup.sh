@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Installs what this machine lacks, or says exactly what is missing. Does nothing, quickly, where all is there.
+#
+#   infra/setup.sh build      a C and C++ toolchain and libclang (RocksDB is compiled from source)
+#   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
+#   infra/setup.sh browser    Chromium and playwright-core, for the browser test
+#   infra/setup.sh deny       cargo-deny, for `make lint`
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CACHE="${LONGSHORE_CACHE:-$HOME/.cache/longshore}"
+mkdir -p "$CACHE"
+
+die() { echo "setup: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Debian packages: $1 what they are for, the rest their names.
+debian() {
+  local what=$1; shift
+  local sudo=
+  have apt-get || die "$what: install the equivalents of these Debian packages: $*"
+  if [ "$(id -u)" != 0 ]; then
+    sudo=sudo
+    have sudo || die "$what: as root, run: apt-get install $*"
+  fi
+  echo "setup: installing $* ($what)" >&2
+  $sudo apt-get update -qq >"$CACHE/apt.log" 2>&1 &&
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" >>"$CACHE/apt.log" 2>&1 ||
+    die "$what: apt-get install $* failed; see $CACHE/apt.log"
+}
+
+libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p 2>/dev/null | grep -q libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+}
+
+build() {
+  have cargo || die "Rust is missing: install it with rustup (https://rustup.rs), version 1.95 or newer"
+  have git || debian "git, to fetch commits" git
+  have c++ && have make || debian "a C++ toolchain, for RocksDB" build-essential
+  libclang || debian "libclang, for RocksDB's bindings" libclang-dev
+}
+
+# Node.js 20 or newer builds the page. Without it the page says so: the API and the CLI are complete without it.
+console() {
+  local dir=producers/console stamp
+  if ! have npm; then
+    echo "setup: no Node.js: the console will be a page that says so (install Node.js 20 or newer and run this again)" >&2
+    return
+  fi
+  stamp=$(cat "$dir"/package-lock.json "$dir"/*.ts "$dir"/*.html $(find "$dir/src" -type f | sort) | sha256sum)
+  [ "$(cat "$dir/dist/.stamp" 2>/dev/null)" = "$stamp" ] && return
+  echo "setup: building the console" >&2
+  (cd "$dir" && npm ci --no-audit --no-fund --silent && npm run --silent build) >"$CACHE/console.log" 2>&1 ||
+    die "the console's build failed; see $CACHE/console.log"
+  echo "$stamp" >"$dir/dist/.stamp"
+}
+
+browser() {
+  have npm || debian "Node.js, for the browser test" nodejs npm
+  [ -x /usr/bin/chromium ] || debian "Chromium, for the browser test" chromium
+  (cd tests/e2e/browser && [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund --silent) >"$CACHE/browser.log" 2>&1 ||
+    die "playwright-core could not be installed; see $CACHE/browser.log"
+}
+
+deny() {
+  have cargo-deny && return
+  echo "setup: building cargo-deny (once, some minutes)" >&2
+  CARGO_TARGET_DIR="$CACHE/tools-target" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+    cargo install --quiet --locked cargo-deny --version 0.20.2 || die "cargo install cargo-deny failed"
+}
+
+for part in "$@"; do "$part"; done
