@@ -65,7 +65,8 @@ pub mod rfc3339 {
     }
 }
 
-/// One page of a list; `next` is passed as `?after=` to get the next page.
+/// One page of a list; `next` is passed as `?after=` to get the next page. Every list is answered so, `/v1/queues`,
+/// `/v1/services` and `/v1/regions` too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Page<T> {
     pub items: Vec<T>,
