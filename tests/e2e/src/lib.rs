@@ -1,0 +1,200 @@
+//! Real processes for end-to-end tests, benchmarks and the demo: `longshore up`, workers and nodes on free ports of the
+//! loopback interface, and a small client of the API.
+//!
+//! A [`Cluster`] owns what it started and ends it, by pid, when it is dropped. It knows the commands' flags and the
+//! API's paths, and nothing of how they work.
+
+pub mod client;
+pub mod greeter;
+pub mod process;
+pub mod traffic;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+pub use client::Client;
+pub use process::Process;
+
+/// How long a process may take until it is ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// What `longshore up` writes to `up.json` once it is ready.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UpFile {
+    pub api: String,
+    pub s3: String,
+    pub regions: Vec<RegionAddress>,
+    pub tokens: Tokens,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RegionAddress {
+    pub region: String,
+    pub address: String,
+}
+
+/// Files that hold a token each.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Tokens {
+    pub admin: PathBuf,
+    pub worker: PathBuf,
+    pub node: PathBuf,
+}
+
+/// One `longshore up` and the workers and nodes around it.
+pub struct Cluster {
+    pub folder: PathBuf,
+    pub up: UpFile,
+    pub client: Client,
+    // Nodes and workers end before what they talk to.
+    pub nodes: Vec<Node>,
+    pub workers: Vec<Process>,
+    pub control: Process,
+}
+
+pub struct Node {
+    pub name: String,
+    pub region: String,
+    pub folder: PathBuf,
+    pub process: Process,
+}
+
+impl Cluster {
+    /// Starts `longshore up` with these regions, all its data under `folder`.
+    pub async fn start(folder: &Path, regions: &[&str]) -> Result<Self> {
+        let (control, up) = start_up(folder, regions).await?;
+        let client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
+        let (nodes, workers) = (Vec::new(), Vec::new());
+        Ok(Self { folder: folder.to_owned(), up, client, nodes, workers, control })
+    }
+
+    pub fn start_workers(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let name = format!("worker-{}", self.workers.len() + 1);
+            let arguments = [
+                "worker",
+                "--api",
+                &self.up.api,
+                "--token-file",
+                path_text(&self.up.tokens.worker)?,
+                "--queue",
+                "default",
+                "--name",
+                &name,
+                "--work-dir",
+                path_text(&self.folder.join(&name))?,
+                "--allow-file-repositories",
+            ];
+            self.workers.push(Process::start("longshore", &arguments, &self.folder.join(format!("{name}.log")))?);
+        }
+        Ok(())
+    }
+
+    /// Starts nodes spread evenly over the regions, two to a rack.
+    pub async fn start_nodes(&mut self, per_region: usize) -> Result<()> {
+        for region in self.up.regions.clone() {
+            for index in 0..per_region {
+                let name = format!("{}-{}", region.region, index + 1);
+                let folder = self.folder.join("nodes").join(&name);
+                std::fs::create_dir_all(&folder)?;
+                let rack = format!("rack-{}", index / 2 + 1);
+                let port_base = process::free_ports(16)?.to_string();
+                let arguments = [
+                    "run",
+                    "--region-address",
+                    &region.address,
+                    "--data",
+                    path_text(&folder)?,
+                    "--node",
+                    &name,
+                    "--zone",
+                    &format!("{}-a", region.region),
+                    "--rack",
+                    &rack,
+                    "--token-file",
+                    path_text(&self.up.tokens.node)?,
+                    "--host",
+                    "127.0.0.1",
+                    "--port-base",
+                    &port_base,
+                    "--stop-services-on-exit",
+                ];
+                let process = Process::start("longshore-node", &arguments, &folder.join("node.log"))?;
+                self.nodes.push(Node { name, region: region.region.clone(), folder, process });
+            }
+        }
+        let expected = self.nodes.len();
+        process::wait_for(&format!("{expected} nodes to join"), READY, async || {
+            let nodes = self.client.nodes().await?;
+            Ok((nodes.iter().filter(|n| !n.lost).count() >= expected).then_some(()))
+        })
+        .await
+    }
+
+    /// Ends `longshore up` as a crash does and starts it again on the same data.
+    pub async fn restart_control(&mut self, regions: &[&str]) -> Result<()> {
+        self.control.kill()?;
+        let (control, up) = start_up(&self.folder, regions).await?;
+        self.client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
+        (self.control, self.up) = (control, up);
+        Ok(())
+    }
+
+    /// Ends everything in order.
+    pub fn stop(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.process.terminate()?;
+        }
+        for process in &mut self.workers {
+            process.terminate()?;
+        }
+        for node in &mut self.nodes {
+            node.process.wait_ended(Duration::from_secs(30))?;
+        }
+        for process in &mut self.workers {
+            process.wait_ended(Duration::from_secs(30))?;
+        }
+        self.control.terminate()?;
+        self.control.wait_ended(Duration::from_secs(30))
+    }
+}
+
+async fn start_up(folder: &Path, regions: &[&str]) -> Result<(Process, UpFile)> {
+    let data = folder.join("up");
+    std::fs::create_dir_all(&data)?;
+    let ready_file = data.join("up.json");
+    // A file of an earlier run says nothing of this one. Its ports do: nodes and workers know them.
+    let earlier = read_up_file(&ready_file).ok();
+    let _ = std::fs::remove_file(&ready_file);
+    let regions = regions.join(",");
+    let mut arguments = vec!["up", "--data", path_text(&data)?, "--regions", &regions];
+    let listen = earlier.as_ref().map(|up| up.api.trim_start_matches("http://").to_owned());
+    let listen = listen.unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    arguments.extend(["--listen", &listen]);
+    let mut process = Process::start("longshore", &arguments, &folder.join("up.log"))?;
+    let up = process::wait_for("`longshore up` to be ready", READY, async || {
+        process.check_running()?;
+        Ok(read_up_file(&ready_file).ok())
+    })
+    .await?;
+    Ok((process, up))
+}
+
+fn read_up_file(path: &Path) -> Result<UpFile> {
+    let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+pub fn read_token(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("token file {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+pub fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}

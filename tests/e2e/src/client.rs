@@ -1,0 +1,125 @@
+//! A client of the API, as a service would write one.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use longshore_schemas::{
+    ArtifactId, JobId,
+    http::{ArtifactView, BuildBody, DeployBody, JobView, NodeView, Page, Problem, RollbackBody, ServiceView},
+};
+use reqwest::{Method, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::process::wait_for;
+
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub api: String,
+    pub token: String,
+}
+
+/// An answer that is a problem.
+#[derive(Debug)]
+pub struct Refusal(pub Problem);
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.0.status, self.0.title, self.0.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Client {
+    pub fn new(api: &str, token: &str) -> Result<Self> {
+        // The second call of a process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        Ok(Self { http, api: api.trim_end_matches('/').to_owned(), token: token.to_owned() })
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let url = format!("{}{path}", self.api);
+        let response = self.http.get(url).bearer_auth(&self.token).send().await?;
+        if !response.status().is_success() {
+            bail!("GET {path} answered {}: {}", response.status(), response.text().await?);
+        }
+        Ok(response.text().await?)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.api)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let status = response.status();
+        let bytes = response.bytes().await?;
+        if status.is_success() && status != StatusCode::ACCEPTED {
+            return serde_json::from_slice(&bytes)
+                .with_context(|| format!("{method} {path} answered {}", String::from_utf8_lossy(&bytes)));
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Err(Refusal(problem).into()),
+            Err(_) => bail!("{method} {path} answered {status}: {}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+
+    pub async fn build(&self, body: &BuildBody) -> Result<JobView> {
+        self.post("/v1/builds", body).await
+    }
+
+    pub async fn job(&self, job: &JobId) -> Result<JobView> {
+        self.get(&format!("/v1/jobs/{job}")).await
+    }
+
+    pub async fn job_ended(&self, job: &JobId, bound: Duration) -> Result<JobView> {
+        wait_for(&format!("job {job} to end"), bound, async || {
+            Ok(Some(self.job(job).await?).filter(|view| view.status.is_ended()))
+        })
+        .await
+    }
+
+    pub async fn artifact(&self, artifact: &ArtifactId) -> Result<ArtifactView> {
+        self.get(&format!("/v1/artifacts/{artifact}")).await
+    }
+
+    pub async fn deploy(&self, service: &str, body: &DeployBody) -> Result<ServiceView> {
+        self.post(&format!("/v1/services/{service}/deploys"), body).await
+    }
+
+    pub async fn rollback(&self, service: &str, body: &RollbackBody) -> Result<ServiceView> {
+        self.post(&format!("/v1/services/{service}/rollbacks"), body).await
+    }
+
+    pub async fn service(&self, service: &str) -> Result<ServiceView> {
+        self.get(&format!("/v1/services/{service}")).await
+    }
+
+    /// Waits until a service's view satisfies the condition.
+    pub async fn service_when(
+        &self,
+        service: &str,
+        what: &str,
+        bound: Duration,
+        condition: impl Fn(&ServiceView) -> bool,
+    ) -> Result<ServiceView> {
+        wait_for(&format!("service {service} {what}"), bound, async || {
+            Ok(Some(self.service(service).await?).filter(|view| condition(view)))
+        })
+        .await
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<NodeView>> {
+        Ok(self.get::<Page<NodeView>>("/v1/nodes?limit=1000").await?.items)
+    }
+}

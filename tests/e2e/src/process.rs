@@ -1,0 +1,146 @@
+//! Child processes that are ended with their owner, and waiting for conditions.
+
+use std::{
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A program of this workspace that runs until it is ended.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a binary that lies beside this one; its output is appended to `log`.
+    pub fn start(binary: &str, arguments: &[&str], log: &Path) -> Result<Self> {
+        let program = binary_path(binary)?;
+        let output = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(&program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
+        let name = format!("{binary} {}", arguments.first().unwrap_or(&""));
+        Ok(Self { child, name, log: log.to_owned() })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with the end of its log if it has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}; its log ends:\n{}", self.name, self.log_end()),
+        }
+    }
+
+    pub fn log_end(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+            rustix::process::kill_process(pid.context("a pid")?, rustix::process::Signal::TERM)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for its end; kills it after `bound`, which is an error.
+    pub fn wait_ended(&mut self, bound: Duration) -> Result<()> {
+        let deadline = Instant::now() + bound;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                self.kill()?;
+                bail!("{} did not end within {bound:?} of SIGTERM; its log ends:\n{}", self.name, self.log_end());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Asked first, so that a node can end its services; a process that ended already is no error here.
+        if self.terminate().and_then(|()| self.wait_ended(Duration::from_secs(15))).is_err() {
+            let _ = self.kill();
+        }
+    }
+}
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Asks until there is an answer; an error names what was waited for.
+pub async fn wait_for<T>(what: &str, bound: Duration, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + bound;
+    let mut last = None;
+    loop {
+        match ask().await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => last = None,
+            Err(error) => last = Some(error),
+        }
+        if Instant::now() > deadline {
+            return Err(match last {
+                Some(error) => error.context(format!("waited {bound:?} for {what}")),
+                None => anyhow::anyhow!("waited {bound:?} for {what}"),
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A program of this workspace, in the folder that this one was built into.
+pub fn binary_path(binary: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut folder = own.parent().context("the executable has a folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps has a parent")?;
+    }
+    let path = folder.join(binary);
+    if !path.exists() {
+        bail!("{} is not built; run: cargo build -p longshore -p longshore-node", path.display());
+    }
+    Ok(path)
+}
+
+/// The first of `count` consecutive free ports below the ephemeral range, so that no outgoing connection takes one.
+pub fn free_ports(count: u16) -> Result<u16> {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const LAST: u16 = 32_000;
+    let start = (std::process::id() % 700) as u16 * 16;
+    for _ in 0..1_000 {
+        let offset = NEXT.fetch_add(count, Ordering::Relaxed).wrapping_add(start) % (LAST - FIRST);
+        let base = FIRST + offset;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (base..base + count).all(free) {
+            return Ok(base);
+        }
+    }
+    bail!("no {count} free ports between {FIRST} and {LAST}")
+}
