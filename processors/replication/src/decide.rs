@@ -1,0 +1,176 @@
+//! What requests and reports change.
+
+use longshore_processor::{Decision, Order, Range, StateError, Store};
+use longshore_schemas::{
+    ArtifactId, RegionName,
+    events::{
+        ArtifactFact, ArtifactPinned, ArtifactUnpinned, GoalRequest, PinAnswered, PinRequested, RefusalCode,
+        ReplicaFailed, ReplicaProgressed, ReplicaReported, ReplicaStatus, ReplicaStored, ReplicationCompleted,
+        ReplicationRequested, ReplicationStarted, RunSpec, UnpinRequested,
+    },
+};
+
+use crate::{
+    ERROR_BYTES_MAX, Replication,
+    tables::{self, Artifact, Replica, Status},
+};
+
+type Decided = Result<Decision<ArtifactFact>, StateError>;
+
+impl Replication {
+    pub(crate) fn start(&self, state: &dyn Store, event: &ReplicationRequested) -> Decided {
+        let ReplicationRequested { summary, source, run } = event;
+        let id = summary.artifact;
+        let known = tables::ARTIFACTS.get(state, &id)?.filter(|artifact| artifact.status != Status::Retired);
+        if let Some(artifact) = &known
+            && self.covers(artifact)
+            && artifact.run == *run
+            && tables::NAMES.contains(state, &(id, summary.name.clone()))?
+        {
+            return Ok(Decision::nothing());
+        }
+        let started = ReplicationStarted {
+            summary: summary.clone(),
+            source: source.clone(),
+            run: run.clone(),
+            regions: self.config.regions.clone(),
+        };
+        let decision = Decision::nothing().fact(started);
+        // The copies of an artifact that was retired may be gone; those of any other are still there.
+        let mut stored_everywhere = true;
+        for region in &self.config.regions {
+            stored_everywhere &= known.is_some() && replica(state, id, region)?.is_some_and(|r| r.is_stored());
+        }
+        Ok(if stored_everywhere { decision.fact(ReplicationCompleted { artifact: id }) } else { decision })
+    }
+
+    fn covers(&self, artifact: &Artifact) -> bool {
+        self.config.regions.iter().all(|region| artifact.regions.contains(region))
+    }
+}
+
+/// Only what is new becomes a fact: regions repeat their levels.
+pub(crate) fn report(state: &dyn Store, event: &ReplicaReported) -> Decided {
+    let ReplicaReported { artifact: id, region, status, packs_done, bytes_copied, error } = event;
+    let Some(artifact) = tables::ARTIFACTS.get(state, id)? else {
+        return Ok(Decision::refuse(RefusalCode::NotFound, format!("there is no artifact {id}")));
+    };
+    if artifact.status == Status::Retired {
+        let reason = format!("artifact {id} is retired; its copy in region {region} is no longer wanted");
+        return Ok(Decision::refuse(RefusalCode::Conflict, reason));
+    }
+    let Some(replica) = replica(state, *id, region)?.filter(|_| artifact.regions.contains(region)) else {
+        let reason = format!("artifact {id} is not replicated to region {region}, but to {}", list(&artifact.regions));
+        return Ok(Decision::refuse(RefusalCode::NotFound, reason));
+    };
+    let (id, region, bytes_copied) = (*id, region.clone(), *bytes_copied);
+    let nothing = Decision::nothing();
+    match status {
+        ReplicaStatus::Copying => {
+            let packs_done = (*packs_done).min(artifact.summary.packs);
+            let level = (Some(ReplicaStatus::Copying), packs_done, bytes_copied);
+            if replica.is_stored() || level == (replica.status, replica.packs_done, replica.bytes_copied) {
+                return Ok(nothing);
+            }
+            Ok(nothing.fact(ReplicaProgressed { artifact: id, region, packs_done, bytes_copied }))
+        }
+        ReplicaStatus::Stored => {
+            if replica.is_stored() {
+                return Ok(nothing);
+            }
+            let complete = others_have_it(state, id, &artifact, &region)?;
+            let decision = nothing.fact(ReplicaStored { artifact: id, region, bytes_copied });
+            Ok(if complete { decision.fact(ReplicationCompleted { artifact: id }) } else { decision })
+        }
+        ReplicaStatus::Failed => {
+            let error = error.as_deref().filter(|error| !error.is_empty()).unwrap_or("the region gave no reason");
+            let error = error[..error.floor_char_boundary(ERROR_BYTES_MAX)].to_owned();
+            if replica.status == Some(ReplicaStatus::Failed) && replica.error.as_ref() == Some(&error) {
+                return Ok(nothing);
+            }
+            Ok(nothing.fact(ReplicaFailed { artifact: id, region, error }))
+        }
+    }
+}
+
+/// Always answered; a pin that is refused leaves no fact.
+pub(crate) fn pin(state: &dyn Store, event: &PinRequested) -> Decided {
+    let PinRequested { artifact: id, service, deploy, .. } = event;
+    let run = match pinnable(state, event)? {
+        Ok(run) => run,
+        Err(refusal) => return Ok(Decision::nothing().request(answer(event, None, Some(refusal)))),
+    };
+    let pin = tables::PINS.get(state, &(*id, service.clone()))?;
+    let decision = Decision::nothing().request(answer(event, Some(run), None));
+    if pin.is_some_and(|pin| pin.deploy == *deploy) {
+        return Ok(decision);
+    }
+    Ok(decision.fact(ArtifactPinned { artifact: *id, service: service.clone(), deploy: deploy.clone() }))
+}
+
+pub(crate) fn unpin(state: &dyn Store, event: &UnpinRequested) -> Decided {
+    let UnpinRequested { artifact, service } = event.clone();
+    if !tables::PINS.contains(state, &(artifact, service.clone()))? {
+        return Ok(Decision::nothing());
+    }
+    Ok(Decision::nothing().fact(ArtifactUnpinned { artifact, service }))
+}
+
+/// How to run the artifact, if every region that is asked for has it; otherwise why not, and what to do.
+fn pinnable(state: &dyn Store, event: &PinRequested) -> Result<Result<RunSpec, String>, StateError> {
+    let id = event.artifact;
+    let Some(artifact) = tables::ARTIFACTS.get(state, &id)? else {
+        return Ok(Err(format!("there is no artifact {id}; deploy one that a build has made")));
+    };
+    if artifact.status == Status::Retired {
+        return Ok(Err(format!("artifact {id} is retired; build it again")));
+    }
+    let mut lacking = Vec::new();
+    for region in &event.regions {
+        let replica = replica(state, id, region)?.filter(|_| artifact.regions.contains(region));
+        let Some(replica) = replica else {
+            let regions = list(&artifact.regions);
+            return Ok(Err(format!("artifact {id} is not replicated to region {region}, but to {regions}")));
+        };
+        if !replica.is_stored() {
+            lacking.push(format!("region {region} yet ({})", standing(&replica, artifact.summary.packs)));
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(Ok(artifact.run));
+    }
+    let lacking = lacking.join(", nor in ");
+    Ok(Err(format!("artifact {id} is not in {lacking}; wait until it is deployable")))
+}
+
+fn standing(replica: &Replica, packs: u32) -> String {
+    match &replica.error {
+        Some(error) => format!("failed: {error}"),
+        None => format!("{} of {packs} packs", replica.packs_done),
+    }
+}
+
+fn answer(event: &PinRequested, run: Option<RunSpec>, refusal: Option<String>) -> GoalRequest {
+    let PinRequested { artifact, service, deploy, .. } = event.clone();
+    PinAnswered { service, deploy, artifact, run, refusal }.into()
+}
+
+fn replica(state: &dyn Store, artifact: ArtifactId, region: &RegionName) -> Result<Option<Replica>, StateError> {
+    tables::REPLICAS.get(state, &(artifact, region.clone()))
+}
+
+fn others_have_it(
+    state: &dyn Store,
+    id: ArtifactId,
+    artifact: &Artifact,
+    region: &RegionName,
+) -> Result<bool, StateError> {
+    let replicas = tables::REPLICAS.list(state, &Range::prefix(&id), Order::Ascending, usize::MAX)?;
+    let mut others = replicas.iter().filter(|((_, at), _)| at != region && artifact.regions.contains(at));
+    Ok(others.all(|(_, replica)| replica.is_stored()))
+}
+
+fn list(regions: &[RegionName]) -> String {
+    let names: Vec<&str> = regions.iter().map(RegionName::as_str).collect();
+    names.join(", ")
+}

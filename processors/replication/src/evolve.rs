@@ -1,0 +1,127 @@
+//! What facts mean. Frozen for every released event.
+
+use longshore_processor::{Order, Range, StateError, StoreMut};
+use longshore_schemas::{
+    ArtifactId, RegionName, Timestamp,
+    events::{ArtifactFact, Fact, ReplicaStatus, ReplicationStarted},
+};
+
+use crate::tables::{self, Artifact, Pin, Replica, Status};
+
+type Evolved = Result<(), StateError>;
+
+pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evolved {
+    let at = fact.at;
+    match &fact.event {
+        ArtifactFact::ReplicationStarted(event) => started(state, event, at),
+        ArtifactFact::ReplicaProgressed(event) => change_replica(state, event.artifact, &event.region, at, |replica| {
+            replica.status = Some(ReplicaStatus::Copying);
+            replica.packs_done = event.packs_done;
+            replica.bytes_copied = event.bytes_copied;
+            replica.error = None;
+        }),
+        ArtifactFact::ReplicaStored(event) => {
+            let packs = tables::ARTIFACTS.expect(state.as_store(), &event.artifact)?.summary.packs;
+            change_replica(state, event.artifact, &event.region, at, |replica| {
+                replica.status = Some(ReplicaStatus::Stored);
+                replica.packs_done = packs;
+                replica.bytes_copied = event.bytes_copied;
+                replica.error = None;
+            })
+        }
+        ArtifactFact::ReplicaFailed(event) => {
+            change_artifact(state, event.artifact, |artifact| {
+                if artifact.status == Status::Deployable {
+                    artifact.status = Status::Replicating;
+                    artifact.completed_at = None;
+                }
+            })?;
+            change_replica(state, event.artifact, &event.region, at, |replica| {
+                replica.status = Some(ReplicaStatus::Failed);
+                replica.error = Some(event.error.clone());
+            })
+        }
+        ArtifactFact::ReplicationCompleted(event) => change_artifact(state, event.artifact, |artifact| {
+            artifact.status = Status::Deployable;
+            artifact.completed_at = Some(at);
+        }),
+        ArtifactFact::ArtifactPinned(event) => {
+            let pin = Pin { deploy: event.deploy.clone(), pinned_at: at };
+            tables::PINS.put(state, &(event.artifact, event.service.clone()), &pin)
+        }
+        ArtifactFact::ArtifactUnpinned(event) => {
+            tables::PINS.delete(state, &(event.artifact, event.service.clone()));
+            Ok(())
+        }
+        ArtifactFact::ArtifactRetired(event) => change_artifact(state, event.artifact, |artifact| {
+            artifact.status = Status::Retired;
+            artifact.completed_at = None;
+        }),
+        ArtifactFact::Processed(_) => Ok(()),
+    }
+}
+
+/// The first time, again with something new to say of it, or again after it was retired.
+fn started(state: &mut dyn StoreMut, event: &ReplicationStarted, at: Timestamp) -> Evolved {
+    let ReplicationStarted { summary, source, run, regions } = event;
+    let id = summary.artifact;
+    let before = tables::ARTIFACTS.get(state.as_store(), &id)?;
+    if let Some(before) = &before {
+        tables::BY_TIME.delete(state, &(before.built_at, id));
+    }
+    keep_replicas(state, id, regions, before.is_some_and(|before| before.status != Status::Retired))?;
+    let name = (id, summary.name.clone());
+    if let Some(earlier) = tables::NAMES.get(state.as_store(), &name)? {
+        tables::BY_NAME.delete(state, &(summary.name.clone(), earlier, id));
+    }
+    tables::NAMES.put(state, &name, &at)?;
+    tables::BY_NAME.put(state, &(summary.name.clone(), at, id), &())?;
+    tables::BY_TIME.put(state, &(at, id), &())?;
+    let artifact = Artifact {
+        summary: summary.clone(),
+        source: source.clone(),
+        run: run.clone(),
+        status: Status::Replicating,
+        regions: regions.clone(),
+        built_at: at,
+        completed_at: None,
+    };
+    tables::ARTIFACTS.put(state, &id, &artifact)
+}
+
+/// A row for each of these regions and no others; `valid` says whether what earlier rows say still holds.
+fn keep_replicas(state: &mut dyn StoreMut, id: ArtifactId, regions: &[RegionName], valid: bool) -> Evolved {
+    let earlier = tables::REPLICAS.list(state.as_store(), &Range::prefix(&id), Order::Ascending, usize::MAX)?;
+    for (key, _) in &earlier {
+        if !valid || !regions.contains(&key.1) {
+            tables::REPLICAS.delete(state, key);
+        }
+    }
+    for region in regions {
+        let key = (id, region.clone());
+        if !tables::REPLICAS.contains(state.as_store(), &key)? {
+            tables::REPLICAS.put(state, &key, &Replica::default())?;
+        }
+    }
+    Ok(())
+}
+
+fn change_artifact(state: &mut dyn StoreMut, id: ArtifactId, change: impl FnOnce(&mut Artifact)) -> Evolved {
+    let mut artifact = tables::ARTIFACTS.expect(state.as_store(), &id)?;
+    change(&mut artifact);
+    tables::ARTIFACTS.put(state, &id, &artifact)
+}
+
+fn change_replica(
+    state: &mut dyn StoreMut,
+    id: ArtifactId,
+    region: &RegionName,
+    at: Timestamp,
+    change: impl FnOnce(&mut Replica),
+) -> Evolved {
+    let key = (id, region.clone());
+    let mut replica = tables::REPLICAS.expect(state.as_store(), &key)?;
+    change(&mut replica);
+    replica.reported_at = Some(at);
+    tables::REPLICAS.put(state, &key, &replica)
+}

@@ -1,0 +1,88 @@
+//! Replication's State. Written by [`crate::Replication`]'s facts only; the control role reads it to answer queries.
+//!
+//! What an artifact is ([`ARTIFACTS`]) seldom changes; what a region says of it ([`REPLICAS`]) does, and is small.
+
+use longshore_processor::{Table, TableInfo};
+use longshore_schemas::{
+    ArtifactId, ArtifactName, RegionName, RequestId, ServiceName, Timestamp,
+    events::{ArtifactSource, ArtifactSummary, ReplicaStatus, RunSpec},
+    http::ArtifactStatus,
+};
+use serde::{Deserialize, Serialize};
+
+/// Every artifact that ever was.
+pub const ARTIFACTS: Table<ArtifactId, Artifact> = Table::new(0, "artifacts");
+/// What each region said last. An artifact has a row for each of its regions.
+pub const REPLICAS: Table<(ArtifactId, RegionName), Replica> = Table::new(1, "replicas");
+/// The services that keep an artifact.
+pub const PINS: Table<(ArtifactId, ServiceName), Pin> = Table::new(2, "pins");
+/// Artifacts by the names they were built under, oldest first: read it in descending order for the newest. The same
+/// artifact may have been built under several names.
+pub const BY_NAME: Table<(ArtifactName, Timestamp, ArtifactId), ()> = Table::new(3, "by_name");
+/// Every artifact once, by when it was built last, oldest first.
+pub const BY_TIME: Table<(Timestamp, ArtifactId), ()> = Table::new(4, "by_time");
+/// When an artifact was last built under a name: its place in [`BY_NAME`].
+pub const NAMES: Table<(ArtifactId, ArtifactName), Timestamp> = Table::new(5, "names");
+
+pub const ALL: &[TableInfo] =
+    &[ARTIFACTS.info(), REPLICAS.info(), PINS.info(), BY_NAME.info(), BY_TIME.info(), NAMES.info()];
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// As last built.
+    pub summary: ArtifactSummary,
+    pub source: ArtifactSource,
+    pub run: RunSpec,
+    pub status: Status,
+    /// Where it must be.
+    pub regions: Vec<RegionName>,
+    /// When it was built last.
+    pub built_at: Timestamp,
+    /// Since when every region has it.
+    pub completed_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    Replicating,
+    /// In every region.
+    Deployable,
+    Retired,
+}
+
+impl From<Status> for ArtifactStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Replicating => Self::Replicating,
+            Status::Deployable => Self::Deployable,
+            Status::Retired => Self::Retired,
+        }
+    }
+}
+
+/// Where a region stands with an artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Replica {
+    /// None: the region has not reported yet.
+    pub status: Option<ReplicaStatus>,
+    pub packs_done: u32,
+    /// Copied from the main bucket for this artifact.
+    pub bytes_copied: u64,
+    /// Why the region failed, if that is what it said last.
+    pub error: Option<String>,
+    /// When it last said something new.
+    pub reported_at: Option<Timestamp>,
+}
+
+impl Replica {
+    pub fn is_stored(&self) -> bool {
+        self.status == Some(ReplicaStatus::Stored)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The deploy that asked last.
+    pub deploy: RequestId,
+    pub pinned_at: Timestamp,
+}
