@@ -46,7 +46,7 @@ console() {
     echo "setup: no Node.js: the console will be a page that says so (install Node.js 20 or newer and run this again)" >&2
     return
   fi
-  stamp=$(cat "$dir"/package-lock.json "$dir"/*.ts "$dir"/*.html $(find "$dir/src" -type f | sort) | sha256sum)
+  stamp=$(cat "$dir"/package-lock.json "$dir"/*.ts "$dir"/*.html $(find "$dir/src" -type f | sort) | sha256sum | cut -d" " -f1)
   [ "$(cat "$dir/dist/.stamp" 2>/dev/null)" = "$stamp" ] && return
   echo "setup: building the console" >&2
   (cd "$dir" && npm ci --no-audit --no-fund --silent && npm run --silent build) >"$CACHE/console.log" 2>&1 ||
