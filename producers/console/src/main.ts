@@ -56,7 +56,7 @@ class Console {
   constructor(private readonly api: Api) {}
 
   async start(): Promise<void> {
-    this.regions = await this.api.get<string[]>("/v1/regions");
+    this.regions = await this.list<string>("/v1/regions");
     const refresh: Record<string, () => void> = {
       builds: throttled(() => this.readBuilds()),
       artifacts: throttled(() => this.readArtifacts()),
@@ -78,12 +78,16 @@ class Console {
     setInterval(() => this.jobs.some((job) => job.status === "running") && this.renderJobs(), 1000);
   }
 
+  private async list<T>(path: string): Promise<T[]> {
+    return (await this.api.get<Page<T>>(path)).items;
+  }
+
   private async readBuilds(): Promise<void> {
     const [queues, jobs] = await Promise.all([
-      this.api.get<Queue[]>("/v1/queues"),
-      this.api.get<Page<Job>>("/v1/jobs?limit=20"),
+      this.list<Queue>("/v1/queues"),
+      this.list<Job>("/v1/jobs?limit=20"),
     ]);
-    this.jobs = jobs.items;
+    this.jobs = jobs;
     show("queues", queuesView(queues));
     this.renderJobs();
     const running = this.jobs.find((job) => job.status === "running");
@@ -113,14 +117,14 @@ class Console {
   }
 
   private async readArtifacts(): Promise<void> {
-    const artifacts = await this.api.get<Page<Artifact>>("/v1/artifacts?limit=20");
-    byId("artifacts").replaceChildren(artifactsView(artifacts.items, this.regions, (a) => this.askDeploy(a)));
+    const artifacts = await this.list<Artifact>("/v1/artifacts?limit=20");
+    byId("artifacts").replaceChildren(artifactsView(artifacts, this.regions, (a) => this.askDeploy(a)));
   }
 
   private async readServices(): Promise<void> {
     [this.services, this.nodes] = await Promise.all([
-      this.api.get<Service[]>("/v1/services"),
-      this.api.get<Page<Node>>("/v1/nodes?limit=1000").then((page) => page.items),
+      this.list<Service>("/v1/services"),
+      this.list<Node>("/v1/nodes?limit=1000"),
     ]);
     const act = (path: string, body: unknown) => () => void this.api.post(path, body).catch(report);
     byId("services").replaceChildren(
