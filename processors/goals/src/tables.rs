@@ -24,8 +24,7 @@ pub const LEVELS: Table<(ServiceName, RegionName, u32), Level> = Table::new(3, "
 /// Artifacts that were rolled back from.
 pub const HOLDS: Table<(ServiceName, ArtifactId), Hold> = Table::new(4, "goal_holds");
 
-pub(crate) const ALL: &[TableInfo] =
-    &[SERVICES.info(), REVISIONS.info(), REGIONS.info(), LEVELS.info(), HOLDS.info()];
+pub(crate) const ALL: &[TableInfo] = &[SERVICES.info(), REVISIONS.info(), REGIONS.info(), LEVELS.info(), HOLDS.info()];
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Service {
@@ -106,11 +105,7 @@ pub struct Hold {
 }
 
 /// The newest deploys of a service, newest first.
-pub fn history(
-    state: &dyn Store,
-    service: &ServiceName,
-    limit: usize,
-) -> Result<Vec<(u64, Revision)>, StateError> {
+pub fn history(state: &dyn Store, service: &ServiceName, limit: usize) -> Result<Vec<(u64, Revision)>, StateError> {
     let range = Range::prefix(service);
     let rows = REVISIONS.list(state, &range, Order::Descending, limit)?;
     Ok(rows.into_iter().map(|((_, order), revision)| (order, revision)).collect())
@@ -127,10 +122,7 @@ pub fn held(state: &dyn Store, service: &ServiceName) -> Result<Vec<(ArtifactId,
 }
 
 /// Each region's level of a service's present goal, by region.
-pub fn region_levels(
-    state: &dyn Store,
-    service: &ServiceName,
-) -> Result<Vec<(RegionName, Convergence)>, StateError> {
+pub fn region_levels(state: &dyn Store, service: &ServiceName) -> Result<Vec<(RegionName, Convergence)>, StateError> {
     let present = SERVICES.get(state, service)?.unwrap_or_default().version.revision;
     let mut regions: Vec<(RegionName, Convergence)> = Vec::new();
     LEVELS.scan(state, &Range::prefix(service), Order::Ascending, |(_, region, _), row| {
@@ -146,10 +138,7 @@ pub fn region_levels(
 }
 
 /// A service's regions, by name.
-pub(crate) fn regions(
-    state: &dyn Store,
-    service: &ServiceName,
-) -> Result<Vec<(RegionName, Regional)>, StateError> {
+pub(crate) fn regions(state: &dyn Store, service: &ServiceName) -> Result<Vec<(RegionName, Regional)>, StateError> {
     let mut rows = Vec::new();
     REGIONS.scan(state, &Range::prefix(service), Order::Ascending, |(_, region), row| {
         rows.push((region, row));
@@ -159,11 +148,7 @@ pub(crate) fn regions(
 }
 
 /// The present goal's deploy, if there is one.
-pub fn present(
-    state: &dyn Store,
-    service: &ServiceName,
-    row: &Service,
-) -> Result<Option<(u64, Revision)>, StateError> {
+pub fn present(state: &dyn Store, service: &ServiceName, row: &Service) -> Result<Option<(u64, Revision)>, StateError> {
     let Some(order) = row.present else { return Ok(None) };
     let revision = REVISIONS.expect(state, &(service.clone(), order))?;
     Ok(Some((order, revision)))
