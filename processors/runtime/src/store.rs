@@ -1,0 +1,272 @@
+//! Tables of bytes in one RocksDB.
+//!
+//! A key is the processor's id (1 byte), the partition (2 bytes), the table (1 byte) and the table's own key. Table 255
+//! holds [`Applied`], written in the same batch as what it counts. The write-ahead log is not synced: after a power loss
+//! an older state is there, complete up to its own [`Applied`], and the rest is read from the log of facts again.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+};
+
+use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Applied, Error};
+
+/// Uncompressed blocks kept for reading, for all processors together.
+const BLOCK_CACHE_BYTES: usize = 128 * 1024 * 1024;
+const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
+const ALL_WRITE_BUFFERS_BYTES: usize = 128 * 1024 * 1024;
+const WAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+const OPEN_FILES_MAX: i32 = 1_000;
+const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
+const INFO_LOG_FILES_MAX: usize = 4;
+
+/// The table of the runtime's own row; processors' tables stay below.
+const RUNTIME_TABLE: u8 = 255;
+const PREFIX_BYTES: usize = 3;
+
+/// The RocksDB of this process. Clones share it.
+#[derive(Clone)]
+pub struct Rocks {
+    db: Arc<DB>,
+}
+
+impl Rocks {
+    /// Opens or creates it. Blocks on the disk.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Open { path: path.display().to_string(), reason };
+        std::fs::create_dir_all(path).map_err(|e| fail(e.to_string()))?;
+        let db = DB::open(&options(), path).map_err(|e| fail(e.to_string()))?;
+        Ok(Self { db: Arc::new(db) })
+    }
+
+    /// The tables of one partition of the processor with this id. Ids are chosen once and never change.
+    pub fn partition(&self, processor: u8, partition: u16) -> PartitionStore {
+        let [high, low] = partition.to_be_bytes();
+        PartitionStore { db: self.db.clone(), prefix: [processor, high, low] }
+    }
+}
+
+fn options() -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_cache_index_and_filter_blocks(true);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_db_write_buffer_size(ALL_WRITE_BUFFERS_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+    options.set_keep_log_file_num(INFO_LOG_FILES_MAX);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    options
+}
+
+/// Whose state a partition's tables are, and how far they are.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    processor: String,
+    state_version: u32,
+    applied: Applied,
+}
+
+/// One partition's tables, as they are at the moment of each read.
+#[derive(Clone)]
+pub struct PartitionStore {
+    db: Arc<DB>,
+    prefix: [u8; PREFIX_BYTES],
+}
+
+impl PartitionStore {
+    /// How far the stored state is; None if there is none that this processor and version can use.
+    pub(crate) fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
+        let row = self.view().row()?;
+        Ok(row.filter(|row| row.processor == processor && row.state_version == state_version).map(|row| row.applied))
+    }
+
+    /// Writes the changes and how far they bring the state, both or neither.
+    pub(crate) fn apply(
+        &self,
+        changes: &Changes,
+        processor: &str,
+        state_version: u32,
+        applied: Applied,
+    ) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        for ((table, key), value) in changes {
+            let key = place(self.prefix, *table, key);
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let row = Row { processor: processor.to_owned(), state_version, applied };
+        let row = postcard::to_stdvec(&row).map_err(|e| unreadable(e.to_string()))?;
+        batch.put(place(self.prefix, RUNTIME_TABLE, &[]), row);
+        self.db.write(batch).map_err(|e| unreadable(e.to_string()))
+    }
+
+    /// Forgets everything of this partition.
+    pub(crate) fn clear(&self) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        let from = place(self.prefix, 0, &[]);
+        batch.delete_range(from, place(self.prefix, RUNTIME_TABLE, &[u8::MAX]));
+        self.db.write(batch).map_err(|e| unreadable(e.to_string()))
+    }
+
+    /// All tables as they are at one moment.
+    pub fn view(&self) -> View<'_> {
+        View { snapshot: self.db.snapshot(), prefix: self.prefix }
+    }
+}
+
+impl Store for PartitionStore {
+    fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.db.get(place(self.prefix, table, key)).map_err(|e| unreadable(e.to_string()))
+    }
+
+    fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
+        let Some((from, to)) = bounds(self.prefix, table, range) else { return Ok(()) };
+        walk(self.db.raw_iterator_opt(within(&from, &to)), order, visit)
+    }
+}
+
+/// A partition's tables at one moment.
+pub struct View<'a> {
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+    prefix: [u8; PREFIX_BYTES],
+}
+
+impl View<'_> {
+    fn row(&self) -> Result<Option<Row>, StateError> {
+        // A row that cannot be read is of another release: the state is rebuilt.
+        Ok(self.get(RUNTIME_TABLE, &[])?.and_then(|bytes| postcard::from_bytes(&bytes).ok()))
+    }
+
+    /// How far the state of this moment is.
+    pub fn applied(&self) -> Result<Applied, StateError> {
+        Ok(self.row()?.map(|row| row.applied).unwrap_or_default())
+    }
+}
+
+impl Store for View<'_> {
+    fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.snapshot.get(place(self.prefix, table, key)).map_err(|e| unreadable(e.to_string()))
+    }
+
+    fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
+        let Some((from, to)) = bounds(self.prefix, table, range) else { return Ok(()) };
+        walk(self.snapshot.raw_iterator_opt(within(&from, &to)), order, visit)
+    }
+}
+
+fn place(prefix: [u8; PREFIX_BYTES], table: u8, key: &[u8]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(PREFIX_BYTES + 1 + key.len());
+    place.extend_from_slice(&prefix);
+    place.push(table);
+    place.extend_from_slice(key);
+    place
+}
+
+/// None if the range is empty.
+fn bounds(prefix: [u8; PREFIX_BYTES], table: u8, range: &Range) -> Option<(Vec<u8>, Vec<u8>)> {
+    let from = place(prefix, table, &range.start);
+    let to = match &range.end {
+        Some(end) => place(prefix, table, end),
+        None => place(prefix, table.checked_add(1)?, &[]),
+    };
+    (from < to).then_some((from, to))
+}
+
+fn within(from: &[u8], to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+fn walk(
+    mut entries: DBRawIteratorWithThreadMode<'_, DB>,
+    order: Order,
+    visit: &mut Visit<'_>,
+) -> Result<(), StateError> {
+    match order {
+        Order::Ascending => entries.seek_to_first(),
+        Order::Descending => entries.seek_to_last(),
+    }
+    while let (Some(key), Some(value)) = (entries.key(), entries.value()) {
+        let flow: ControlFlow<()> = visit(&key[PREFIX_BYTES + 1..], value)?;
+        if flow.is_break() {
+            return Ok(());
+        }
+        match order {
+            Order::Ascending => entries.next(),
+            Order::Descending => entries.prev(),
+        }
+    }
+    entries.status().map_err(|e| unreadable(e.to_string()))
+}
+
+fn unreadable(reason: String) -> StateError {
+    StateError::Unreadable { table: "of RocksDB", reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longshore_processor::{Memory, StoreMut};
+
+    fn rows(store: &dyn Store, table: u8, range: &Range, order: Order) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        store
+            .scan(table, range, order, &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                Ok(ControlFlow::Continue(()))
+            })
+            .expect("readable");
+        rows
+    }
+
+    #[test]
+    fn reads_as_memory_does_and_keeps_partitions_apart() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rocks = Rocks::open(folder.path()).expect("opens");
+        let (one, other) = (rocks.partition(1, 0), rocks.partition(1, 1));
+        let mut memory = Memory::default();
+        let mut changes = Changes::new();
+        for (table, key) in [(0u8, 0u8), (0, 3), (0, 255), (1, 1), (239, 7)] {
+            memory.put(table, vec![key], vec![key, table]);
+            changes.insert((table, vec![key]), Some(vec![key, table]));
+        }
+        let applied = Applied { fact_offset: 9, request_offset: 4, sequence: 9, at: Timestamp(5) };
+        one.apply(&changes, "toy", 3, applied).expect("writes");
+        let ranges = [Range::all(), Range { start: vec![1], end: Some(vec![255]) }, Range { start: vec![9], end: Some(vec![2]) }];
+        for table in [0, 1, 2, 239] {
+            for range in &ranges {
+                for order in [Order::Ascending, Order::Descending] {
+                    assert_eq!(rows(&one, table, range, order), rows(&memory, table, range, order));
+                    assert_eq!(rows(&one.view(), table, range, order), rows(&memory, table, range, order));
+                    assert!(rows(&other, table, range, order).is_empty());
+                }
+            }
+        }
+        assert_eq!(one.applied("toy", 3).expect("readable"), Some(applied));
+        assert_eq!(one.applied("toy", 4).expect("readable"), None, "another version");
+        assert_eq!(one.applied("other", 3).expect("readable"), None, "another processor");
+        one.clear().expect("clears");
+        assert_eq!(one.applied("toy", 3).expect("readable"), None);
+        assert!(rows(&one, 239, &Range::all(), Order::Ascending).is_empty());
+    }
+
+    use longshore_schemas::Timestamp;
+}
