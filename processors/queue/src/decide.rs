@@ -158,6 +158,9 @@ impl Queue {
         now: Timestamp,
         decision: Decision<BuildFact>,
     ) -> Decided {
+        if !soft.claims.any(queue, now) {
+            return Ok(decision);
+        }
         let waiting = oldest_queued(state, queue, &counts(state, queue)?)?;
         let (job, attempt) = match (waiting, joining) {
             (Some(waiting), Some((joining, attempt))) if joining < waiting => (joining, attempt),

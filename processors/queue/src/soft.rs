@@ -92,17 +92,24 @@ impl Claims {
         self.waiting.insert(place, Claim { worker: worker.clone(), claim: claim.clone(), expires_at });
     }
 
+    pub(crate) fn any(&self, queue: &QueueName, now: Timestamp) -> bool {
+        self.of(queue).any(|(_, claim)| claim.expires_at > now)
+    }
+
     /// Takes the queue's first claim that still waits.
     pub(crate) fn take(&mut self, queue: &QueueName, now: Timestamp) -> Option<Claim> {
         loop {
-            let range = (queue.clone(), 0)..=(queue.clone(), u64::MAX);
-            let place = self.waiting.range(range).next()?.0.clone();
+            let place = self.of(queue).next()?.0.clone();
             let claim = self.waiting.remove(&place)?;
             self.by_id.remove(&claim.claim);
             if claim.expires_at > now {
                 return Some(claim);
             }
         }
+    }
+
+    fn of(&self, queue: &QueueName) -> impl Iterator<Item = (&(QueueName, u64), &Claim)> {
+        self.waiting.range((queue.clone(), 0)..=(queue.clone(), u64::MAX))
     }
 
     fn drop_expired(&mut self, now: Timestamp) {
