@@ -217,11 +217,12 @@ fn is_current(job: &Job, attempt: u32, worker: &WorkerId) -> bool {
 }
 
 fn stale(id: &JobId, job: &Job, attempt: u32, worker: &WorkerId) -> String {
-    let now = match (&job.status, &job.worker) {
+    let standing = match (&job.status, &job.worker) {
         (Status::Running, Some(current)) => format!("attempt {} runs on worker {current}", job.attempt),
-        (status, _) => format!("the job is {}", status.word()),
+        (Status::Queued | Status::Running, _) => "the job waits for its next attempt".to_owned(),
+        (ended, _) => format!("the job has ended: {}", ended.word()),
     };
-    format!("attempt {attempt} of job {id} is not worker {worker}'s, or is over: {now}; stop it and drop its result")
+    format!("worker {worker} does not have attempt {attempt} of job {id}: {standing}; stop it and drop its result")
 }
 
 fn unknown(id: &JobId) -> Decision<BuildFact> {

@@ -103,6 +103,11 @@ fn an_attempt_that_is_not_taken_up_goes_to_the_next_claim() {
             (Pass(9), ""),
             (Pass(1), "requeued q-1/1"),
             (Beat("q-1", 1, "w1"), ""),
+            (
+                Succeed("q-1", 1, "w1"),
+                "Stale: worker w1 does not have attempt 1 of job q-1: the job waits for its next attempt; stop it and drop \
+                 its result",
+            ),
             (Ready("q", "w1", "c1"), ""),
             // It keeps its number, so it is the oldest.
             (Ready("q", "w2", "c2"), "started q-1/2 on w2 for c2"),
@@ -128,13 +133,13 @@ fn a_silent_worker_is_lost_and_its_late_result_refused() {
             (Pass(10), "lost w1 after 60 s, requeued q-1/1, started q-1/2 on w2 for c2"),
             (
                 Succeed("q-1", 1, "w1"),
-                "Stale: attempt 1 of job q-1 is not worker w1's, or is over: attempt 2 runs on worker w2; stop it and \
+                "Stale: worker w1 does not have attempt 1 of job q-1: attempt 2 runs on worker w2; stop it and \
                  drop its result",
             ),
             (Succeed("q-1", 2, "w2"), "succeeded q-1/2, replicate q-1"),
             (
                 Fail("q-1", 2, "w2"),
-                "Stale: attempt 2 of job q-1 is not worker w2's, or is over: the job is succeeded; stop it and drop its \
+                "Stale: worker w2 does not have attempt 2 of job q-1: the job has ended: succeeded; stop it and drop its \
                  result",
             ),
         ],
@@ -200,7 +205,7 @@ fn jobs_are_canceled_once_and_only_before_their_end() {
             (Cancel("q-2"), "canceled q-2/1"),
             (
                 Succeed("q-2", 1, "w1"),
-                "Stale: attempt 1 of job q-2 is not worker w1's, or is over: the job is canceled; stop it and drop its \
+                "Stale: worker w1 does not have attempt 1 of job q-2: the job has ended: canceled; stop it and drop its \
                  result",
             ),
             (Ready("q", "w1", "c2"), "started q-3/1 on w1 for c2"),
