@@ -15,10 +15,10 @@ use longshore_schemas::{
 };
 
 /// How long a test's claims wait.
-pub const CLAIM: Duration = Duration::from_secs(15);
+pub(crate) const CLAIM: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy)]
-pub enum Step {
+pub(crate) enum Step {
     /// A build is requested of a queue.
     Build(&'static str),
     Cancel(&'static str),
@@ -33,11 +33,11 @@ pub enum Step {
     Takeover,
 }
 
-pub fn driver(config: Config) -> Driver<Queue> {
+pub(crate) fn driver(config: Config) -> Driver<Queue> {
     Driver::new(Queue::new(config))
 }
 
-pub fn spec() -> BuildSpec {
+pub(crate) fn spec() -> BuildSpec {
     BuildSpec {
         name: "greeter".parse().expect("valid"),
         repository: "https://git.example/greeter".into(),
@@ -57,7 +57,7 @@ pub fn spec() -> BuildSpec {
     }
 }
 
-pub fn summary(name: &str) -> ArtifactSummary {
+pub(crate) fn summary(name: &str) -> ArtifactSummary {
     ArtifactSummary {
         artifact: ArtifactId::of(name.as_bytes()),
         name: name.parse().expect("valid"),
@@ -70,7 +70,7 @@ pub fn summary(name: &str) -> ArtifactSummary {
     }
 }
 
-pub fn ready(queue: &str, worker: &str, claim: &str, now: Timestamp) -> WorkerReady {
+pub(crate) fn ready(queue: &str, worker: &str, claim: &str, now: Timestamp) -> WorkerReady {
     WorkerReady {
         queue: queue.parse().expect("valid"),
         worker: worker.parse().expect("valid"),
@@ -79,20 +79,20 @@ pub fn ready(queue: &str, worker: &str, claim: &str, now: Timestamp) -> WorkerRe
     }
 }
 
-pub fn finished(job: &str, attempt: u32, worker: &str, outcome: AttemptOutcome) -> AttemptFinished {
+pub(crate) fn finished(job: &str, attempt: u32, worker: &str, outcome: AttemptOutcome) -> AttemptFinished {
     AttemptFinished { job: job.parse().expect("valid"), attempt, worker: worker.parse().expect("valid"), outcome }
 }
 
-pub fn success() -> AttemptOutcome {
+pub(crate) fn success() -> AttemptOutcome {
     AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact: summary("greeter") })
 }
 
-pub fn failure() -> AttemptOutcome {
+pub(crate) fn failure() -> AttemptOutcome {
     let reason = FailureReason::CommandFailed;
     AttemptOutcome::AttemptFailed(AttemptFailed { reason, message: "make: *** Error 1".into() })
 }
 
-pub fn take(driver: &mut Driver<Queue>, step: Step) -> Decision<BuildFact> {
+pub(crate) fn take(driver: &mut Driver<Queue>, step: Step) -> Decision<BuildFact> {
     let now = driver.now();
     match step {
         Step::Build(queue) => driver.request(BuildRequested { queue: queue.parse().expect("valid"), build: spec() }),
@@ -114,7 +114,7 @@ pub fn take(driver: &mut Driver<Queue>, step: Step) -> Decision<BuildFact> {
 }
 
 /// The decision in short: facts, requests to others, refusal.
-pub fn show(decision: &Decision<BuildFact>) -> String {
+pub(crate) fn show(decision: &Decision<BuildFact>) -> String {
     let mut parts: Vec<String> = decision.facts.iter().map(show_fact).collect();
     parts.extend(decision.requests.iter().map(|request| match request {
         Outgoing::Artifact(ArtifactRequest::ReplicationRequested(e)) => format!("replicate {}", e.source.job),
@@ -138,7 +138,7 @@ fn show_fact(fact: &BuildFact) -> String {
 }
 
 /// Takes each step and compares what was decided with the text beside it.
-pub fn check(config: Config, table: &[(Step, &str)]) -> Driver<Queue> {
+pub(crate) fn check(config: Config, table: &[(Step, &str)]) -> Driver<Queue> {
     let mut driver = driver(config);
     for (row, (step, expected)) in table.iter().enumerate() {
         let decision = take(&mut driver, *step);

@@ -12,11 +12,11 @@ use longshore_schemas::{
     },
 };
 
-pub const PACKS: u32 = 30;
+pub(crate) const PACKS: u32 = 30;
 
 /// Artifacts are told apart by one word, and shown by it.
 #[derive(Debug, Clone, Copy)]
-pub enum Step {
+pub(crate) enum Step {
     /// Artifact, name, command to run it.
     Built(&'static str, &'static str, &'static str),
     /// Artifact, region, packs done.
@@ -28,16 +28,16 @@ pub enum Step {
     Unpin(&'static str, &'static str),
 }
 
-pub fn driver(regions: &str) -> Driver<Replication> {
+pub(crate) fn driver(regions: &str) -> Driver<Replication> {
     let regions = regions.split_whitespace().map(|region| region.parse().expect("valid")).collect();
     Driver::new(Replication::new(Config { regions }))
 }
 
-pub fn id(artifact: &str) -> ArtifactId {
+pub(crate) fn id(artifact: &str) -> ArtifactId {
     ArtifactId::of(artifact.as_bytes())
 }
 
-pub fn run(command: &str) -> RunSpec {
+pub(crate) fn run(command: &str) -> RunSpec {
     RunSpec {
         command: vec![command.into()],
         environment: StringMap::new(),
@@ -47,7 +47,7 @@ pub fn run(command: &str) -> RunSpec {
     }
 }
 
-pub fn built(artifact: &str, name: &str, command: &str) -> ReplicationRequested {
+pub(crate) fn built(artifact: &str, name: &str, command: &str) -> ReplicationRequested {
     ReplicationRequested {
         summary: ArtifactSummary {
             artifact: id(artifact),
@@ -68,7 +68,13 @@ pub fn built(artifact: &str, name: &str, command: &str) -> ReplicationRequested 
     }
 }
 
-pub fn report(artifact: &str, region: &str, status: ReplicaStatus, done: u32, error: Option<&str>) -> ReplicaReported {
+pub(crate) fn report(
+    artifact: &str,
+    region: &str,
+    status: ReplicaStatus,
+    done: u32,
+    error: Option<&str>,
+) -> ReplicaReported {
     ReplicaReported {
         artifact: id(artifact),
         region: region.parse().expect("valid"),
@@ -79,7 +85,7 @@ pub fn report(artifact: &str, region: &str, status: ReplicaStatus, done: u32, er
     }
 }
 
-pub fn pin(artifact: &str, service: &str, deploy: &str, regions: &str) -> PinRequested {
+pub(crate) fn pin(artifact: &str, service: &str, deploy: &str, regions: &str) -> PinRequested {
     PinRequested {
         artifact: id(artifact),
         service: service.parse().expect("valid"),
@@ -88,7 +94,7 @@ pub fn pin(artifact: &str, service: &str, deploy: &str, regions: &str) -> PinReq
     }
 }
 
-pub fn take(driver: &mut Driver<Replication>, step: Step) -> Decision<ArtifactFact> {
+pub(crate) fn take(driver: &mut Driver<Replication>, step: Step) -> Decision<ArtifactFact> {
     match step {
         Step::Built(artifact, name, command) => driver.request(built(artifact, name, command)),
         Step::Copying(artifact, region, done) => {
@@ -106,7 +112,7 @@ pub fn take(driver: &mut Driver<Replication>, step: Step) -> Decision<ArtifactFa
 }
 
 /// The decision in short, with the artifacts' words for their ids.
-pub fn show(decision: &Decision<ArtifactFact>) -> String {
+pub(crate) fn show(decision: &Decision<ArtifactFact>) -> String {
     let mut parts: Vec<String> = decision.facts.iter().map(show_fact).collect();
     parts.extend(decision.requests.iter().map(|request| match request {
         Outgoing::Goal(GoalRequest::PinAnswered(e)) => match (&e.run, &e.refusal) {
@@ -142,7 +148,7 @@ fn show_fact(fact: &ArtifactFact) -> String {
 }
 
 /// Takes each step and compares what was decided with the text beside it.
-pub fn check(driver: &mut Driver<Replication>, table: &[(Step, &str)]) {
+pub(crate) fn check(driver: &mut Driver<Replication>, table: &[(Step, &str)]) {
     for (row, (step, expected)) in table.iter().enumerate() {
         let decision = take(driver, *step);
         assert_eq!(show(&decision), *expected, "row {row}: {step:?}");
