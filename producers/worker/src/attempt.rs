@@ -1,0 +1,357 @@
+//! One attempt at one job, from the assignment to the result.
+//!
+//! Every step ends in one of three ways: it worked, it failed for a reason that the job's owner is told, or it was stopped because the
+//! attempt is over. Only the first two are reported.
+
+mod output;
+
+use std::{
+    collections::BTreeMap,
+    error::Error as StdError,
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use longshore_artifact::Published;
+use longshore_schemas::{
+    events::{BuildSpec, FailureReason},
+    http::{Assignment, FinishBody},
+};
+use longshore_service::retry::Backoff;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bases,
+    beats::{self, AttemptApi},
+    client::{self, Client},
+    config::WorkerConfig,
+    git::{Git, Lease, Wanted},
+    guard::Order,
+    log,
+    process::{self, Ended, Outcome, Until},
+    tidy::{self, WorkDir},
+    uploads::Uploads,
+    wait_after,
+};
+
+/// Longest message of a failure, in characters.
+const MESSAGE_CHARS_MAX: usize = 4_000;
+/// Beats are not sent more often, whatever the server says.
+const BEAT_MIN: Duration = Duration::from_secs(1);
+const FINISH_RETRY_FIRST: Duration = Duration::from_millis(250);
+const FINISH_RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Why a build failed, for programs and for people.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Failure {
+    pub(crate) reason: FailureReason,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into().chars().take(MESSAGE_CHARS_MAX).collect() }
+    }
+
+    /// The worker's own fault.
+    pub(crate) fn worker(error: impl Display) -> Self {
+        Self::new(FailureReason::WorkerFault, format!("the worker cannot build: {error}; build again, or look at the worker"))
+    }
+}
+
+/// Why an attempt went no further.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Failed(Failure),
+    /// Nobody is interested in the result any more, or the worker shuts down.
+    Stopped,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Where programs are looked for.
+pub(crate) fn search_path() -> String {
+    std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned())
+}
+
+/// What all attempts of a worker share.
+pub(crate) struct Builder {
+    config: Arc<WorkerConfig>,
+    client: Client,
+    git: Git,
+    work: WorkDir,
+}
+
+impl Builder {
+    pub(crate) fn new(config: Arc<WorkerConfig>, client: Client, git: Git, work: WorkDir) -> Self {
+        Self { config, client, git, work }
+    }
+
+    /// Does the job and reports how it went. Leaves nothing behind.
+    pub(crate) async fn attempt(&self, slot: &str, assignment: &Assignment, shutdown: &CancellationToken) {
+        let (job, attempt) = (&assignment.job, assignment.attempt);
+        let api = match AttemptApi::new(&self.client, assignment) {
+            Ok(api) => api,
+            Err(error) => return tracing::error!(%job, attempt, %error, "the attempt's credential cannot be used"),
+        };
+        tracing::info!(%job, attempt, name = %assignment.build.name, commit = %assignment.build.commit, "attempt started");
+        let over = shutdown.child_token();
+        let every = Duration::from_secs(assignment.beat_seconds.into()).max(BEAT_MIN);
+        let _beats = AbortOnDrop(tokio::spawn(beats::keep(api.clone(), every, over.clone())).abort_handle());
+
+        let folder = self.work.attempt(slot);
+        let log = log::Writer::start(api.clone());
+        let task = Task { assignment, api: &api, folder: &folder, log: &log, over: &over };
+        let result = self.build(&task).await;
+        self.clean(&folder).await;
+        match result {
+            Ok(published) => {
+                log.say(&format!("published artifact {}", published.root.artifact)).await;
+                log.finish().await;
+                finish(&task_id(assignment), &api, succeeded(&published), &over).await;
+            }
+            Err(Halt::Failed(failure)) => {
+                log.say(&format!("the build failed: {}", failure.message)).await;
+                log.finish().await;
+                let Failure { reason, message } = failure;
+                finish(&task_id(assignment), &api, FinishBody::Failed { reason, message }, &over).await;
+            }
+            Err(Halt::Stopped) => tracing::info!(%job, attempt, "attempt stopped"),
+        }
+    }
+
+    async fn build(&self, task: &Task<'_>) -> Result<Published, Halt> {
+        let build = &task.assignment.build;
+        let folders = Folders::create(task.folder).map_err(Failure::worker)?;
+        task.log.say(&format!("fetching commit {}", build.commit)).await;
+        let wanted = Wanted {
+            repository: &build.repository,
+            commit: &build.commit,
+            target: &folders.checkout,
+            stop: task.over,
+        };
+        let _lease: Lease = self.git.checkout(&wanted).await?;
+        self.run_command(task, &folders).await?;
+        let output = output::find(&folders.checkout, &build.output)?;
+        task.log.say(&format!("publishing {}", build.output)).await;
+        tokio::select! {
+            published = publish(task, &output) => published,
+            () = task.over.cancelled() => Err(Halt::Stopped),
+        }
+    }
+
+    async fn run_command(&self, task: &Task<'_>, folders: &Folders) -> Result<(), Halt> {
+        let build = &task.assignment.build;
+        let Some((program, arguments)) = build.command.split_first() else {
+            return Err(Failure::new(FailureReason::CommandNotFound, "the build's command is empty").into());
+        };
+        task.log.say(&format!("running {}", build.command.join(" "))).await;
+        let order = Order {
+            program: program.clone(),
+            arguments: arguments.to_vec(),
+            directory: folders.checkout.clone(),
+            environment: self.environment(task.assignment, folders),
+        };
+        let limit = Duration::from_secs(build.time_limit_seconds.into());
+        let until = Until { limit, stop: task.over };
+        let outcome = process::run(&self.config.guard, &order, until, Some(task.log)).await.map_err(Failure::worker)?;
+        judge(build, &order, outcome)
+    }
+
+    /// PATH, fresh folders and what is listed; then the build's own variables.
+    fn environment(&self, assignment: &Assignment, folders: &Folders) -> BTreeMap<String, String> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut environment = BTreeMap::from([
+            ("PATH".to_owned(), search_path()),
+            ("HOME".to_owned(), text(&folders.home)),
+            ("TMPDIR".to_owned(), text(&folders.tmp)),
+        ]);
+        for name in &self.config.passthrough {
+            if let Ok(value) = std::env::var(name) {
+                environment.insert(name.clone(), value);
+            }
+        }
+        environment.extend(assignment.build.environment.clone());
+        environment.extend([
+            ("LONGSHORE_JOB".to_owned(), assignment.job.to_string()),
+            ("LONGSHORE_ATTEMPT".to_owned(), assignment.attempt.to_string()),
+            ("LONGSHORE_COMMIT".to_owned(), assignment.build.commit.to_string()),
+        ]);
+        environment
+    }
+
+    async fn clean(&self, folder: &Path) {
+        let path = folder.to_owned();
+        let removed = tokio::task::spawn_blocking(move || tidy::remove_tree(&path)).await;
+        if let Err(error) = removed.map_err(std::io::Error::other).flatten() {
+            tracing::error!(folder = %folder.display(), %error, "an attempt's folder could not be removed");
+        }
+    }
+}
+
+/// What the steps of one attempt share.
+struct Task<'a> {
+    assignment: &'a Assignment,
+    api: &'a AttemptApi,
+    folder: &'a Path,
+    log: &'a log::Writer,
+    over: &'a CancellationToken,
+}
+
+/// An attempt's own folders, empty.
+struct Folders {
+    checkout: PathBuf,
+    home: PathBuf,
+    tmp: PathBuf,
+}
+
+impl Folders {
+    fn create(folder: &Path) -> std::io::Result<Self> {
+        tidy::remove_tree(folder)?;
+        let folders = Self { checkout: folder.join("checkout"), home: folder.join("home"), tmp: folder.join("tmp") };
+        for folder in [&folders.checkout, &folders.home, &folders.tmp] {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(folders)
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the end of the build's command means for the job.
+fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt> {
+    let command = &build.command[0];
+    let path = order.environment.get("PATH").map_or("", String::as_str);
+    let last_lines = if outcome.tail.is_empty() {
+        "; it printed nothing".to_owned()
+    } else {
+        format!("; its last lines:\n{}", outcome.tail)
+    };
+    let (reason, message) = match outcome.ended {
+        Ended::Exited(0) => return Ok(()),
+        Ended::Stopped => return Err(Halt::Stopped),
+        Ended::Exited(status) => {
+            (FailureReason::CommandFailed, format!("{command:?} ended with exit status {status}{last_lines}"))
+        }
+        Ended::Signaled(9) => (
+            FailureReason::CommandFailed,
+            format!("{command:?} was killed by signal 9, as happens when the machine runs out of memory{last_lines}"),
+        ),
+        Ended::Signaled(signal) => {
+            (FailureReason::CommandFailed, format!("{command:?} was killed by signal {signal}{last_lines}"))
+        }
+        Ended::TimedOut => (
+            FailureReason::TimeLimitExceeded,
+            format!(
+                "{command:?} did not end within the time limit of {} s; raise time_limit_seconds or make it faster{last_lines}",
+                build.time_limit_seconds
+            ),
+        ),
+        Ended::NotFound if command.contains('/') => (
+            FailureReason::CommandNotFound,
+            format!("{command:?} is not in the checkout, or the interpreter that its first line names is missing"),
+        ),
+        Ended::NotFound => (
+            FailureReason::CommandNotFound,
+            format!("{command:?} was not found on the worker; PATH is {path}. Install it there, or give its path in the checkout"),
+        ),
+        Ended::CannotStart(error) => (
+            FailureReason::CommandNotFound,
+            format!("{command:?} cannot be started: {error}; is the file executable in the commit?"),
+        ),
+    };
+    Err(Failure::new(reason, message).into())
+}
+
+async fn publish(task: &Task<'_>, output: &Path) -> Result<Published, Halt> {
+    let bases = bases::load(task.api.plain(), &task.assignment.bases).await;
+    let uploads = Arc::new(Uploads::start(task.api.clone()));
+    let published = longshore_artifact::publish(output, &bases, uploads).await;
+    let published = published.map_err(|error| publish_failed(&task.assignment.build.output, &error))?;
+    tracing::info!(
+        job = %task.assignment.job,
+        artifact = %published.root.artifact,
+        new_bytes = published.new_bytes,
+        reused_bytes = published.reused_bytes,
+        "artifact published"
+    );
+    Ok(published)
+}
+
+fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
+    use longshore_artifact::Error;
+    let causes = chain(error);
+    match error {
+        Error::NoOutput { .. } => output::missing(output, ""),
+        Error::EmptyOutput { .. } | Error::Refused { .. } | Error::Changed { .. } | Error::TooManyEntries { .. } => {
+            Failure::new(FailureReason::OutputInvalid, causes)
+        }
+        Error::Sink { .. } => Failure::new(FailureReason::UploadFailed, format!("the output could not be uploaded: {causes}")),
+        _ => Failure::worker(causes),
+    }
+}
+
+/// An error and its causes, as one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some errors repeat their cause.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn succeeded(published: &Published) -> FinishBody {
+    let root = serde_json::to_value(&published.root).expect("a root holds nothing that JSON cannot express");
+    FinishBody::Succeeded { root, new_pack_bytes: published.new_bytes }
+}
+
+fn task_id(assignment: &Assignment) -> String {
+    format!("{} attempt {}", assignment.job, assignment.attempt)
+}
+
+/// Repeats the result until the server has it, or the attempt is over. A call on its way is never given up: it may be the one that counts.
+async fn finish(task: &str, api: &AttemptApi, mut body: FinishBody, over: &CancellationToken) {
+    let mut backoff = Backoff::new(FINISH_RETRY_FIRST, FINISH_RETRY_MAX);
+    loop {
+        let error = match api.finish(&body).await {
+            Ok(_) => return tracing::info!(task, "attempt finished"),
+            Err(error) => error,
+        };
+        if beats::is_over(&error) {
+            return tracing::warn!(task, %error, "the result came too late");
+        }
+        match (&error, &body) {
+            (client::Error::Problem(problem), FinishBody::Succeeded { .. }) if !error.is_transient() => {
+                let message = format!("the server did not take the artifact: {}", problem.detail);
+                body = FinishBody::Failed { reason: FailureReason::UploadFailed, message };
+                continue;
+            }
+            _ if !error.is_transient() => return tracing::error!(task, %error, "the server does not take the result"),
+            _ => tracing::warn!(task, %error, "the result did not get through, it is sent again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait_after(&mut backoff)) => {}
+            () = over.cancelled() => return tracing::warn!(task, "the attempt is over before its result got through"),
+        }
+    }
+}

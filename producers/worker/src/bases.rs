@@ -1,0 +1,62 @@
+//! Earlier artifacts of the same name: what they have need not be uploaded again.
+//!
+//! They only save work. One that cannot be read, or is not what it says it is, is left out.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use longshore_artifact::{ArtifactRoot, Base, Index, PackRef};
+use longshore_schemas::http::BaseArtifact;
+
+/// Earlier artifacts that are looked at.
+const BASES_MAX: usize = 3;
+/// For one pack of a manifest or layout.
+const GET_TIMEOUT: Duration = Duration::from_secs(60);
+/// Packed manifest and layout of one base, in bytes; a larger one costs more than it saves.
+const PACKED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) async fn load(http: &reqwest::Client, bases: &[BaseArtifact]) -> Vec<Base> {
+    let mut loaded = Vec::new();
+    for base in bases.iter().take(BASES_MAX) {
+        match load_one(http, base).await {
+            Ok(base) => loaded.push(base),
+            Err(error) => {
+                let cause = error.source().map(ToString::to_string);
+                tracing::warn!(artifact = %base.artifact, %error, cause, "an earlier artifact cannot be used as a base");
+            }
+        }
+    }
+    loaded
+}
+
+async fn load_one(http: &reqwest::Client, base: &BaseArtifact) -> Result<Base, Reason> {
+    let root = ArtifactRoot::from_json(&base.artifact, &serde_json::to_vec(&base.root)?)?;
+    let packed: u64 = Index::packs(&root).map(|pack| pack.bytes).sum();
+    if packed > PACKED_BYTES_MAX {
+        return Err(format!("its manifest and layout have {packed} bytes").into());
+    }
+    let mut packs = HashMap::new();
+    for pack in Index::packs(&root) {
+        let url = base.packs.iter().find(|known| known.pack == pack.pack).ok_or("the server gave no URL for a pack")?;
+        packs.insert(pack.pack, get(http, &url.url, pack).await?);
+    }
+    // Decoding verifies every byte, and takes long for a large artifact.
+    let decode = move || Index::decode(&root, &packs).map(|index| Base::new(&index));
+    Ok(tokio::task::spawn_blocking(decode).await??)
+}
+
+/// Takes no more than the pack should have.
+async fn get(http: &reqwest::Client, url: &str, pack: &PackRef) -> Result<Bytes, Reason> {
+    let response = http.get(url).timeout(GET_TIMEOUT).send().await.map_err(reqwest::Error::without_url)?;
+    let mut response = response.error_for_status().map_err(reqwest::Error::without_url)?;
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        if (bytes.len() + piece.len()) as u64 > pack.bytes {
+            return Err(format!("pack {} is longer than {} bytes", pack.pack, pack.bytes).into());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,141 @@
+//! Packs on their way to the bucket: the sink of the publisher.
+//!
+//! ```text
+//! put ──(pack, size)──▶ asker: one call for all that wait ──▶ POST …/uploads
+//!  │ ◀──presigned PUT─────┘
+//!  └──▶ PUT; refused because expired: ask again; another fault: wait, then again
+//! ```
+//!
+//! 412 means that the pack is there already: the same bytes, since its name is their hash.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use longshore_artifact::{PackSink, SinkError};
+use longshore_schemas::{
+    PackId,
+    http::{PackSize, UPLOADS_MAX, Upload, UploadsBody},
+};
+use longshore_service::retry::Backoff;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{beats::AttemptApi, client, wait_after};
+
+/// How long one pack is tried, over all its failures.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// For one PUT of up to 8 MiB.
+const PUT_TIMEOUT: Duration = Duration::from_secs(120);
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How much of a bucket's answer is shown.
+const SHOWN_CHARS_MAX: usize = 300;
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the server gives no place to upload to")]
+    NoPlace(#[source] Arc<client::Error>),
+    #[error("the server answered without a place for this pack")]
+    Unanswered,
+    #[error("the bucket answered {status}: {text}")]
+    Refused { status: u16, text: String },
+    #[error("cannot reach the bucket")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the uploads have ended")]
+    Ended,
+}
+
+impl Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::NoPlace(error) => error.is_transient(),
+            // 403: the signature has expired. 409: someone stores the same pack right now.
+            Self::Refused { status, .. } => *status >= 500 || matches!(status, 403 | 408 | 409 | 429),
+            Self::Unreachable(_) => true,
+            Self::Unanswered | Self::Ended => false,
+        }
+    }
+}
+
+type Wish = (PackSize, oneshot::Sender<Result<Upload, Error>>);
+
+pub(crate) struct Uploads {
+    http: reqwest::Client,
+    wishes: mpsc::Sender<Wish>,
+}
+
+impl Uploads {
+    pub(crate) fn start(api: AttemptApi) -> Self {
+        let (wishes, queue) = mpsc::channel(UPLOADS_MAX);
+        let http = api.plain().clone();
+        tokio::spawn(ask(api, queue));
+        Self { http, wishes }
+    }
+
+    async fn try_put(&self, pack: PackId, bytes: &Bytes) -> Result<(), Error> {
+        let (sender, answer) = oneshot::channel();
+        let wish = (PackSize { pack, bytes: bytes.len() as u64 }, sender);
+        self.wishes.send(wish).await.map_err(|_| Error::Ended)?;
+        let upload = answer.await.map_err(|_| Error::Ended)??;
+        let put = self.http.put(&upload.url).timeout(PUT_TIMEOUT).body(bytes.clone());
+        let response = with_headers(put, &upload.headers).send().await.map_err(|e| Error::Unreachable(e.without_url()))?;
+        let status = response.status();
+        if status.is_success() || status == reqwest::StatusCode::PRECONDITION_FAILED {
+            return Ok(());
+        }
+        let text = response.text().await.unwrap_or_default().chars().take(SHOWN_CHARS_MAX).collect();
+        Err(Error::Refused { status: status.as_u16(), text })
+    }
+}
+
+#[async_trait::async_trait]
+impl PackSink for Uploads {
+    async fn put(&self, pack: PackId, bytes: Bytes) -> Result<(), SinkError> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            match self.try_put(pack, &bytes).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() && Instant::now() < give_up => {
+                    tracing::warn!(%pack, %error, failures = backoff.failures() + 1, "a pack was not stored, it is tried again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(wait_after(&mut backoff)).await;
+        }
+    }
+}
+
+/// Adds the headers that were signed. Host and length are set by the client, to what was signed.
+pub(crate) fn with_headers(mut put: reqwest::RequestBuilder, headers: &[(String, String)]) -> reqwest::RequestBuilder {
+    for (name, value) in headers {
+        if !name.eq_ignore_ascii_case("host") && !name.eq_ignore_ascii_case("content-length") {
+            put = put.header(name, value);
+        }
+    }
+    put
+}
+
+/// Asks for all that wait at once. Ends with the sink.
+async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>) {
+    let mut wishes = Vec::with_capacity(UPLOADS_MAX);
+    while queue.recv_many(&mut wishes, UPLOADS_MAX).await > 0 {
+        let packs = wishes.iter().map(|(pack, _)| pack.clone()).collect();
+        let mut answer = api.uploads(&UploadsBody { packs }).await.map_err(Arc::new);
+        for (size, sender) in wishes.drain(..) {
+            let upload = match &mut answer {
+                Ok(answer) => take(&mut answer.uploads, size.pack).ok_or(Error::Unanswered),
+                Err(error) => Err(Error::NoPlace(error.clone())),
+            };
+            // A sink that went away needs no answer.
+            let _ = sender.send(upload);
+        }
+    }
+}
+
+fn take(uploads: &mut Vec<Upload>, pack: PackId) -> Option<Upload> {
+    let at = uploads.iter().position(|upload| upload.pack == pack)?;
+    Some(uploads.swap_remove(at))
+}
