@@ -1,0 +1,200 @@
+//! The control role: wires the four processors to the log, and answers queries from their projections.
+//!
+//! ```text
+//!   log ──▶ queue, replication, goals, fleet (each a runtime over its partitions) ──▶ one RocksDB
+//!                     │ facts applied                                                    │ tables
+//!                     ▼                                                                  ▼
+//!              waiters: claims, services ──wake──▶ ReadModel (`read`) ◀── snapshots ─────┘
+//! ```
+//!
+//! The processors know nothing of each other: what one asks of the next goes through the log. What is known here is which
+//! processors there are, and how their tables become the views of the API. Not known here: HTTP, tokens, buckets.
+
+mod read;
+mod waiters;
+
+use std::{path::PathBuf, sync::Arc};
+
+use longshore_fleet::Fleet;
+use longshore_goals::Goals;
+use longshore_log::Log;
+use longshore_processor::Fingerprint;
+use longshore_queue::Queue;
+use longshore_replication::Replication;
+use longshore_runtime::{Applied, Clock, Config, Handle, Health, Rocks, Runtime, Wire, replay, system_clock};
+use longshore_schemas::{RegionName, read::ReadModel};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    read::Projections,
+    waiters::{ClaimWaiters, ServiceWaiters},
+};
+
+/// Where each processor's tables are in RocksDB. Never changed, never used again.
+const QUEUE_STORE: u8 = 1;
+const REPLICATION_STORE: u8 = 2;
+const GOALS_STORE: u8 = 3;
+const FLEET_STORE: u8 = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the processors cannot run")]
+    Runtime(#[from] longshore_runtime::Error),
+    #[error("{field}: {reason}")]
+    Config { field: &'static str, reason: &'static str },
+}
+
+/// What the control role works with.
+#[derive(Clone)]
+pub struct ControlConfig {
+    pub log: Arc<dyn Log>,
+    /// A folder for the projections. It may be deleted while nothing runs: they are rebuilt from the log.
+    pub state_dir: PathBuf,
+    /// Every region of the deployment.
+    pub regions: Vec<RegionName>,
+    /// Groups of nodes within a region, at least 1. Regions must be told the same number.
+    pub shards_per_region: u32,
+    pub queue: longshore_queue::Config,
+    pub clock: Clock,
+}
+
+impl ControlConfig {
+    /// With the usual limits and the machine's clock.
+    pub fn new(log: Arc<dyn Log>, state_dir: impl Into<PathBuf>, regions: Vec<RegionName>) -> Self {
+        Self {
+            log,
+            state_dir: state_dir.into(),
+            regions,
+            shards_per_region: 1,
+            queue: longshore_queue::Config::default(),
+            clock: system_clock(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |field, reason| Err(Error::Config { field, reason });
+        if self.regions.is_empty() {
+            return wrong("regions", "name at least one region");
+        }
+        let mut names: Vec<_> = self.regions.iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.len() < self.regions.len() {
+            return wrong("regions", "a region is named twice");
+        }
+        if self.shards_per_region == 0 {
+            return wrong("shards_per_region", "use at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// The four processors, running.
+pub struct Control {
+    projections: Arc<Projections>,
+}
+
+/// One partition's fingerprint, and how far its state was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionFingerprint {
+    pub processor: &'static str,
+    pub partition: u32,
+    pub applied: Applied,
+    pub fingerprint: Fingerprint,
+}
+
+impl Control {
+    /// Starts following and leading. Blocks on the disk; needs a tokio runtime. Everything ends with `shutdown`.
+    pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
+        config.check()?;
+        let rocks = Rocks::open(&config.state_dir)?;
+        let base = |store_id, signals| Config {
+            log: config.log.clone(),
+            rocks: rocks.clone(),
+            store_id,
+            signals,
+            clock: config.clock.clone(),
+        };
+        let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
+        let (regions, shards) = (config.regions.clone(), config.shards_per_region);
+        let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });
+        let goals = Goals::new(longshore_goals::Config::new(regions.clone(), shards));
+        let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region: shards });
+        let nothing = Arc::new(());
+        let projections = Projections {
+            queue: Runtime::start(Queue::new(config.queue.clone()), &base(QUEUE_STORE, true), claims.clone(), shutdown)?,
+            replication: Runtime::start(replication, &base(REPLICATION_STORE, false), nothing.clone(), shutdown)?,
+            goals: Runtime::start(goals, &base(GOALS_STORE, false), services.clone(), shutdown)?,
+            fleet: Runtime::start(fleet, &base(FLEET_STORE, false), nothing, shutdown)?,
+            claims,
+            services,
+        };
+        Ok(Self { projections: Arc::new(projections) })
+    }
+
+    /// What the API asks its questions of.
+    pub fn read_model(&self) -> Arc<dyn ReadModel> {
+        self.projections.clone()
+    }
+
+    /// How every partition of every processor is.
+    pub async fn health(&self) -> Vec<Health> {
+        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
+        let mut health = queue.health().await;
+        health.extend(replication.health().await);
+        health.extend(goals.health().await);
+        health.extend(fleet.health().await);
+        health
+    }
+
+    /// The live state in one hash per partition.
+    pub fn fingerprints(&self) -> Result<Vec<PartitionFingerprint>, Error> {
+        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
+        let mut all = live(queue)?;
+        all.extend(live(replication)?);
+        all.extend(live(goals)?);
+        all.extend(live(fleet)?);
+        Ok(all)
+    }
+
+    /// Waits until every task has ended, after the shutdown.
+    pub async fn stopped(&self) {
+        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
+        queue.stopped().await;
+        replication.stopped().await;
+        goals.stopped().await;
+        fleet.stopped().await;
+    }
+}
+
+fn live<P: Wire>(handle: &Handle<P>) -> Result<Vec<PartitionFingerprint>, Error> {
+    let all = handle.fingerprints()?.into_iter().map(|(partition, applied, fingerprint)| PartitionFingerprint {
+        processor: P::NAME,
+        partition,
+        applied,
+        fingerprint,
+    });
+    Ok(all.collect())
+}
+
+/// Builds the state of each of these partitions from the first fact up to where it was, in memory: what
+/// [`Control::fingerprints`] answers is right if this answers the same.
+pub async fn replay_fingerprints(
+    log: &dyn Log,
+    live: &[PartitionFingerprint],
+) -> Result<Vec<PartitionFingerprint>, Error> {
+    let mut replayed = Vec::with_capacity(live.len());
+    for PartitionFingerprint { processor, partition, applied, .. } in live.iter().copied() {
+        let to = applied.fact_offset;
+        let again = match processor {
+            <Queue as longshore_processor::Processor>::NAME => replay::<Queue>(log, partition, to).await?,
+            <Replication as longshore_processor::Processor>::NAME => replay::<Replication>(log, partition, to).await?,
+            <Goals as longshore_processor::Processor>::NAME => replay::<Goals>(log, partition, to).await?,
+            <Fleet as longshore_processor::Processor>::NAME => replay::<Fleet>(log, partition, to).await?,
+            _ => return Err(Error::Config { field: "processor", reason: "there is no processor of this name" }),
+        };
+        let (applied, fingerprint) = (again.applied, again.fingerprint);
+        replayed.push(PartitionFingerprint { processor, partition, applied, fingerprint });
+    }
+    Ok(replayed)
+}

@@ -73,6 +73,7 @@ impl<P: Wire> Replica<P> {
         self.store.clear()?;
         self.applied = Applied::default();
         self.shared.applied.send_replace(self.applied);
+        self.shared.outcomes.advance(0, std::iter::empty());
         Ok(())
     }
 
@@ -109,10 +110,8 @@ impl<P: Wire> Replica<P> {
 
     fn publish(&mut self, applied: Applied, facts: &[Fact<P::Fact>]) {
         self.applied = applied;
-        for processed in facts.iter().filter_map(|fact| fact.event.processed()) {
-            self.shared.outcomes.record(processed);
-        }
         self.shared.applied.send_replace(applied);
+        self.shared.outcomes.advance(applied.request_offset, facts.iter().filter_map(|fact| fact.event.processed()));
         if !facts.is_empty() {
             self.shared.observer.applied(self.shared.partition, facts);
         }

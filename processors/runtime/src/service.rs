@@ -247,12 +247,9 @@ impl<P: Wire> Handle<P> {
 
     /// Waits until the request at `offset` was processed and applied here, or the time is over.
     pub async fn outcome(&self, partition: u32, offset: u64, wait: Duration) -> Outcome {
-        let Some(slot) = self.slots.get(partition as usize) else { return Outcome::Pending };
-        let mut applied = slot.shared.applied.subscribe();
-        let processed = applied.wait_for(|applied| applied.request_offset > offset);
-        match tokio::time::timeout(wait, processed).await {
-            Ok(Ok(_)) => slot.shared.outcomes.of(offset),
-            Ok(Err(_)) | Err(_) => Outcome::Pending,
+        match self.slots.get(partition as usize) {
+            Some(slot) => slot.shared.outcomes.of(offset, wait).await,
+            None => Outcome::Pending,
         }
     }
 

@@ -1,0 +1,107 @@
+//! Artifacts and their replicas, from replication's tables.
+
+use std::ops::ControlFlow;
+
+use longshore_processor::{Order, Range, StateError, Store};
+use longshore_replication::{
+    Replication,
+    tables::{ARTIFACTS, Artifact, BY_NAME, BY_TIME, PINS, REPLICAS},
+};
+use longshore_runtime::Handle;
+use longshore_schemas::{
+    ArtifactId, Timestamp,
+    events::ReplicaStatus,
+    http::{ArtifactQuery, ArtifactView, Page, ReplicaView},
+    read::ReadError,
+};
+
+use super::{
+    page::{Cursor, Part, limit, merge},
+    unavailable,
+};
+
+pub(super) fn one(handle: &Handle<Replication>, artifact: &ArtifactId) -> Result<Option<ArtifactView>, StateError> {
+    let state = handle.store_of(&artifact.to_string()).view();
+    let Some(row) = ARTIFACTS.get(&state, artifact)? else { return Ok(None) };
+    view(&state, artifact, row).map(Some)
+}
+
+pub(super) fn list(handle: &Handle<Replication>, query: &ArtifactQuery) -> Result<Page<ArtifactView>, ReadError> {
+    let limit = limit(query.limit)?;
+    let before = Cursor::<ArtifactId>::parse(query.after.as_deref())?;
+    let mut parts = Vec::new();
+    for store in handle.stores() {
+        parts.push(part(&store.view(), query, before.as_ref(), limit).map_err(unavailable)?);
+    }
+    Ok(merge(parts, limit))
+}
+
+fn part(
+    state: &dyn Store,
+    query: &ArtifactQuery,
+    before: Option<&Cursor<ArtifactId>>,
+    limit: usize,
+) -> Result<Part<ArtifactId, ArtifactView>, StateError> {
+    let mut found: Vec<(Timestamp, ArtifactId)> = Vec::new();
+    // One more than a page, so that the merge knows whether there is a next one.
+    let mut take = |at, artifact| {
+        found.push((at, artifact));
+        if found.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    match &query.name {
+        Some(name) => {
+            let range = Range::prefix(name);
+            let range = match before {
+                Some(before) => range.before(&(name.clone(), before.at, before.id)),
+                None => range,
+            };
+            BY_NAME.scan(state, &range, Order::Descending, |(_, at, artifact), ()| take(at, artifact))?;
+        }
+        None => {
+            let range = match before {
+                Some(before) => Range::all().before(&(before.at, before.id)),
+                None => Range::all(),
+            };
+            BY_TIME.scan(state, &range, Order::Descending, |(at, artifact), ()| take(at, artifact))?;
+        }
+    }
+    let mut rows = Vec::with_capacity(found.len());
+    for (at, id) in found {
+        let row = ARTIFACTS.expect(state, &id)?;
+        rows.push((Cursor { at, id }, view(state, &id, row)?));
+    }
+    Ok(Part { rows, unread: None })
+}
+
+fn view(state: &dyn Store, artifact: &ArtifactId, row: Artifact) -> Result<ArtifactView, StateError> {
+    let packs = row.summary.packs;
+    let mut replicas = Vec::with_capacity(row.regions.len());
+    for region in &row.regions {
+        let replica = REPLICAS.get(state, &(*artifact, region.clone()))?.unwrap_or_default();
+        let packs_done = if replica.status == Some(ReplicaStatus::Stored) { packs } else { replica.packs_done };
+        replicas.push(ReplicaView {
+            region: region.clone(),
+            status: replica.status,
+            packs_done,
+            packs,
+            bytes_copied: replica.bytes_copied,
+            error: replica.error,
+            reported_at: replica.reported_at,
+        });
+    }
+    let mut pinned_by = Vec::new();
+    PINS.scan(state, &Range::prefix(artifact), Order::Ascending, |(_, service), _| {
+        pinned_by.push(service);
+        ControlFlow::Continue(())
+    })?;
+    Ok(ArtifactView {
+        status: row.status.into(),
+        summary: row.summary,
+        source: row.source,
+        run: row.run,
+        built_at: row.built_at,
+        completed_at: row.completed_at,
+        replicas,
+        pinned_by,
+    })
+}

@@ -1,0 +1,141 @@
+//! The read model over the processors' tables.
+//!
+//! Each query reads a snapshot of every partition it needs, so what it says of one queue, artifact or service is of one
+//! moment; partitions may be a moment apart. Lists are newest first across partitions: each partition answers at most a
+//! page, and the pages are merged.
+
+mod artifacts;
+mod jobs;
+mod nodes;
+mod page;
+mod services;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use longshore_fleet::Fleet;
+use longshore_goals::Goals;
+use longshore_processor::StateError;
+use longshore_queue::Queue;
+use longshore_replication::Replication;
+use longshore_runtime::{Handle, Wire};
+use longshore_schemas::{
+    ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
+    events::Event,
+    http::{
+        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, QueueView, ServiceView,
+    },
+    read::{Outcome, ReadError, ReadModel, RequestPosition},
+};
+
+use crate::waiters::{ClaimWaiters, ServiceWaiters};
+
+pub(crate) struct Projections {
+    pub(crate) queue: Handle<Queue>,
+    pub(crate) replication: Handle<Replication>,
+    pub(crate) goals: Handle<Goals>,
+    pub(crate) fleet: Handle<Fleet>,
+    pub(crate) claims: Arc<ClaimWaiters>,
+    pub(crate) services: Arc<ServiceWaiters>,
+}
+
+/// The state's errors as the API sees them. (The orphan rule forbids a `From`.)
+fn unavailable(error: StateError) -> ReadError {
+    tracing::error!(%error, "projection not readable");
+    ReadError::Unavailable(error.to_string())
+}
+
+fn crowded() -> ReadError {
+    ReadError::Unavailable("too many calls wait; try again later".to_owned())
+}
+
+#[async_trait]
+impl ReadModel for Projections {
+    fn queues(&self) -> Result<Vec<QueueView>, ReadError> {
+        jobs::queues(&self.queue).map_err(unavailable)
+    }
+
+    fn jobs(&self, query: &JobQuery) -> Result<Page<JobView>, ReadError> {
+        jobs::list(&self.queue, query)
+    }
+
+    fn job(&self, job: &JobId) -> Result<Option<JobView>, ReadError> {
+        jobs::one(&self.queue, job).map_err(unavailable)
+    }
+
+    fn job_of_request(&self, request: &RequestId) -> Result<Option<JobView>, ReadError> {
+        jobs::of_request(&self.queue, request).map_err(unavailable)
+    }
+
+    fn artifacts(&self, query: &ArtifactQuery) -> Result<Page<ArtifactView>, ReadError> {
+        artifacts::list(&self.replication, query)
+    }
+
+    fn artifact(&self, artifact: &ArtifactId) -> Result<Option<ArtifactView>, ReadError> {
+        artifacts::one(&self.replication, artifact).map_err(unavailable)
+    }
+
+    fn services(&self) -> Result<Vec<ServiceView>, ReadError> {
+        services::list(&self.goals).map_err(unavailable)
+    }
+
+    fn service(&self, service: &ServiceName) -> Result<Option<ServiceView>, ReadError> {
+        services::one(&self.goals, service).map_err(unavailable)
+    }
+
+    fn nodes(&self, query: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
+        nodes::list(&self.fleet, query)
+    }
+
+    async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError> {
+        let RequestPosition { topic, partition, offset } = request;
+        let topic = topic.as_str();
+        let outcome = if topic == topic_of::<Queue>() {
+            self.queue.outcome(*partition, *offset, wait).await
+        } else if topic == topic_of::<Replication>() {
+            self.replication.outcome(*partition, *offset, wait).await
+        } else if topic == topic_of::<Goals>() {
+            self.goals.outcome(*partition, *offset, wait).await
+        } else if topic == topic_of::<Fleet>() {
+            self.fleet.outcome(*partition, *offset, wait).await
+        } else {
+            return Err(ReadError::Invalid(format!("topic: {topic:?} is not a request topic")));
+        };
+        Ok(outcome)
+    }
+
+    async fn claimed(
+        &self,
+        queue: &QueueName,
+        claim: &ClaimId,
+        wait: Duration,
+    ) -> Result<Option<ClaimedJob>, ReadError> {
+        let waiter = self.claims.wait_for(claim).ok_or_else(crowded)?;
+        let look = || jobs::claimed(&self.queue, queue, claim).map_err(unavailable);
+        match tokio::time::timeout(wait, waiter.until(look)).await {
+            Ok(claimed) => claimed.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn service_when(
+        &self,
+        service: &ServiceName,
+        wait: Duration,
+        condition: &(dyn for<'a> Fn(&'a ServiceView) -> bool + Send + Sync),
+    ) -> Result<Option<ServiceView>, ReadError> {
+        let waiter = self.services.wait_for(&service.as_str().to_owned()).ok_or_else(crowded)?;
+        let look = || {
+            let view = services::one(&self.goals, service).map_err(unavailable)?;
+            Ok(view.filter(|view| condition(view)))
+        };
+        match tokio::time::timeout(wait, waiter.until(look)).await {
+            Ok(view) => view.map(Some),
+            Err(_) => self.service(service),
+        }
+    }
+}
+
+fn topic_of<P: Wire>() -> &'static str {
+    P::Request::TOPIC.name
+}

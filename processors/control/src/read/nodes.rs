@@ -1,0 +1,121 @@
+//! Nodes, from fleet's tables. Listed by region, shard and number, which never change.
+
+use longshore_fleet::{
+    Fleet,
+    tables::{NODES, Node, SHARDS, STATUSES, Status, node_statuses, seen_at},
+};
+use longshore_processor::{Order, Range, StateError, Store};
+use longshore_runtime::Handle;
+use longshore_schemas::{
+    RegionName, ServiceName,
+    events::shard_key,
+    http::{NodeQuery, NodeServiceView, NodeView, Page},
+    read::ReadError,
+};
+
+use super::{
+    page::{limit, parse_triple},
+    unavailable,
+};
+
+/// Shards of one partition that a list looks at.
+const SHARDS_MAX: usize = 100_000;
+
+pub(super) fn list(handle: &Handle<Fleet>, query: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
+    let limit = limit(query.limit)?;
+    let after = parse_triple::<RegionName, u32, u32>(query.after.as_deref())?;
+    page(handle, query, after, limit).map_err(unavailable)
+}
+
+fn page(
+    handle: &Handle<Fleet>,
+    query: &NodeQuery,
+    after: Option<(RegionName, u32, u32)>,
+    limit: usize,
+) -> Result<Page<NodeView>, StateError> {
+    let mut items = Vec::new();
+    let mut last = None;
+    for (region, shard) in shards(handle, query.region.as_ref())? {
+        let first = match &after {
+            Some((r, s, _)) if (&region, shard) < (r, *s) => continue,
+            Some((r, s, number)) if (&region, shard) == (r, *s) => number.saturating_add(1),
+            _ => 0,
+        };
+        let state = handle.store_of(&shard_key(&region, shard)).view();
+        let wanted = limit + 1 - items.len();
+        for number in numbers(&state, &region, shard, query.service.as_ref(), first, wanted)? {
+            if items.len() == limit {
+                let next = last.map(|(region, shard, number)| format!("{region}/{shard}/{number}"));
+                return Ok(Page { items, next });
+            }
+            let node = NODES.expect(&state, &(region.clone(), shard, number))?;
+            let statuses = node_statuses(&state, &region, shard, number)?;
+            items.push(view(&region, node, statuses));
+            last = Some((region.clone(), shard, number));
+        }
+    }
+    Ok(Page { items, next: None })
+}
+
+/// Every shard that has nodes, in order, of the region if one is given.
+fn shards(handle: &Handle<Fleet>, region: Option<&RegionName>) -> Result<Vec<(RegionName, u32)>, StateError> {
+    let range = region.map_or_else(Range::all, Range::prefix);
+    let mut shards = Vec::new();
+    for store in handle.stores() {
+        let rows = SHARDS.list(store, &range, Order::Ascending, SHARDS_MAX)?;
+        shards.extend(rows.into_iter().map(|(shard, _)| shard));
+    }
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+/// The next nodes of a shard by number, of those that have the service if one is given.
+fn numbers(
+    state: &dyn Store,
+    region: &RegionName,
+    shard: u32,
+    service: Option<&ServiceName>,
+    first: u32,
+    limit: usize,
+) -> Result<Vec<u32>, StateError> {
+    match service {
+        Some(service) => {
+            let range = Range::prefix(&(region.clone(), shard, service.clone()))
+                .from(&(region.clone(), shard, service.clone(), first));
+            let rows = STATUSES.list(state, &range, Order::Ascending, limit)?;
+            Ok(rows.into_iter().map(|((_, _, _, number), _)| number).collect())
+        }
+        None => {
+            let range = Range::prefix(&(region.clone(), shard)).from(&(region.clone(), shard, first));
+            let rows = NODES.list(state, &range, Order::Ascending, limit)?;
+            Ok(rows.into_iter().map(|((_, _, number), _)| number).collect())
+        }
+    }
+}
+
+fn view(region: &RegionName, node: Node, statuses: Vec<(ServiceName, Status)>) -> NodeView {
+    let seen_at = seen_at(&node, &statuses);
+    let Node { description, lost, .. } = node;
+    NodeView {
+        node: description.node,
+        region: region.clone(),
+        zone: description.zone,
+        rack: description.rack,
+        host: description.host,
+        agent_version: description.agent_version,
+        lost,
+        seen_at,
+        services: statuses.into_iter().map(|(service, status)| service_view(service, status)).collect(),
+    }
+}
+
+fn service_view(service: ServiceName, status: Status) -> NodeServiceView {
+    NodeServiceView {
+        service,
+        version: status.version,
+        artifact: status.artifact(),
+        status: status.status,
+        port: (status.port != 0).then_some(status.port),
+        message: status.message,
+    }
+}

@@ -1,0 +1,5 @@
+//! The runtime with a toy processor: the step by hand, and whole runtimes over a local log.
+
+mod live;
+mod step;
+mod toy;
