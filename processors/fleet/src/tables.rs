@@ -123,3 +123,18 @@ pub fn services(state: &dyn Store, region: &RegionName, shard: u32) -> Result<Ve
 pub fn seen_at(node: &Node, statuses: &[(ServiceName, Status)]) -> Timestamp {
     statuses.iter().map(|(_, status)| status.at).fold(node.at, Timestamp::max)
 }
+
+/// A shard's cohorts, by service.
+pub fn cohorts(
+    state: &dyn Store,
+    region: &RegionName,
+    shard: u32,
+) -> Result<Vec<(ServiceName, ShardCohort)>, StateError> {
+    let mut cohorts = Vec::new();
+    let range = Range::prefix(&(region.clone(), shard));
+    COHORTS.scan(state, &range, Order::Ascending, |(_, _, service), cohort| {
+        cohorts.push((service, cohort));
+        ControlFlow::Continue(())
+    })?;
+    Ok(cohorts)
+}
