@@ -7,17 +7,20 @@
 //!         └──── have, wanted, ticket done ────┘
 //! ```
 //!
-//! - `Tracker` knows who has and who wants what in one region. It introduces those who want a pack to some who have it,
+//! - [`Tracker`] knows who has and who wants what in one region. It introduces those who want a pack to some who have it,
 //!   and lends tickets for the bucket: one at a time for a pack that nobody has.
 //! - [`Fetch`] belongs to one node and one artifact. It chooses the next packs, rarest first, and where to get them.
 //!
 //! Both are deterministic: the same events give the same actions. They know neither clock nor randomness nor sockets: the
-//! time comes with each event, as the time since any fixed moment, and `Tracker::next_wake` and [`Fetch::next_wake`] say
+//! time comes with each event, as the time since any fixed moment, and [`Tracker::next_wake`] and [`Fetch::next_wake`] say
 //! when a `Tick` is due. Losing the tracker loses no byte: nodes announce and wish again, and what they know stays valid.
 
+mod bits;
 pub mod fetch;
+pub mod tracker;
 
 pub use fetch::Fetch;
+pub use tracker::Tracker;
 
 /// Time since a fixed moment that the caller chose; it never goes back.
 pub type Time = std::time::Duration;

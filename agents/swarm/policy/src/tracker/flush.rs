@@ -1,0 +1,282 @@
+//! The decisions: whom to introduce to whom, and who gets a ticket.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use longshore_schemas::{ArtifactId, PackId, stream::PeerPacks};
+
+use super::{
+    Action, Tracker,
+    state::{Lease, Number, Pack},
+};
+use crate::{Time, bits::Bits, mix, pack_number};
+
+/// Most names in one message, of packs and of tickets together: 70 bytes each in a frame of 1 MiB.
+const MESSAGE_NAMES_MAX: usize = 8_000;
+/// Of those who have a pack, how many are compared in the own rack and elsewhere.
+const HOLDERS_COMPARED_MAX: usize = 16;
+/// Half of what nodes were asked for lately is forgotten after this.
+const LOAD_HALF_LIFE: Duration = Duration::from_secs(1);
+/// Of those who want a pack, how many are compared before one gets the ticket.
+const TICKET_CANDIDATES_MAX: usize = 64;
+
+/// What one node will be told about one artifact.
+#[derive(Default)]
+struct Told {
+    peers: BTreeMap<Number, Vec<PackId>>,
+    tickets: Vec<PackId>,
+}
+
+type Outbox = BTreeMap<(Number, ArtifactId), Told>;
+
+impl Tracker {
+    pub(super) fn flush(&mut self, actions: &mut Vec<Action>) {
+        let now = self.now;
+        self.end_leases(now);
+        let mut packs = std::mem::take(&mut self.dirty);
+        let due: Vec<PackId> = self.parked.iter().filter(|(_, at)| **at <= now).map(|(pack, _)| *pack).collect();
+        packs.extend(due);
+        if packs.is_empty() && self.short.is_empty() {
+            return;
+        }
+        self.flushed = Some(now);
+        self.forget_load(now);
+        let mut outbox = Outbox::new();
+        for pack in packs {
+            self.parked.remove(&pack);
+            self.review(pack, &mut outbox);
+        }
+        self.lend(&mut outbox);
+        self.deliver(outbox, actions);
+    }
+
+    /// The earliest time at which a pack that is short of a ticket may get one.
+    pub(super) fn short_due(&self) -> Option<Time> {
+        let settled = self.started.unwrap_or_default() + self.config.settle;
+        let last = self.flushed.unwrap_or_default();
+        let due = self.short.iter().filter_map(|id| Some(self.packs.get(id)?.ticket_after.max(settled)));
+        // What was due and was not lent waits for a node to become free, which is an event.
+        due.filter(|due| *due > last).min()
+    }
+
+    fn forget_load(&mut self, now: Time) {
+        if self.load_halved_at + LOAD_HALF_LIFE <= now {
+            self.load_halved_at = now;
+            for node in self.nodes.iter_mut().flatten() {
+                node.load /= 2;
+            }
+        }
+    }
+
+    fn end_leases(&mut self, now: Time) {
+        let over = |pack: &&PackId| {
+            let lease = self.packs.get(*pack).and_then(|pack| pack.lease.as_ref());
+            lease.is_some_and(|lease| lease.until <= now)
+        };
+        let over: Vec<PackId> = self.leased.iter().filter(over).copied().collect();
+        for pack in over {
+            if let Some(known) = self.packs.get_mut(&pack)
+                && let Some(lease) = &known.lease
+            {
+                known.failed.insert(lease.node);
+            }
+            self.release(pack);
+        }
+    }
+
+    /// Looks at one pack: who of those who want it can be told of whom.
+    fn review(&mut self, id: PackId, outbox: &mut Outbox) {
+        // Taken out while it is worked on: telling changes the nodes.
+        let Some(mut pack) = self.packs.remove(&id) else { return };
+        let available = self.available(&pack).count();
+        let mut short = false;
+        if !pack.wanters.is_empty() {
+            short = pack.lease.is_none() && available == 0;
+            if available > 0 {
+                let helped = self.introduce(id, &mut pack, available, outbox);
+                // As many found no help as there are to give it.
+                let useless = pack.complaints > available as u64 && pack.stalls > 0;
+                short = pack.lease.is_none() && (useless || !helped);
+            }
+        }
+        let useless = pack.wanters.is_empty() && pack.holders.is_empty();
+        self.packs.insert(id, pack);
+        if short {
+            self.short.insert(id);
+        } else {
+            self.short.remove(&id);
+        }
+        if useless {
+            self.forget(id);
+        }
+    }
+
+    fn available<'a>(&'a self, pack: &'a Pack) -> impl Iterator<Item = Number> + 'a {
+        Bits::select(pack.holders.words(), 0, |word| pack.holders.word(word) & !self.banned.word(word))
+    }
+
+    /// Tells some of those who wait of some who have it. `false` if there is nobody that one of them could be sent to.
+    fn introduce(&mut self, id: PackId, pack: &mut Pack, available: usize, outbox: &mut Outbox) -> bool {
+        let now = self.now;
+        if pack.moved_at + self.config.stall <= now {
+            pack.stalls = pack.stalls.saturating_add(1);
+            pack.moved_at = now;
+        }
+        let words = pack.wanters.words();
+        let start = mix(pack_number(&id), pack.complaints) as usize % (64 * words.max(1));
+        let mut next: Vec<Number> = Vec::new();
+        if available > 1 {
+            // They were told of the only one there was; now they need not all queue there.
+            let one_source = |word| pack.introduced.word(word) & !pack.settled.word(word);
+            next.extend(Bits::select(words, start, one_source));
+        }
+        let fan_out = self.config.fan_out.saturating_mul(1 + pack.stalls as usize);
+        let room = fan_out.saturating_mul(available).saturating_sub(pack.introduced.len());
+        let waiting = |word| pack.wanters.word(word) & !pack.introduced.word(word);
+        next.extend(Bits::select(words, start, waiting).take(room));
+        let mut helped = true;
+        for wanter in next {
+            helped &= self.tell(id, pack, wanter, outbox);
+        }
+        // Whether it spreads is looked at again, for it may be that nobody tells.
+        self.parked.insert(id, pack.moved_at + self.config.stall);
+        helped
+    }
+
+    fn tell(&mut self, id: PackId, pack: &mut Pack, wanter: Number, outbox: &mut Outbox) -> bool {
+        let holders = self.choose_holders(id, pack, wanter);
+        if holders.is_empty() {
+            return false;
+        }
+        pack.introduced.insert(wanter);
+        if holders.len() > 1 {
+            pack.settled.insert(wanter);
+        }
+        for artifact in self.wanted_by(pack, wanter) {
+            let told = outbox.entry((wanter, artifact)).or_default();
+            for holder in &holders {
+                told.peers.entry(*holder).or_default().push(id);
+            }
+        }
+        for holder in holders {
+            if let Some(node) = self.node_mut(wanter) {
+                node.peers.insert(holder);
+            }
+            if let Some(node) = self.node_mut(holder) {
+                node.load += 1;
+            }
+        }
+        true
+    }
+
+    /// Own rack before others, then those to whom fewer were sent lately; beyond the usual number of peers only if no
+    /// other has it.
+    fn choose_holders(&self, id: PackId, pack: &Pack, wanter: Number) -> Vec<Number> {
+        let Some(node) = self.node(wanter) else { return Vec::new() };
+        let nowhere = Bits::default();
+        let rack = self.racks.get(&node.rack).unwrap_or(&nowhere);
+        let words = pack.holders.words();
+        let start = mix(pack_number(&id), mix(wanter as u64, pack.complaints)) as usize % (64 * words.max(1));
+        let able = |word| pack.holders.word(word) & !self.banned.word(word) & !node.accused.word(word);
+        let near = Bits::select(words, start, |word| able(word) & rack.word(word)).take(HOLDERS_COMPARED_MAX);
+        let far = Bits::select(words, start, |word| able(word) & !rack.word(word)).take(HOLDERS_COMPARED_MAX);
+        let candidates = near.map(|number| (false, number)).chain(far.map(|number| (true, number)));
+        let candidates = candidates.filter(|(_, number)| *number != wanter);
+        let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
+        let mut candidates: Vec<_> =
+            candidates.enumerate().map(|(order, (far, number))| (far, load(number), order, number)).collect();
+        candidates.sort_unstable();
+        let mut new_peers_left = self.config.node_peers.saturating_sub(node.peers.len());
+        let mut chosen = Vec::with_capacity(self.config.pack_peers);
+        for (.., number) in &candidates {
+            let known = node.peers.contains(*number);
+            if chosen.len() < self.config.pack_peers && (known || new_peers_left > 0) {
+                new_peers_left -= usize::from(!known);
+                chosen.push(*number);
+            }
+        }
+        if chosen.is_empty() {
+            chosen.extend(candidates.first().map(|(.., number)| *number));
+        }
+        chosen
+    }
+
+    /// The artifacts that the node wants the pack for.
+    fn wanted_by(&self, pack: &Pack, wanter: Number) -> Vec<ArtifactId> {
+        let wants = |artifact: &&ArtifactId| self.artifacts.get(artifact).is_some_and(|a| a.wanters.contains(wanter));
+        pack.artifacts.iter().filter(wants).copied().collect()
+    }
+
+    /// Lends tickets for packs that need the bucket, the most wanted first.
+    fn lend(&mut self, outbox: &mut Outbox) {
+        let (now, settled) = (self.now, self.started.unwrap_or_default() + self.config.settle);
+        if now < settled {
+            return;
+        }
+        let due = self.short.iter().filter_map(|id| {
+            let pack = self.packs.get(id)?;
+            (pack.ticket_after <= now).then(|| (Reverse(pack.wanters.len()), pack_number(id), *id))
+        });
+        let most_wanted: BTreeSet<_> = due.collect();
+        for (_, _, id) in most_wanted {
+            if self.leased.len() >= self.config.tickets_max {
+                return;
+            }
+            self.lend_one(id, outbox);
+        }
+    }
+
+    fn lend_one(&mut self, id: PackId, outbox: &mut Outbox) {
+        let Some(pack) = self.packs.get(&id) else { return };
+        let words = pack.wanters.words();
+        let start = mix(pack_number(&id), self.now.as_millis() as u64) as usize % (64 * words.max(1));
+        let willing = |fresh_only: bool| {
+            let failed = move |word| if fresh_only { pack.failed.word(word) } else { 0 };
+            let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & !failed(word));
+            let free = wanters.filter_map(|number| Some((self.node(number)?.leases, number)));
+            free.take(TICKET_CANDIDATES_MAX).enumerate().map(|(order, (leases, number))| (leases, order, number)).min()
+        };
+        let chosen = willing(true).or_else(|| willing(false));
+        let Some((_, _, number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) else { return };
+        let Some(artifact) = self.wanted_by(pack, number).first().copied() else { return };
+        let until = self.now + self.config.lease;
+        if let Some(node) = self.node_mut(number) {
+            node.leases += 1;
+        }
+        if let Some(pack) = self.packs.get_mut(&id) {
+            pack.lease = Some(Lease { node: number, until });
+            // What brought this ticket about is answered by it.
+            (pack.complaints, pack.stalls, pack.moved_at) = (0, 0, self.now);
+        }
+        self.leased.insert(id);
+        self.short.remove(&id);
+        outbox.entry((number, artifact)).or_default().tickets.push(id);
+    }
+
+    fn deliver(&self, outbox: Outbox, actions: &mut Vec<Action>) {
+        for ((number, artifact), told) in outbox {
+            let Some(node) = self.node(number) else { continue };
+            let message = |peers, tickets| Action::Sources { node: node.id.clone(), artifact, peers, tickets };
+            let (mut peers, mut names) = (Vec::new(), told.tickets.len());
+            let mut tickets = told.tickets;
+            for (holder, packs) in told.peers {
+                let Some(holder) = self.node(holder) else { continue };
+                for part in packs.chunks(MESSAGE_NAMES_MAX) {
+                    if names + part.len() > MESSAGE_NAMES_MAX {
+                        actions.push(message(std::mem::take(&mut peers), std::mem::take(&mut tickets)));
+                        names = 0;
+                    }
+                    names += part.len();
+                    let (node, address, rack) = (holder.id.clone(), holder.address.clone(), holder.rack.clone());
+                    peers.push(PeerPacks { node, address, rack, packs: part.to_vec() });
+                }
+            }
+            if !peers.is_empty() || !tickets.is_empty() {
+                actions.push(message(peers, tickets));
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One region's view of who has and who wants which pack.
+//!
+//! ```text
+//! event ─▶ bookkeeping (holders, wanters of each pack) ─▶ dirty packs ─flush, batched─▶ Sources, Ban
+//!                                                               ├─ somebody has it: introduce those who want it
+//!                                                               └─ nobody has it: lend one ticket
+//! ```
+//!
+//! - Of those who want a pack, only a few for each that has it are introduced at once; each of them then has it too and
+//!   can serve as many. So a pack that one node has spreads exponentially, and nobody is overrun. Peers of the same rack
+//!   come first, and a node stays with a few peers rather than knowing all.
+//! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, one is lent at a time, to the least
+//!   busy of those who want it: the bucket gives each pack about once, and different packs to different nodes.
+//! - Nothing waits for ever: a lease that is over is lent again; a pack that does not spread is introduced to more; a pack
+//!   whose holders do not help gets another ticket.
+//!
+//! It does not know what an artifact consists of: whoever passes events in has checked that the packs belong to it, and
+//! has bounded the number of nodes.
+
+mod flush;
+mod state;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use longshore_schemas::{ArtifactId, NodeId, PackId, RackName, stream::PeerPacks};
+
+use crate::{Time, bits::Bits};
+use state::{Artifact, Node, Number, Pack};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Tickets lent to one node.
+    pub node_tickets_max: usize,
+    /// Tickets lent in all.
+    pub tickets_max: usize,
+    /// A ticket not used within this is lent to another.
+    pub lease: Duration,
+    /// No tickets for this long after the start, or after a pack's last holder left: nodes may be about to announce it.
+    pub settle: Duration,
+    /// Sources are told at most this often.
+    pub batch: Duration,
+    /// A pack that nobody got for this long, though it is wanted, does not spread.
+    pub stall: Duration,
+    /// A ticket that came back unused is lent again after this.
+    pub ticket_rest: Duration,
+    /// How many of those who want a pack are introduced to each that has it, at first.
+    pub fan_out: usize,
+    /// Sources told to one node for one pack.
+    pub pack_peers: usize,
+    /// Peers that a node knows, as long as these suffice.
+    pub node_peers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_tickets_max: 4,
+            tickets_max: 32,
+            lease: Duration::from_secs(30),
+            settle: Duration::from_secs(2),
+            batch: Duration::from_millis(200),
+            stall: Duration::from_secs(5),
+            ticket_rest: Duration::from_secs(1),
+            fan_out: 2,
+            pack_peers: 3,
+            node_peers: 8,
+        }
+    }
+}
+
+/// Different nodes that must accuse one before nobody is sent to it any more.
+const ACCUSERS_TO_BAN: usize = 2;
+
+/// What the nodes say; the first five are the messages of the same names in [`longshore_schemas::stream::FromNode`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Joined { node: NodeId, address: String, rack: RackName },
+    Left { node: NodeId },
+    Have { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
+    HaveMore { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
+    Wanted { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
+    TicketDone { node: NodeId, artifact: ArtifactId, pack: PackId, ok: bool },
+    PeerLied { node: NodeId, peer: NodeId, pack: PackId },
+    Done { node: NodeId, artifact: ArtifactId },
+    /// The time of [`Tracker::next_wake`] has come.
+    Tick,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Tell the node; `tickets` are to be signed first.
+    Sources { node: NodeId, artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<PackId> },
+    /// Several nodes got wrong bytes from this one. Nobody is sent to it any more.
+    Ban { node: NodeId },
+}
+
+/// Numbers for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub nodes: usize,
+    pub packs: usize,
+    pub tickets_lent: usize,
+    pub banned: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Tracker {
+    config: Config,
+    nodes: Vec<Option<Node>>,
+    numbers: BTreeMap<NodeId, Number>,
+    racks: BTreeMap<RackName, Bits>,
+    banned: Bits,
+    packs: BTreeMap<PackId, Pack>,
+    artifacts: BTreeMap<ArtifactId, Artifact>,
+    /// Something about these changed since the last flush.
+    dirty: BTreeSet<PackId>,
+    /// These are to be looked at again at a time, whatever happens.
+    parked: BTreeMap<PackId, Time>,
+    /// These need the bucket and have no ticket.
+    short: BTreeSet<PackId>,
+    leased: BTreeSet<PackId>,
+    started: Option<Time>,
+    flushed: Option<Time>,
+    load_halved_at: Time,
+    now: Time,
+}
+
+impl Tracker {
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            nodes: Vec::new(),
+            numbers: BTreeMap::new(),
+            racks: BTreeMap::new(),
+            banned: Bits::default(),
+            packs: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            parked: BTreeMap::new(),
+            short: BTreeSet::new(),
+            leased: BTreeSet::new(),
+            started: None,
+            flushed: None,
+            load_halved_at: Time::ZERO,
+            now: Time::ZERO,
+        }
+    }
+
+    pub fn on(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.now = self.now.max(now);
+        self.started.get_or_insert(self.now);
+        let mut actions = Vec::new();
+        match event {
+            Event::Joined { node, address, rack } => self.join(node, address, rack),
+            Event::Left { node } => self.leave(&node),
+            Event::Have { node, artifact, packs } => self.have(&node, artifact, packs),
+            Event::HaveMore { node, artifact, packs } => self.have_more(&node, artifact, &packs),
+            Event::Wanted { node, artifact, packs } => self.want(&node, artifact, &packs),
+            Event::TicketDone { node, artifact, pack, ok } => self.ticket_done(&node, artifact, pack, ok),
+            Event::PeerLied { node, peer, pack } => self.accuse(&node, &peer, pack, &mut actions),
+            Event::Done { node, artifact } => self.done(&node, artifact),
+            Event::Tick => {}
+        }
+        if self.flush_at() <= self.now {
+            self.flush(&mut actions);
+        }
+        actions
+    }
+
+    /// When to send [`Event::Tick`] if nothing else happens before; `None` if time alone changes nothing.
+    pub fn next_wake(&self) -> Option<Time> {
+        let dirty = (!self.dirty.is_empty()).then_some(Time::ZERO);
+        let parked = self.parked.values().min().copied();
+        let leased = self.leased.iter().filter_map(|pack| self.packs.get(pack)?.lease.as_ref()).map(|l| l.until).min();
+        let short = if self.leased.len() < self.config.tickets_max { self.short_due() } else { None };
+        let due = dirty.into_iter().chain(parked).chain(leased).chain(short).min()?;
+        Some(due.max(self.flush_at()))
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            nodes: self.numbers.len(),
+            packs: self.packs.len(),
+            tickets_lent: self.leased.len(),
+            banned: self.banned.len(),
+        }
+    }
+
+    fn flush_at(&self) -> Time {
+        self.flushed.map_or(Time::ZERO, |at| at + self.config.batch)
+    }
+}

@@ -1,0 +1,300 @@
+//! The bookkeeping: what each event changes.
+
+use std::collections::BTreeSet;
+
+use longshore_schemas::{ArtifactId, NodeId, PackId, RackName};
+
+use super::{ACCUSERS_TO_BAN, Action, Tracker};
+use crate::{Time, bits::Bits};
+
+/// A node's place in the bit sets; given to another once it left.
+pub(super) type Number = usize;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) address: String,
+    pub(super) rack: RackName,
+    pub(super) leases: usize,
+    /// Those it was told of.
+    pub(super) peers: Bits,
+    /// Those that it says lied: it does not listen to them any more.
+    pub(super) accused: Bits,
+    /// How many were sent to it lately, for a pack each.
+    pub(super) load: u64,
+    accusers: BTreeSet<NodeId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) holders: Bits,
+    /// Those who want it and do not have it.
+    pub(super) wanters: Bits,
+    /// Those of the wanters who were told of a holder.
+    pub(super) introduced: Bits,
+    /// Those of them who were told of more than one.
+    pub(super) settled: Bits,
+    /// Those whose ticket came back unused since anybody got it.
+    pub(super) failed: Bits,
+    pub(super) artifacts: BTreeSet<ArtifactId>,
+    pub(super) lease: Option<Lease>,
+    /// No ticket before.
+    pub(super) ticket_after: Time,
+    /// When it last spread, or was given a chance to.
+    pub(super) moved_at: Time,
+    /// Introductions that did not help since it last spread.
+    pub(super) complaints: u64,
+    /// How often it was found not to spread since it last did.
+    pub(super) stalls: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) node: Number,
+    pub(super) until: Time,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Artifact {
+    /// Every pack that was named together with it and that somebody has or wants.
+    packs: BTreeSet<PackId>,
+    pub(super) wanters: Bits,
+}
+
+impl Pack {
+    fn new(now: Time) -> Self {
+        Self {
+            holders: Bits::default(),
+            wanters: Bits::default(),
+            introduced: Bits::default(),
+            settled: Bits::default(),
+            failed: Bits::default(),
+            artifacts: BTreeSet::new(),
+            lease: None,
+            ticket_after: Time::ZERO,
+            moved_at: now,
+            complaints: 0,
+            stalls: 0,
+        }
+    }
+
+    /// Without anybody who has it, nobody is introduced: those who were will ask again, which is no complaint.
+    fn begin_anew_unless_held(&mut self, banned: &Bits) {
+        let held = (0..self.holders.words()).any(|word| self.holders.word(word) & !banned.word(word) != 0);
+        if !held {
+            self.introduced.clear();
+            self.settled.clear();
+            self.complaints = 0;
+        }
+    }
+
+    fn is_leased_by(&self, number: Number) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.node == number)
+    }
+}
+
+impl Tracker {
+    pub(super) fn node(&self, number: Number) -> Option<&Node> {
+        self.nodes.get(number)?.as_ref()
+    }
+
+    pub(super) fn node_mut(&mut self, number: Number) -> Option<&mut Node> {
+        self.nodes.get_mut(number)?.as_mut()
+    }
+
+    pub(super) fn join(&mut self, id: NodeId, address: String, rack: RackName) {
+        self.leave(&id);
+        let free = self.nodes.iter().position(Option::is_none);
+        let number = free.unwrap_or_else(|| {
+            self.nodes.push(None);
+            self.nodes.len() - 1
+        });
+        self.racks.entry(rack.clone()).or_default().insert(number);
+        self.numbers.insert(id.clone(), number);
+        let (peers, accused, accusers) = (Bits::default(), Bits::default(), BTreeSet::new());
+        self.nodes[number] = Some(Node { id, address, rack, leases: 0, load: 0, peers, accused, accusers });
+    }
+
+    pub(super) fn leave(&mut self, id: &NodeId) {
+        let Some(number) = self.numbers.remove(id) else { return };
+        let packs: Vec<PackId> = self.packs.keys().copied().collect();
+        for pack in packs {
+            self.lose(pack, number);
+            self.unwant(pack, number);
+        }
+        for artifact in self.artifacts.values_mut() {
+            artifact.wanters.remove(number);
+        }
+        for node in self.nodes.iter_mut().flatten() {
+            node.peers.remove(number);
+            node.accused.remove(number);
+        }
+        if let Some(node) = self.nodes[number].take()
+            && let Some(rack) = self.racks.get_mut(&node.rack)
+        {
+            rack.remove(number);
+            if rack.is_empty() {
+                self.racks.remove(&node.rack);
+            }
+        }
+        self.banned.remove(number);
+    }
+
+    pub(super) fn have(&mut self, node: &NodeId, artifact: ArtifactId, packs: Vec<PackId>) {
+        let Some(&number) = self.numbers.get(node) else { return };
+        self.have_more(node, artifact, &packs);
+        let listed: BTreeSet<PackId> = packs.into_iter().collect();
+        let known = self.artifacts.get(&artifact).map(|known| &known.packs - &listed);
+        for pack in known.into_iter().flatten() {
+            self.lose(pack, number);
+        }
+    }
+
+    pub(super) fn have_more(&mut self, node: &NodeId, artifact: ArtifactId, packs: &[PackId]) {
+        let Some(&number) = self.numbers.get(node) else { return };
+        for pack in packs {
+            self.touch(*pack, artifact);
+            self.gain(*pack, number);
+        }
+    }
+
+    pub(super) fn want(&mut self, node: &NodeId, artifact: ArtifactId, packs: &[PackId]) {
+        let Some(&number) = self.numbers.get(node) else { return };
+        let mut complained = false;
+        for pack in packs {
+            self.lose(*pack, number);
+            let known = self.touch(*pack, artifact);
+            known.wanters.insert(number);
+            known.settled.remove(number);
+            if known.introduced.remove(number) {
+                known.complaints += 1;
+                complained = true;
+            }
+        }
+        if let Some(wanted) = self.artifacts.get_mut(&artifact) {
+            wanted.wanters.insert(number);
+        }
+        if complained && let Some(node) = self.node_mut(number) {
+            node.peers.clear();
+        }
+    }
+
+    pub(super) fn ticket_done(&mut self, node: &NodeId, artifact: ArtifactId, pack: PackId, ok: bool) {
+        let Some(&number) = self.numbers.get(node) else { return };
+        if ok {
+            self.touch(pack, artifact);
+            self.gain(pack, number);
+            return;
+        }
+        let retry_at = self.now + self.config.ticket_rest;
+        let Some(known) = self.packs.get_mut(&pack).filter(|known| known.is_leased_by(number)) else { return };
+        known.failed.insert(number);
+        known.ticket_after = known.ticket_after.max(retry_at);
+        self.release(pack);
+    }
+
+    pub(super) fn accuse(&mut self, node: &NodeId, peer: &NodeId, pack: PackId, actions: &mut Vec<Action>) {
+        let (Some(&accuser), Some(&accused)) = (self.numbers.get(node), self.numbers.get(peer)) else { return };
+        // Only those who were sent there can know.
+        if accuser == accused || !self.node(accuser).is_some_and(|node| node.peers.contains(accused)) {
+            return;
+        }
+        self.lose(pack, accused);
+        if let Some(node) = self.node_mut(accuser) {
+            node.accused.insert(accused);
+        }
+        let Some(liar) = self.node_mut(accused) else { return };
+        liar.accusers.insert(node.clone());
+        if liar.accusers.len() >= ACCUSERS_TO_BAN && self.banned.insert(accused) {
+            for (pack, known) in self.packs.iter_mut().filter(|(_, pack)| pack.holders.contains(accused)) {
+                known.begin_anew_unless_held(&self.banned);
+                self.dirty.insert(*pack);
+            }
+            actions.push(Action::Ban { node: peer.clone() });
+        }
+    }
+
+    pub(super) fn done(&mut self, node: &NodeId, artifact: ArtifactId) {
+        let Some(&number) = self.numbers.get(node) else { return };
+        let Some(known) = self.artifacts.get_mut(&artifact) else { return };
+        known.wanters.remove(number);
+        for pack in known.packs.clone() {
+            let elsewhere = |artifact| self.artifacts.get(artifact).is_some_and(|a| a.wanters.contains(number));
+            if self.packs.get(&pack).is_some_and(|pack| !pack.artifacts.iter().any(elsewhere)) {
+                self.unwant(pack, number);
+            }
+        }
+    }
+
+    /// The pack, named together with this artifact; it will be looked at.
+    fn touch(&mut self, pack: PackId, artifact: ArtifactId) -> &mut Pack {
+        self.dirty.insert(pack);
+        self.artifacts.entry(artifact).or_default().packs.insert(pack);
+        let now = self.now;
+        let known = self.packs.entry(pack).or_insert_with(|| Pack::new(now));
+        known.artifacts.insert(artifact);
+        known
+    }
+
+    fn gain(&mut self, pack: PackId, number: Number) {
+        let now = self.now;
+        let Some(known) = self.packs.get_mut(&pack) else { return };
+        if !known.holders.insert(number) {
+            return;
+        }
+        known.failed.clear();
+        (known.moved_at, known.complaints, known.stalls) = (now, 0, 0);
+        self.unwant(pack, number);
+    }
+
+    fn lose(&mut self, pack: PackId, number: Number) {
+        let settled = self.now + self.config.settle;
+        let Some(known) = self.packs.get_mut(&pack) else { return };
+        if known.holders.remove(number) {
+            known.begin_anew_unless_held(&self.banned);
+            if known.holders.is_empty() {
+                known.ticket_after = known.ticket_after.max(settled);
+            }
+            self.dirty.insert(pack);
+        }
+    }
+
+    fn unwant(&mut self, pack: PackId, number: Number) {
+        let Some(known) = self.packs.get_mut(&pack) else { return };
+        known.introduced.remove(number);
+        known.settled.remove(number);
+        known.failed.remove(number);
+        if known.wanters.remove(number) {
+            self.dirty.insert(pack);
+        }
+        if self.packs.get(&pack).is_some_and(|known| known.is_leased_by(number)) {
+            self.release(pack);
+        }
+    }
+
+    /// Ends the pack's lease.
+    pub(super) fn release(&mut self, pack: PackId) {
+        let lease = self.packs.get_mut(&pack).and_then(|known| known.lease.take());
+        if let Some(lease) = lease {
+            self.leased.remove(&pack);
+            self.dirty.insert(pack);
+            if let Some(node) = self.node_mut(lease.node) {
+                node.leases -= 1;
+            }
+        }
+    }
+
+    /// Nobody has it and nobody wants it.
+    pub(super) fn forget(&mut self, pack: PackId) {
+        self.short.remove(&pack);
+        let Some(known) = self.packs.remove(&pack) else { return };
+        for id in known.artifacts {
+            if let Some(artifact) = self.artifacts.get_mut(&id) {
+                artifact.packs.remove(&pack);
+                if artifact.packs.is_empty() {
+                    self.artifacts.remove(&id);
+                }
+            }
+        }
+    }
+}
