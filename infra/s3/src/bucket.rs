@@ -16,7 +16,11 @@ use aws_sdk_s3::{
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 
-use crate::{Error, Presigned, error::Place, presign::expires_in};
+use crate::{
+    Error, Presigned,
+    error::{Place, causes},
+    presign::expires_in,
+};
 
 /// Attempts of one request, the first included.
 const ATTEMPTS_MAX: u32 = 4;
@@ -281,7 +285,7 @@ impl Download {
     /// The next piece; `None` at the end. A connection that breaks before the end is an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let next = self.body.try_next().await;
-        next.map_err(|error| Error::Unreachable { endpoint: self.endpoint.clone(), reason: error.to_string() })
+        next.map_err(|error| Error::Unreachable { endpoint: self.endpoint.clone(), reason: causes(&error) })
     }
 }
 

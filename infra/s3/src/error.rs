@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::{
     config::http::HttpResponse,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 
 /// Longest text of a service's own message that is passed on, in characters.
@@ -58,8 +58,7 @@ impl Error {
     {
         let endpoint = place.endpoint.to_owned();
         let SdkError::ServiceError(service) = error else {
-            let reason = DisplayErrorContext(error).to_string().chars().take(MESSAGE_CHARS_MAX).collect();
-            return Self::Unreachable { endpoint, reason };
+            return Self::Unreachable { endpoint, reason: causes(error) };
         };
         let status = service.raw().status().as_u16();
         let code = service.err().code().unwrap_or_default().to_owned();
@@ -76,7 +75,7 @@ impl Error {
             ("XMinioStorageFull" | "InsufficientStorage" | "QuotaExceeded", _) | (_, 507) => {
                 Self::NoSpace { endpoint, key }
             }
-            ("AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken", _) => {
+            ("AccessDenied" | "InvalidAccessKeyId" | "NotSignedUp" | "SignatureDoesNotMatch" | "ExpiredToken", _) => {
                 Self::AccessDenied { bucket, endpoint, code }
             }
             ("", 301) => Self::WrongRegion { bucket, region: place.region.to_owned() },
@@ -108,4 +107,18 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// An error and its causes in one line, without repeating what the cause says again.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text.chars().take(MESSAGE_CHARS_MAX).collect()
 }
