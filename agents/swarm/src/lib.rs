@@ -1,0 +1,54 @@
+//! The swarm's transport: nodes of a region exchange packs over TCP.
+//!
+//! ```text
+//!                 Fetch (policy: what next, from whom)
+//!                        ▲ events   │ actions
+//!   region ◀─link─▶ [fetch::run] ───┴──▶ peer client ──TCP──▶ other nodes' [server]
+//!                        │          └──▶ bucket, by ticket
+//!                        ▼ verified
+//!                   [PackStore] ◀── [server] serves what is complete
+//! ```
+//!
+//! - [`frames`]: JSON frames, for the stream between a node and its region; both sides use them.
+//! - [`PackStore`]: complete, verified packs in a folder.
+//! - [`server`]: serves them to peers.
+//! - [`fetch`]: carries out what the policy decides, for one artifact.
+//!
+//! A pack is verified before it is in the store, and only what is in the store is served. Which pack comes next and from
+//! whom is not decided here.
+
+pub mod fetch;
+pub mod frames;
+mod peer;
+pub mod server;
+mod store;
+
+pub use store::{Incoming, PackStore};
+
+use std::time::Duration;
+
+/// Nothing received for so long ends a transfer.
+const STALL: Duration = Duration::from_secs(5);
+/// A transfer may take this and a second for each [`RATE_MIN`] bytes; a peer that is slower is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RATE_MIN: u64 = 128 * 1024;
+/// Bytes read at once: what a transfer holds in memory.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("pack store {path}: {source}", path = path.display())]
+    Store {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the connection to the region's tracker is closed for good")]
+    Unlinked,
+}

@@ -1,0 +1,106 @@
+//! The node agent: runs on every machine, fetches what its region's goals want, and runs it.
+//!
+//! ```text
+//!  region ◀─frames─▶ [link] ──goals──▶ [goals] ledger ──watch──▶ [service] one task per service
+//!                      │ roots, sources                            │
+//!                      ▼                                           ├─▶ [releases] fetch, verify, assemble
+//!                  [releases] ◀──▶ swarm (peers, bucket by ticket) ├─▶ current ─▶ releases/<artifact>
+//!                                                                  ├─▶ [shim] starts, stops, outlives the agent
+//!                      ▲ reports, as levels                        └─▶ [health]
+//!                      └────────────────────────────────────────────────
+//! ```
+//!
+//! - [`link`]: the one connection to the region; everything on it may be lost and is said again.
+//! - [`goals`]: the newest goal of each service, on disk before anything acts on it. Lower versions are refused, for ever.
+//! - [`plan`]: what a service needs next, as a pure function of its goal and what is on disk.
+//! - [`service`]: carries that out, one step at a time, and reports each.
+//! - [`shim`]: a small process per service that owns the service's processes, log and exit status.
+//!
+//! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
+//! know: other regions, rollouts, Kafka, S3's API.
+
+pub mod goals;
+pub mod health;
+pub mod link;
+pub mod node;
+pub mod plan;
+pub mod releases;
+pub mod reports;
+pub mod service;
+pub mod shim;
+
+use std::path::{Path, PathBuf};
+
+/// Where a node keeps what.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    pub data: PathBuf,
+}
+
+impl Folders {
+    pub fn goals(&self) -> PathBuf {
+        self.data.join("goals.json")
+    }
+
+    pub fn credential(&self) -> PathBuf {
+        self.data.join("credential.json")
+    }
+
+    pub fn packs(&self) -> PathBuf {
+        self.data.join("packs")
+    }
+
+    pub fn releases(&self) -> PathBuf {
+        self.data.join("releases")
+    }
+
+    pub fn transfers(&self) -> PathBuf {
+        self.data.join("transfers.json")
+    }
+
+    pub fn services(&self) -> PathBuf {
+        self.data.join("services")
+    }
+
+    pub fn service(&self, service: &longshore_schemas::ServiceName) -> PathBuf {
+        self.services().join(service.as_str())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Service(#[from] longshore_service::Error),
+    #[error(transparent)]
+    Artifact(#[from] longshore_artifact::Error),
+    #[error(transparent)]
+    Swarm(#[from] longshore_swarm::Error),
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Refused(String),
+    #[error("no free port from {base} on: {tried} are taken; start with another --port-base")]
+    NoPort { base: u16, tried: u16 },
+    #[error("{program} cannot be started: {source}")]
+    Start {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The release did what a release must not: it ended, or never got healthy.
+    #[error("{0}")]
+    Unhealthy(String),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}

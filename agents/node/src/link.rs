@@ -1,0 +1,331 @@
+//! The one connection to the region: enrols once, says hello, hands on what comes, and connects again when it breaks.
+//!
+//! Nothing that goes over it needs to arrive: after each reconnect the node says again where it stands, what it has and
+//! what it wants.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{SinkExt, StreamExt};
+use longshore_artifact::ArtifactRoot;
+use longshore_schemas::{
+    ArtifactId, NodeId, PackId, RackName, RegionName, ZoneName,
+    stream::{FromNode, FromRegion, Hello},
+};
+use longshore_service::{durable, retry::Backoff};
+use longshore_swarm::{
+    fetch::{FromTracker, Link},
+    frames::{FrameCodec, FrameError},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::{interval, sleep, timeout},
+};
+use tokio_util::{codec::Framed, sync::CancellationToken};
+
+use crate::{Error, Folders, goals::GoalKeeper, releases, reports::Reports};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Between two questions for a root that the region did not have.
+const ROOT_RETRY: Duration = Duration::from_secs(2);
+/// Messages that wait to be sent; they are dropped while there is no connection.
+const OUTBOX: usize = 256;
+/// Words of the tracker that wait for one fetch.
+const TRACKER_INBOX: usize = 256;
+/// Packs named in one message.
+const PACKS_MAX: usize = 8_000;
+
+/// Who this node is, and where its region.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub region_address: String,
+    pub node: NodeId,
+    pub zone: ZoneName,
+    pub rack: RackName,
+    pub host: String,
+    pub swarm_port: u16,
+    pub boot: u64,
+    /// Holds the enrolment token; read only while there is no credential.
+    pub token_file: Option<PathBuf>,
+}
+
+/// What enrolment gave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Credential {
+    credential: String,
+    region: RegionName,
+}
+
+/// What the rest of the node asks of the region, whether there is a connection or not.
+pub struct Exchange {
+    to_region: mpsc::Sender<FromNode>,
+    roots: Mutex<BTreeMap<ArtifactId, Vec<oneshot::Sender<Option<ArtifactRoot>>>>>,
+    trackers: Mutex<BTreeMap<ArtifactId, mpsc::Sender<FromTracker>>>,
+}
+
+impl Exchange {
+    /// The exchange, and what it wants sent.
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<FromNode>) {
+        let (to_region, outbox) = mpsc::channel(OUTBOX);
+        let exchange = Self { to_region, roots: Mutex::default(), trackers: Mutex::default() };
+        (Arc::new(exchange), outbox)
+    }
+
+    /// An artifact's root object; waits for as long as it takes.
+    pub async fn root(&self, artifact: ArtifactId) -> Result<ArtifactRoot, Error> {
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.lock_roots().entry(artifact).or_default().push(answer);
+            self.to_region.send(FromNode::RootWanted { artifact }).await.map_err(|_| Error::Stopping)?;
+            match answered.await {
+                Ok(Some(root)) => return Ok(root),
+                Ok(None) => sleep(ROOT_RETRY).await,
+                Err(_) => return Err(Error::Stopping),
+            }
+        }
+    }
+
+    /// A line to the tracker for one artifact. A second one for the same artifact takes the place of the first.
+    pub fn link(&self, artifact: ArtifactId) -> Link {
+        let (told, from_tracker) = mpsc::channel(TRACKER_INBOX);
+        self.lock_trackers().insert(artifact, told);
+        Link { to_region: self.to_region.clone(), from_tracker }
+    }
+
+    /// Tells the tracker what this node has of an artifact, besides what it fetched through a [`Link`].
+    pub async fn have(&self, artifact: ArtifactId, packs: Vec<PackId>) {
+        for packs in packs.chunks(PACKS_MAX) {
+            // An error means that the node is stopping.
+            let _ = self.to_region.send(FromNode::HaveMore { artifact, packs: packs.to_vec() }).await;
+        }
+    }
+
+    fn lock_roots(
+        &self,
+    ) -> std::sync::MutexGuard<'_, BTreeMap<ArtifactId, Vec<oneshot::Sender<Option<ArtifactRoot>>>>> {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_trackers(&self) -> std::sync::MutexGuard<'_, BTreeMap<ArtifactId, mpsc::Sender<FromTracker>>> {
+        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn root_came(&self, artifact: ArtifactId, root: Option<&serde_json::Value>) {
+        let root = root.and_then(|root| {
+            let parsed = ArtifactRoot::from_json(&artifact, root.to_string().as_bytes());
+            parsed.inspect_err(|error| tracing::warn!(%artifact, %error, "the region sent a bad root")).ok()
+        });
+        for waiting in self.lock_roots().remove(&artifact).unwrap_or_default() {
+            // Who asked may have stopped asking.
+            let _ = waiting.send(root.clone());
+        }
+    }
+
+    /// A full inbox drops the word: the policy asks again.
+    fn told(&self, artifact: &ArtifactId, word: FromTracker) {
+        let mut trackers = self.lock_trackers();
+        if let Some(tracker) = trackers.get(artifact)
+            && let Err(mpsc::error::TrySendError::Closed(_)) = tracker.try_send(word)
+        {
+            trackers.remove(artifact);
+        }
+    }
+
+    /// What to ask again on a new connection.
+    fn reconnected(&self) -> Vec<FromNode> {
+        self.lock_trackers().retain(|_, tracker| tracker.try_send(FromTracker::Reconnected).is_ok());
+        self.lock_roots().keys().map(|artifact| FromNode::RootWanted { artifact: *artifact }).collect()
+    }
+}
+
+/// Everything the connection touches.
+pub struct Connector {
+    pub identity: Identity,
+    pub folders: Folders,
+    pub goals: Arc<GoalKeeper>,
+    pub reports: Reports,
+    pub exchange: Arc<Exchange>,
+    pub outbox: mpsc::Receiver<FromNode>,
+    pub store: longshore_swarm::PackStore,
+}
+
+type Stream = Framed<TcpStream, FrameCodec<FromRegion, FromNode>>;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("the region closed the connection")]
+    Closed,
+    #[error("the region did not answer in time")]
+    Silent,
+    #[error("the region refuses this node: {reason}")]
+    Refused { reason: String, retry: Option<Duration> },
+    #[error("{0}")]
+    Own(#[from] Error),
+}
+
+impl Connector {
+    /// Stays connected until the shutdown.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while !shutdown.is_cancelled() {
+            let ended = shutdown.run_until_cancelled(self.connection(&mut backoff)).await;
+            let Some(Err(ended)) = ended else { return };
+            let mut wait = backoff.next_wait(&mut rand::rng());
+            if let Ended::Refused { retry, .. } = &ended {
+                wait = wait.max(retry.unwrap_or(Duration::from_secs(30)));
+            }
+            tracing::warn!(region = self.identity.region_address, error = %ended, "no connection to the region");
+            let waited = shutdown.run_until_cancelled(self.drain_for(wait)).await;
+            if waited.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Nobody who writes waits for a region that is away.
+    async fn drain_for(&mut self, wait: Duration) {
+        let drain = async { while self.outbox.recv().await.is_some() {} };
+        // It ends only when the node does.
+        let _ = timeout(wait, drain).await;
+    }
+
+    async fn connection(&mut self, backoff: &mut Backoff) -> Result<(), Ended> {
+        let connecting = TcpStream::connect(&self.identity.region_address);
+        let tcp = timeout(CONNECT, connecting).await.map_err(|_| Ended::Silent)??;
+        tcp.set_nodelay(true)?;
+        let mut stream = Framed::new(tcp, FrameCodec::default());
+        let credential = self.credential(&mut stream).await?;
+        stream.send(FromNode::Hello(self.hello(credential))).await?;
+        let beat = match answer(&mut stream).await? {
+            FromRegion::Welcome { region, beat_seconds } => {
+                tracing::info!(%region, "connected");
+                Duration::from_secs(beat_seconds.max(1).into())
+            }
+            other => return Err(unexpected(&other)),
+        };
+        backoff.reset();
+        for message in self.greetings() {
+            stream.feed(message).await?;
+        }
+        stream.flush().await?;
+        self.converse(stream, beat).await
+    }
+
+    /// Reads the credential, or enrols.
+    async fn credential(&self, stream: &mut Stream) -> Result<String, Ended> {
+        let path = self.folders.credential();
+        if let Some(bytes) = durable::read(&path).map_err(Error::from)? {
+            let kept: Credential = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::Refused(format!("{}: {error}; remove it to enrol again", path.display())))?;
+            return Ok(kept.credential);
+        }
+        let Some(file) = &self.identity.token_file else {
+            return Err(Error::Refused("this node has no identity yet: give --token-file to enrol".into()).into());
+        };
+        let token = std::fs::read_to_string(file).map_err(Error::io(file))?.trim().to_owned();
+        stream.send(FromNode::Enrol { token, node: self.identity.node.clone() }).await?;
+        match answer(stream).await? {
+            FromRegion::Enrolled { credential, region } => {
+                let kept = Credential { credential, region };
+                let json = serde_json::to_vec(&kept).map_err(|error| Error::Refused(error.to_string()))?;
+                durable::write(&path, &json, durable::PRIVATE_MODE).map_err(Error::from)?;
+                tracing::info!(region = %kept.region, "enrolled");
+                Ok(kept.credential)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn hello(&self, credential: String) -> Hello {
+        let identity = &self.identity;
+        Hello {
+            node: identity.node.clone(),
+            credential,
+            zone: identity.zone.clone(),
+            rack: identity.rack.clone(),
+            host: identity.host.clone(),
+            swarm_port: identity.swarm_port,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: identity.boot,
+            goals: self.goals.versions(),
+        }
+    }
+
+    /// What every new connection begins with: levels and wishes.
+    fn greetings(&self) -> Vec<FromNode> {
+        let mut messages: Vec<_> = self.reports.all().into_iter().map(FromNode::Report).collect();
+        for root in releases::known_roots(&self.folders) {
+            let packs: Vec<PackId> = root.all_packs().iter().map(|pack| pack.pack).collect();
+            let held = self.store.held(&packs);
+            let mut parts = held.chunks(PACKS_MAX).map(<[PackId]>::to_vec);
+            let artifact = root.artifact;
+            messages.push(FromNode::Have { artifact, packs: parts.next().unwrap_or_default() });
+            messages.extend(parts.map(|packs| FromNode::HaveMore { artifact, packs }));
+        }
+        messages.extend(self.exchange.reconnected());
+        messages
+    }
+
+    async fn converse(&mut self, mut stream: Stream, beat: Duration) -> Result<(), Ended> {
+        let mut beats = interval(beat);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = stream.next() => self.handle(message.ok_or(Ended::Closed)??)?,
+                message = self.outbox.recv() => match message {
+                    Some(message) => stream.send(message).await?,
+                    None => return Ok(()),
+                },
+                reports = self.reports.unsent() => for report in reports {
+                    stream.send(FromNode::Report(report)).await?;
+                },
+                _ = beats.tick() => stream.send(FromNode::Beat).await?,
+            }
+        }
+    }
+
+    fn handle(&self, message: FromRegion) -> Result<(), Ended> {
+        match message {
+            FromRegion::Goal(goal) => {
+                let (service, version) = (goal.service.clone(), goal.version);
+                let accepted = self.goals.accept(goal)?;
+                tracing::info!(%service, %version, accepted, "goal");
+            }
+            FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),
+            FromRegion::Sources { artifact, peers, tickets } => {
+                self.exchange.told(&artifact, FromTracker::Sources { peers, tickets });
+            }
+            other => return Err(unexpected(&other)),
+        }
+        Ok(())
+    }
+}
+
+async fn answer(stream: &mut Stream) -> Result<FromRegion, Ended> {
+    let next = timeout(ANSWER, stream.next()).await.map_err(|_| Ended::Silent)?;
+    Ok(next.ok_or(Ended::Closed)??)
+}
+
+fn unexpected(message: &FromRegion) -> Ended {
+    match message {
+        FromRegion::Refused { reason, retry_seconds } => Ended::Refused {
+            reason: reason.clone(),
+            retry: retry_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        },
+        other => Error::Refused(format!("the region sent what was not expected: {other:?}")).into(),
+    }
+}

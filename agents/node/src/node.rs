@@ -1,0 +1,137 @@
+//! Puts the parts together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use longshore_schemas::{NodeId, RackName, ServiceName, ZoneName};
+use longshore_service::ledger::Ledger;
+use longshore_swarm::{PackStore, fetch::Fetcher, server};
+use longshore_swarm_policy::fetch::Config as FetchConfig;
+use rustix::fs::{FlockOperation, flock};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error, Folders,
+    goals::{GoalKeeper, Goals},
+    link::{Connector, Exchange, Identity},
+    releases::Releases,
+    reports::Reports,
+    service::{Ports, Service, Shared, stop_all},
+};
+
+/// What a node needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub region_address: String,
+    pub data: PathBuf,
+    pub node: NodeId,
+    pub zone: ZoneName,
+    pub rack: RackName,
+    pub token_file: Option<PathBuf>,
+    /// Where this machine is reached by peers and by users of its services.
+    pub host: String,
+    pub swarm_listen: SocketAddr,
+    pub port_base: u16,
+    /// Otherwise services outlive the agent.
+    pub stop_services_on_exit: bool,
+}
+
+/// Runs until the shutdown.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    std::fs::create_dir_all(&config.data).map_err(Error::io(&config.data))?;
+    let data = config.data.canonicalize().map_err(Error::io(&config.data))?;
+    let folders = Folders { data };
+    let _lock = lock(&folders)?;
+    let boot = next_boot(&folders)?;
+    let goals = Arc::new(GoalKeeper::open(&folders.goals())?);
+    let packs = folders.packs();
+    let store = tokio::task::spawn_blocking(move || PackStore::open(&packs))
+        .await
+        .map_err(|error| Error::Refused(format!("the pack store cannot be opened: {error}")))??;
+    let swarm = server::start(store.clone(), config.swarm_listen, shutdown.clone()).await?;
+    // The second call of a process finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().build().map_err(|error| Error::Refused(error.to_string()))?;
+    let (exchange, outbox) = Exchange::new();
+    let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
+    let fetcher = Fetcher::new(store.clone(), policy, http.clone());
+    let reports = Reports::default();
+    let shared = Arc::new(Shared {
+        node: config.node.clone(),
+        zone: config.zone.clone(),
+        host: config.host.clone(),
+        folders: folders.clone(),
+        releases: Releases::open(&folders, fetcher, exchange.clone())?,
+        reports: reports.clone(),
+        http,
+        ports: Ports::new(config.port_base),
+        kept: Mutex::default(),
+    });
+    let identity = Identity {
+        region_address: config.region_address,
+        node: config.node,
+        zone: config.zone,
+        rack: config.rack,
+        host: config.host,
+        swarm_port: swarm.port(),
+        boot,
+        token_file: config.token_file,
+    };
+    let connector = Connector { identity, folders: folders.clone(), goals: goals.clone(), reports, exchange, outbox, store };
+    let tasks = TaskTracker::new();
+    tasks.spawn(connector.run(shutdown.clone()));
+    serve(&goals, &shared, &tasks, &shutdown).await;
+    tasks.close();
+    tasks.wait().await;
+    if config.stop_services_on_exit {
+        stop_all(&folders).await?;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts a task for each service as its first goal comes. A service that cannot be opened is reported and left alone.
+async fn serve(goals: &GoalKeeper, shared: &Arc<Shared>, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    let mut changes = goals.watch();
+    let mut started = BTreeSet::new();
+    loop {
+        let names: Vec<ServiceName> = Goals::keys(&changes.borrow_and_update()).cloned().collect();
+        for name in names {
+            if !started.insert(name.clone()) {
+                continue;
+            }
+            match Service::open(&name, shared.clone()) {
+                Ok(service) => {
+                    let (changes, shutdown) = (goals.watch(), shutdown.clone());
+                    tasks.spawn(service.run(changes, shutdown));
+                }
+                Err(error) => tracing::error!(service = %name, %error, "the service cannot be started"),
+            }
+        }
+        match shutdown.run_until_cancelled(changes.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// One agent to a folder.
+fn lock(folders: &Folders) -> Result<File, Error> {
+    let path = folders.data.join("node.lock");
+    let file = File::create(&path).map_err(Error::io(&path))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::Refused(format!("another longshore-node runs in {}", folders.data.display())))?;
+    Ok(file)
+}
+
+fn next_boot(folders: &Folders) -> Result<u64, Error> {
+    let mut ledger = Ledger::open(folders.data.join("boot.json"), BTreeMap::from([("boot".to_owned(), 0u64)]))?;
+    let boot = ledger.content().get("boot").copied().unwrap_or(0) + 1;
+    ledger.store(BTreeMap::from([("boot".to_owned(), boot)]))?;
+    Ok(boot)
+}

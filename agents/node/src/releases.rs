@@ -1,0 +1,240 @@
+//! Releases on this node's disk: fetched, verified and assembled once, whichever services run them.
+//!
+//! ```text
+//!  root ─▶ packs of manifest and layout ─▶ Need (what no installed release has) ─▶ packs ─▶ assemble ─▶ releases/<id>
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use longshore_artifact::{
+    ArtifactRoot, Assembled, DirPacks, Index, Installed, Need, PackRef, assemble, load_installed, remove_installed,
+    save_manifest,
+};
+use longshore_schemas::{ArtifactId, ServiceName};
+use longshore_service::durable;
+use longshore_swarm::fetch::{Fetcher, Link, Received};
+use longshore_swarm_policy::fetch::WantedPack;
+use serde::{Deserialize, Serialize};
+use tokio::sync::RwLock;
+
+use crate::{Error, Folders, link::Exchange};
+
+/// Arrivals that are remembered for people.
+const TRANSFERS_KEPT: usize = 100;
+
+/// One artifact's arrival.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    pub service: ServiceName,
+    pub artifact: ArtifactId,
+    /// Packs that had to be fetched, those of manifest and layout too.
+    pub needed_bytes: u64,
+    pub from_peers_bytes: u64,
+    pub from_bucket_bytes: u64,
+    /// Of the release's files, what came from releases that were here.
+    pub reused_bytes: u64,
+    pub seconds: f64,
+}
+
+pub struct Releases {
+    folders: Folders,
+    fetcher: Fetcher,
+    exchange: Arc<Exchange>,
+    /// Two services that want the same artifact fetch it once.
+    locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held shared while something is installed, so that nothing it uses is removed.
+    gate: RwLock<()>,
+    transfers: Mutex<Vec<Transfer>>,
+}
+
+impl Releases {
+    pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>) -> Result<Self, Error> {
+        let folder = folders.releases();
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        // Only for people: a file that cannot be read begins anew.
+        let transfers = durable::read(&folders.transfers())?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Self {
+            folders: folders.clone(),
+            fetcher,
+            exchange,
+            locks: Mutex::default(),
+            gate: RwLock::new(()),
+            transfers: Mutex::new(transfers.unwrap_or_default()),
+        })
+    }
+
+    /// The folder of a release, installed if it is not there yet. Takes as long as it takes: drop it to stop.
+    pub async fn ensure(&self, service: &ServiceName, artifact: ArtifactId) -> Result<PathBuf, Error> {
+        let _gate = self.gate.read().await;
+        let lock = self.lock_of(artifact);
+        let _lock = lock.lock().await;
+        let folder = self.folders.releases().join(artifact.to_string());
+        if is_installed(&self.folders, artifact).await? {
+            return Ok(folder);
+        }
+        let begun = Instant::now();
+        let root = self.exchange.root(artifact).await?;
+        let mut link = self.exchange.link(artifact);
+        let index_packs: Vec<PackRef> = Index::packs(&root).copied().collect();
+        let mut received = self.fetch(artifact, &index_packs, &mut link).await?;
+        let (index, installed) = self.read_index(root.clone()).await?;
+        let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, &folder).await {
+            Err(Error::Artifact(longshore_artifact::Error::DamagedInstalled { .. })) => {
+                tracing::warn!(%artifact, "an installed release is damaged; everything is fetched");
+                self.install(&index, &Arc::new(Vec::new()), &mut link, &mut received, &folder).await?
+            }
+            other => other?,
+        };
+        let needed_bytes = need.pack_bytes + index_packs.iter().map(|pack| pack.bytes).sum::<u64>();
+        self.remember(Transfer {
+            service: service.clone(),
+            artifact,
+            needed_bytes,
+            from_peers_bytes: received.from_peers_bytes,
+            from_bucket_bytes: received.from_bucket_bytes,
+            reused_bytes: assembled.reused_bytes,
+            seconds: begun.elapsed().as_secs_f64(),
+        })?;
+        Ok(folder)
+    }
+
+    fn lock_of(&self, artifact: ArtifactId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(artifact).or_default().clone()
+    }
+
+    async fn fetch(&self, artifact: ArtifactId, packs: &[PackRef], link: &mut Link) -> Result<Received, Error> {
+        let held = self.fetcher.store().held(packs.iter().map(|pack| &pack.pack));
+        if !held.is_empty() {
+            self.exchange.have(artifact, held).await;
+        }
+        let wanted = packs.iter().map(|pack| WantedPack { pack: pack.pack, bytes: pack.bytes }).collect();
+        Ok(self.fetcher.fetch(artifact, wanted, link).await?)
+    }
+
+    async fn read_index(&self, root: ArtifactRoot) -> Result<(Arc<Index>, Arc<Vec<Installed>>), Error> {
+        let (folders, packs) = (self.folders.clone(), self.fetcher.store().folder().to_owned());
+        blocking(move || {
+            let index = Index::load(&root, &DirPacks::new(packs))?;
+            let installed = installed_artifacts(&folders)?;
+            let releases = folders.releases();
+            let readable = installed.iter().filter_map(|artifact| {
+                let loaded = load_installed(&releases, artifact);
+                loaded.inspect_err(|error| tracing::warn!(%artifact, %error, "an installed release is not used")).ok()
+            });
+            Ok((Arc::new(index), Arc::new(readable.collect())))
+        })
+        .await
+    }
+
+    async fn install(
+        &self,
+        index: &Arc<Index>,
+        installed: &Arc<Vec<Installed>>,
+        link: &mut Link,
+        received: &mut Received,
+        folder: &Path,
+    ) -> Result<(Need, Assembled), Error> {
+        let need = Need::compute(index, installed);
+        *received += self.fetch(index.root.artifact, &need.packs, link).await?;
+        let (index, installed, folders) = (index.clone(), installed.clone(), self.folders.clone());
+        let (packs, folder) = (DirPacks::new(self.fetcher.store().folder()), folder.to_owned());
+        blocking(move || {
+            // Left by an agent that died between these steps.
+            remove_tree(&folder)?;
+            save_manifest(&folders.releases(), &index.manifest)?;
+            save_root(&folders, &index.root)?;
+            let assembled = assemble(&index, &need, &installed, &packs, &folder)?;
+            Ok((need, assembled))
+        })
+        .await
+    }
+
+    fn remember(&self, transfer: Transfer) -> Result<(), Error> {
+        tracing::info!(artifact = %transfer.artifact, needed_bytes = transfer.needed_bytes,
+            from_peers_bytes = transfer.from_peers_bytes, from_bucket_bytes = transfer.from_bucket_bytes,
+            reused_bytes = transfer.reused_bytes, seconds = transfer.seconds, "release installed");
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.push(transfer);
+        let surplus = transfers.len().saturating_sub(TRANSFERS_KEPT);
+        transfers.drain(..surplus);
+        let json = serde_json::to_vec_pretty(&*transfers).map_err(|error| Error::Refused(error.to_string()))?;
+        Ok(durable::write(&self.folders.transfers(), &json, 0o644)?)
+    }
+
+    /// Removes releases that nothing keeps, and the packs of none that is kept. Skipped while anything is installed.
+    pub async fn clean(&self, keep: BTreeSet<ArtifactId>) -> Result<(), Error> {
+        let Ok(_gate) = self.gate.try_write() else { return Ok(()) };
+        let (folders, store) = (self.folders.clone(), self.fetcher.store().clone());
+        blocking(move || {
+            for artifact in installed_artifacts(&folders)?.difference(&keep) {
+                tracing::info!(%artifact, "removing a release");
+                remove_installed(&folders.releases(), artifact)?;
+                remove_tree(&root_path(&folders, artifact))?;
+            }
+            let roots = known_roots(&folders);
+            let kept = roots.iter().filter(|root| keep.contains(&root.artifact));
+            let packs = kept.flat_map(|root| root.all_packs()).map(|pack| pack.pack).collect();
+            store.retain(&packs);
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn is_installed(folders: &Folders, artifact: ArtifactId) -> Result<bool, Error> {
+    let releases = folders.releases();
+    blocking(move || {
+        let folder = releases.join(artifact.to_string());
+        Ok(folder.is_dir() && load_installed(&releases, &artifact).is_ok())
+    })
+    .await
+}
+
+/// Releases whose folder is there.
+fn installed_artifacts(folders: &Folders) -> Result<BTreeSet<ArtifactId>, Error> {
+    let folder = folders.releases();
+    let entries = fs::read_dir(&folder).map_err(Error::io(&folder))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+fn root_path(folders: &Folders, artifact: &ArtifactId) -> PathBuf {
+    folders.releases().join(format!("{artifact}.root.json"))
+}
+
+fn save_root(folders: &Folders, root: &ArtifactRoot) -> Result<(), Error> {
+    Ok(durable::write(&root_path(folders, &root.artifact), &root.to_json(), 0o644)?)
+}
+
+/// The roots of installed releases: what this node can serve.
+pub fn known_roots(folders: &Folders) -> Vec<ArtifactRoot> {
+    let installed = installed_artifacts(folders).unwrap_or_default();
+    let read = |artifact: &ArtifactId| {
+        let json = fs::read(root_path(folders, artifact)).ok()?;
+        ArtifactRoot::from_json(artifact, &json).ok()
+    };
+    installed.iter().filter_map(read).collect()
+}
+
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Refused(format!("a disk task died: {error}"))),
+    }
+}

@@ -1,0 +1,305 @@
+//! One task per service: asks [`plan`](crate::plan) what is next, and does it, one step at a time.
+//!
+//! A goal that changes while bytes are on their way ends the fetch at once. Once the switch has begun it is carried to its
+//! end, healthy or back; then the plan is asked again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use longshore_schemas::{
+    ArtifactId, NodeId, ServiceName, ZoneName,
+    events::{NodeStatus, StringMap},
+    stream::NodeReport,
+};
+use longshore_service::{ledger::Ledger, retry::Backoff};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, Folders,
+    goals::{Goals, Wanted},
+    health,
+    plan::{self, Release, ServiceState, Step},
+    releases::Releases,
+    reports::Reports,
+    shim::{Shim, ShimSpec},
+};
+
+/// How often a settled service is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Ports that a node's services may use, from its base on.
+pub const PORTS: u16 = 16;
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What all services of a node share.
+pub struct Shared {
+    pub node: NodeId,
+    pub zone: ZoneName,
+    pub host: String,
+    pub folders: Folders,
+    pub releases: Releases,
+    pub reports: Reports,
+    pub http: reqwest::Client,
+    pub ports: Ports,
+    /// What each service keeps on disk.
+    pub kept: Mutex<BTreeMap<ServiceName, BTreeSet<ArtifactId>>>,
+}
+
+/// Which service has which port.
+pub struct Ports {
+    pub base: u16,
+    taken: Mutex<BTreeMap<u16, ServiceName>>,
+}
+
+impl Ports {
+    pub fn new(base: u16) -> Self {
+        Self { base, taken: Mutex::default() }
+    }
+
+    /// The service's port: the one it had, or the lowest that is free.
+    fn of(&self, service: &ServiceName, had: Option<u16>) -> Result<u16, Error> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = |port: &u16| taken.get(port).is_none_or(|other| other == service);
+        let free = |port: &u16| own(port) && std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();
+        let range = self.base..self.base.saturating_add(PORTS);
+        let port = had.filter(own).or_else(|| range.into_iter().find(free));
+        let port = port.ok_or(Error::NoPort { base: self.base, tried: PORTS })?;
+        taken.insert(port, service.clone());
+        Ok(port)
+    }
+}
+
+/// A service on this node.
+pub struct Service {
+    name: ServiceName,
+    shared: Arc<Shared>,
+    folder: PathBuf,
+    shim: Shim,
+    state: Ledger<ServiceState>,
+}
+
+impl Service {
+    pub fn open(name: &ServiceName, shared: Arc<Shared>) -> Result<Self, Error> {
+        let folder = shared.folders.service(name);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let state = Ledger::open(folder.join("state.json"), ServiceState::default())?;
+        let mut service = Self { name: name.clone(), shim: Shim::of(&folder), shared, folder, state };
+        if let Some(port) = service.state.content().port {
+            service.shared.ports.of(name, Some(port))?;
+        }
+        service.keep(None);
+        Ok(service)
+    }
+
+    /// Brings the service to its goal, and keeps it there, until the shutdown.
+    pub async fn run(mut self, mut goals: watch::Receiver<Goals>, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while !shutdown.is_cancelled() {
+            let Some(wanted) = self.wanted(&goals.borrow_and_update()) else { return };
+            match self.step(&wanted, &mut goals, &shutdown).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(service = %self.name, %error, "cannot go on; trying again");
+                    let status = self.shared.reports.status_of(&self.name).unwrap_or(NodeStatus::Fetching);
+                    self.report(&wanted, status, Some(error.to_string()));
+                    let wait = backoff.next_wait(&mut rand::rng());
+                    let _ = shutdown.run_until_cancelled(tokio::time::timeout(wait, goals.changed())).await;
+                }
+            }
+        }
+    }
+
+    fn wanted(&self, goals: &Goals) -> Option<Wanted> {
+        goals.get(&self.name).map(|goal| Wanted::of(goal, &self.shared.node, &self.shared.zone))
+    }
+
+    async fn step(
+        &mut self,
+        wanted: &Wanted,
+        goals: &mut watch::Receiver<Goals>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        match plan::next(wanted, self.state.content()) {
+            Step::Settled(status) => {
+                self.ensure_running().await?;
+                let failed = self.state.content().failed.as_ref().filter(|_| status.is_failure());
+                let message = failed.map(|failed| failed.message.clone());
+                self.report(wanted, status, message);
+                self.clean().await?;
+                // Whichever ends it, the plan is asked again.
+                let _ = shutdown.run_until_cancelled(tokio::time::timeout(LOOK, goals.changed())).await;
+                Ok(())
+            }
+            Step::Install(release) => {
+                self.keep(Some(release.artifact));
+                self.report(wanted, NodeStatus::Fetching, None);
+                let ensured = tokio::select! {
+                    ensured = self.shared.releases.ensure(&self.name, release.artifact) => ensured,
+                    () = self.other_target(wanted, goals) => return Ok(()),
+                    () = shutdown.cancelled() => return Ok(()),
+                };
+                ensured?;
+                self.report(wanted, NodeStatus::Staged, None);
+                self.activate(wanted, release, true).await
+            }
+            Step::Prove(release) => self.activate(wanted, release, false).await,
+            Step::Stop => {
+                self.shim.stop().await?;
+                self.state.update(ServiceState::stopped)?;
+                self.link_current()
+            }
+        }
+    }
+
+    /// Waits until the goal wants something else.
+    async fn other_target(&self, wanted: &Wanted, goals: &mut watch::Receiver<Goals>) {
+        loop {
+            if goals.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            let now = self.wanted(&goals.borrow_and_update());
+            if now.is_none_or(|now| now.target != wanted.target) {
+                return;
+            }
+        }
+    }
+
+    /// Stops the old release, starts the new one, and goes back if it is no good.
+    async fn activate(&mut self, wanted: &Wanted, release: Release, switch: bool) -> Result<(), Error> {
+        self.shim.stop().await?;
+        let port = self.shared.ports.of(&self.name, self.state.content().port)?;
+        self.state.update(|state| {
+            state.port = Some(port);
+            if switch {
+                state.switched(release.clone());
+            }
+        })?;
+        self.link_current()?;
+        self.report(wanted, NodeStatus::Starting, None);
+        match self.start_and_check(&release).await {
+            Ok(()) => {
+                self.state.update(ServiceState::proved)?;
+                self.keep(None);
+                self.report(wanted, NodeStatus::Healthy, None);
+                Ok(())
+            }
+            Err(Error::Unhealthy(reason)) => self.go_back(wanted, &reason).await,
+            Err(error @ Error::Start { .. }) => self.go_back(wanted, &error.to_string()).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn go_back(&mut self, wanted: &Wanted, reason: &str) -> Result<(), Error> {
+        tracing::warn!(service = %self.name, reason, "the release failed");
+        self.shim.stop().await?;
+        self.state.update(|state| state.gave_way(reason))?;
+        self.link_current()?;
+        let Some(before) = self.state.content().current.clone() else {
+            self.report(wanted, NodeStatus::Failed, Some(reason.to_owned()));
+            return Ok(());
+        };
+        match self.start_and_check(&before).await {
+            Ok(()) => self.report(wanted, NodeStatus::RolledBack, Some(reason.to_owned())),
+            Err(error) => {
+                let reason = format!("{reason}\nand the release before it, {}, failed too: {error}", before.artifact);
+                self.report(wanted, NodeStatus::Failed, Some(reason));
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_and_check(&self, release: &Release) -> Result<(), Error> {
+        self.shim.start(&self.spec(release)).await?;
+        let port = self.state.content().port.unwrap_or_default();
+        health::check(&self.shared.http, &release.run.health, &self.shared.host, port, &self.shim).await
+    }
+
+    /// A shim that died is started again; what a living one runs is its own affair.
+    async fn ensure_running(&mut self) -> Result<(), Error> {
+        match self.state.content().current.clone() {
+            Some(release) if !self.shim.is_running() => {
+                tracing::info!(service = %self.name, artifact = %release.artifact, "starting");
+                self.link_current()?;
+                self.shim.start(&self.spec(&release)).await
+            }
+            None if self.shim.is_running() => self.shim.stop().await,
+            _ => Ok(()),
+        }
+    }
+
+    fn spec(&self, release: &Release) -> ShimSpec {
+        let port = self.state.content().port.unwrap_or_default();
+        let own = [
+            ("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into())),
+            ("PORT", port.to_string()),
+            ("SERVICE", self.name.to_string()),
+            ("ARTIFACT", release.artifact.to_string()),
+            ("NODE", self.shared.node.to_string()),
+        ];
+        let mut environment: StringMap = own.map(|(name, value)| (name.to_owned(), value)).into();
+        environment.extend(release.run.environment.clone());
+        ShimSpec::new(&release.run, &self.release_folder(release.artifact), environment)
+    }
+
+    fn release_folder(&self, artifact: ArtifactId) -> PathBuf {
+        self.shared.folders.releases().join(artifact.to_string())
+    }
+
+    /// Points `current` at the current release, in one step.
+    fn link_current(&self) -> Result<(), Error> {
+        let link = self.folder.join("current");
+        let Some(current) = &self.state.content().current else {
+            return match fs::remove_file(&link) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&link)(error)),
+                _ => Ok(()),
+            };
+        };
+        let target = Path::new("../../releases").join(current.artifact.to_string());
+        let new = self.folder.join("current.new");
+        // Left by an agent that died between these two steps.
+        let _ = fs::remove_file(&new);
+        symlink(target, &new).map_err(Error::io(&new))?;
+        fs::rename(&new, &link).map_err(Error::io(&link))
+    }
+
+    fn report(&self, wanted: &Wanted, status: NodeStatus, message: Option<String>) {
+        let runs = self.state.content().current.is_some();
+        self.shared.reports.say(NodeReport {
+            service: self.name.clone(),
+            version: wanted.version,
+            artifact: wanted.target.as_ref().map(|target| target.artifact),
+            status,
+            port: self.state.content().port.filter(|_| runs),
+            message,
+        });
+    }
+
+    /// Notes which artifacts this service needs on disk.
+    fn keep(&mut self, also: Option<ArtifactId>) {
+        let kept = self.state.content().kept().chain(also).collect();
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name.clone(), kept);
+    }
+
+    async fn clean(&mut self) -> Result<(), Error> {
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().copied().collect();
+        self.shared.releases.clean(kept).await
+    }
+}
+
+/// Stops every service that a node's folder knows of, and their shims.
+pub async fn stop_all(folders: &Folders) -> Result<(), Error> {
+    let folder = folders.services();
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+    let stops = entries.flatten().map(|entry| async move { Shim::of(&entry.path()).stop().await });
+    for stopped in futures::future::join_all(stops).await {
+        stopped?;
+    }
+    Ok(())
+}

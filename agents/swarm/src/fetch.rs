@@ -1,0 +1,233 @@
+//! Carries out the policy for one artifact, until all that was wanted is in the store.
+//!
+//! One task: an async `select` gives what happened, and a sync part tells the policy and acts on its answer. Transfers are
+//! tasks of their own that decide nothing.
+
+use std::time::Duration;
+
+use longshore_schemas::{
+    ArtifactId, PackId,
+    stream::{FromNode, PeerPacks, Ticket},
+};
+use longshore_swarm_policy::{
+    Fetch,
+    fetch::{Action, Config, Event, Failure, Source, WantedPack},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Error, PackStore, STALL,
+    peer::{FetchFailure, Peers, deadline},
+};
+
+/// What the region says about one artifact.
+#[derive(Debug)]
+pub enum FromTracker {
+    Sources { peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
+    /// The stream to the region is new: it must be told again what is wanted.
+    Reconnected,
+}
+
+/// How a fetch talks with the tracker.
+pub struct Link {
+    pub to_region: mpsc::Sender<FromNode>,
+    pub from_tracker: mpsc::Receiver<FromTracker>,
+}
+
+/// What came from where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Received {
+    pub from_peers_bytes: u64,
+    pub from_bucket_bytes: u64,
+}
+
+impl std::ops::AddAssign for Received {
+    fn add_assign(&mut self, other: Self) {
+        self.from_peers_bytes += other.from_peers_bytes;
+        self.from_bucket_bytes += other.from_bucket_bytes;
+    }
+}
+
+/// Fetches packs into a store. One for a node; cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    store: PackStore,
+    policy: Config,
+    peers: std::sync::Arc<Peers>,
+    http: reqwest::Client,
+}
+
+impl Fetcher {
+    pub fn new(store: PackStore, policy: Config, http: reqwest::Client) -> Self {
+        Self { store, policy, peers: std::sync::Arc::default(), http }
+    }
+
+    pub fn store(&self) -> &PackStore {
+        &self.store
+    }
+
+    /// Fetches those of these packs that the store lacks. Goes on trying for as long as it takes: drop it to stop.
+    pub async fn fetch(
+        &self,
+        artifact: ArtifactId,
+        wanted: Vec<WantedPack>,
+        link: &mut Link,
+    ) -> Result<Received, Error> {
+        let wanted: Vec<_> = wanted.into_iter().filter(|wanted| !self.store.contains(&wanted.pack)).collect();
+        if wanted.is_empty() {
+            return Ok(Received::default());
+        }
+        let mut run = Run {
+            fetcher: self,
+            artifact,
+            fetch: Fetch::new(self.policy.clone()),
+            transfers: JoinSet::new(),
+            begun: Instant::now(),
+            received: Received::default(),
+            outbox: Vec::new(),
+            complete: false,
+        };
+        run.happened(Event::Wanted(wanted));
+        while !run.complete {
+            let event = run.next(link).await?;
+            run.happened(event);
+        }
+        run.outbox.push(FromNode::Done { artifact });
+        run.send(link).await?;
+        Ok(run.received)
+    }
+}
+
+struct Run<'a> {
+    fetcher: &'a Fetcher,
+    artifact: ArtifactId,
+    fetch: Fetch,
+    transfers: JoinSet<Transfer>,
+    begun: Instant,
+    received: Received,
+    outbox: Vec<FromNode>,
+    complete: bool,
+}
+
+struct Transfer {
+    pack: PackId,
+    source: Source,
+    result: Result<u64, FetchFailure>,
+}
+
+impl Run<'_> {
+    /// Waits for whatever comes first.
+    async fn next(&mut self, link: &mut Link) -> Result<Event, Error> {
+        self.send(link).await?;
+        let wake = self.fetch.next_wake().map(|at| self.begun + at);
+        let sleep = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ended) = self.transfers.join_next() => match ended {
+                Ok(transfer) => Ok(self.ended(transfer)),
+                // Transfers neither panic nor are they cancelled while this runs.
+                Err(error) => { tracing::error!(%error, "a transfer died"); Ok(Event::Tick) }
+            },
+            told = link.from_tracker.recv() => match told.ok_or(Error::Unlinked)? {
+                FromTracker::Sources { peers, tickets } => Ok(Event::Sources { peers, tickets }),
+                FromTracker::Reconnected => Ok(Event::Reconnected),
+            },
+            () = sleep => Ok(Event::Tick),
+        }
+    }
+
+    async fn send(&mut self, link: &Link) -> Result<(), Error> {
+        for message in self.outbox.drain(..) {
+            link.to_region.send(message).await.map_err(|_| Error::Unlinked)?;
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Event {
+        match result {
+            Ok(bytes) => {
+                match source {
+                    Source::Peer(_) => self.received.from_peers_bytes += bytes,
+                    Source::Bucket => self.received.from_bucket_bytes += bytes,
+                }
+                Event::Stored { pack }
+            }
+            Err(FetchFailure { failure, reason }) => {
+                tracing::info!(artifact = %self.artifact, %pack, ?source, ?failure, reason, "a pack did not come");
+                Event::Failed { pack, source, failure }
+            }
+        }
+    }
+
+    /// Tells the policy, and does what it says.
+    fn happened(&mut self, event: Event) {
+        for action in self.fetch.on(event, self.begun.elapsed()) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let artifact = self.artifact;
+        match action {
+            Action::FromPeer { peer, address, pack, bytes } => {
+                let fetcher = self.fetcher.clone();
+                self.transfers.spawn(async move {
+                    let result = fetcher.peers.fetch(&fetcher.store, &peer, &address, pack, bytes).await;
+                    Transfer { pack, source: Source::Peer(peer), result }
+                });
+            }
+            Action::FromBucket { ticket } => {
+                let fetcher = self.fetcher.clone();
+                self.transfers.spawn(async move {
+                    let result = from_bucket(&fetcher, &ticket).await;
+                    Transfer { pack: ticket.pack, source: Source::Bucket, result }
+                });
+            }
+            Action::AskSources { packs } => self.outbox.push(FromNode::SourcesWanted { artifact, packs }),
+            Action::Announce { pack } => match self.outbox.last_mut() {
+                Some(FromNode::HaveMore { packs, .. }) => packs.push(pack),
+                _ => self.outbox.push(FromNode::HaveMore { artifact, packs: vec![pack] }),
+            },
+            Action::TicketDone { pack, ok } => self.outbox.push(FromNode::TicketDone { artifact, pack, ok }),
+            Action::ReportLie { peer, pack } => self.outbox.push(FromNode::PeerLied { peer, pack }),
+            Action::Complete => self.complete = true,
+        }
+    }
+}
+
+/// Reads a pack from the regional bucket, with leave.
+async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFailure> {
+    let reading = async {
+        let lost = |error: &dyn std::fmt::Display| FetchFailure::unreachable(error);
+        let response = fetcher.http.get(&ticket.url).send().await.map_err(|error| lost(&error.without_url()))?;
+        if !response.status().is_success() {
+            let reason = format!("the bucket answered {}", response.status());
+            return Err(FetchFailure::new(Failure::Missing, reason));
+        }
+        let mut response = response;
+        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(|error| lost(&error))?;
+        loop {
+            let block = timeout(STALL, response.chunk()).await.map_err(|_| lost(&"nothing came for 5 s"))?;
+            let Some(block) = block.map_err(|error| lost(&error.without_url()))? else { break };
+            if incoming.bytes() + block.len() as u64 > ticket.bytes {
+                return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
+            }
+            incoming.write(&block).await.map_err(|error| lost(&error))?;
+        }
+        let bytes = incoming.bytes();
+        match incoming.admit().await.map_err(|error| lost(&error))? {
+            true => Ok(bytes),
+            false => Err(FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's")),
+        }
+    };
+    let until = deadline(ticket.bytes) + Duration::from_secs(5);
+    tokio::time::timeout_at(until, reading).await.unwrap_or_else(|_| Err(FetchFailure::unreachable(&"too slow")))
+}

@@ -1,0 +1,95 @@
+//! Frames of JSON: a 4-byte big-endian length and that many bytes, the way nodes and regions talk
+//! ([`longshore_schemas::stream`]).
+
+use std::{io, marker::PhantomData};
+
+use bytes::{Bytes, BytesMut};
+use longshore_schemas::stream::FRAME_BYTES_MAX;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The connection broke, ended within a frame, or a frame was longer than [`FRAME_BYTES_MAX`].
+    #[error("the stream broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("a frame is not a message of this protocol: {0}")]
+    Malformed(#[source] serde_json::Error),
+    #[error("a message cannot be written: {0}")]
+    Unwritable(#[source] serde_json::Error),
+    #[error("a message of {bytes} bytes is longer than a frame may be ({FRAME_BYTES_MAX} bytes)")]
+    TooLong { bytes: usize },
+}
+
+/// Reads messages of type `In` and writes those of type `Out`. To be used with [`tokio_util::codec::Framed`] and its like.
+#[derive(Debug)]
+pub struct FrameCodec<In, Out> {
+    frames: LengthDelimitedCodec,
+    types: PhantomData<fn(Out) -> In>,
+}
+
+impl<In, Out> FrameCodec<In, Out> {
+    pub fn new() -> Self {
+        let frames = LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(FRAME_BYTES_MAX).new_codec();
+        Self { frames, types: PhantomData }
+    }
+}
+
+impl<In, Out> Default for FrameCodec<In, Out> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<In: DeserializeOwned, Out> Decoder for FrameCodec<In, Out> {
+    type Item = In;
+    type Error = FrameError;
+
+    fn decode(&mut self, from: &mut BytesMut) -> Result<Option<In>, FrameError> {
+        let Some(frame) = self.frames.decode(from)? else { return Ok(None) };
+        serde_json::from_slice(&frame).map(Some).map_err(FrameError::Malformed)
+    }
+}
+
+impl<In, Out: Serialize> Encoder<Out> for FrameCodec<In, Out> {
+    type Error = FrameError;
+
+    fn encode(&mut self, message: Out, to: &mut BytesMut) -> Result<(), FrameError> {
+        let json = serde_json::to_vec(&message).map_err(FrameError::Unwritable)?;
+        if json.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong { bytes: json.len() });
+        }
+        Ok(self.frames.encode(Bytes::from(json), to)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_whole_however_they_are_cut() {
+        let mut codec = FrameCodec::<Vec<u32>, Vec<u32>>::new();
+        let mut wire = BytesMut::new();
+        for message in [vec![], vec![1, 2, 3]] {
+            codec.encode(message, &mut wire).expect("small");
+        }
+        let (mut arrived, mut messages) = (BytesMut::new(), Vec::new());
+        for byte in wire {
+            arrived.extend_from_slice(&[byte]);
+            messages.extend(codec.decode(&mut arrived).expect("valid"));
+        }
+        assert_eq!(messages, [vec![], vec![1, 2, 3]]);
+    }
+
+    #[test]
+    fn too_long_and_malformed_frames_are_errors() {
+        let mut codec = FrameCodec::<Vec<u32>, String>::new();
+        let long = "x".repeat(FRAME_BYTES_MAX);
+        assert!(matches!(codec.encode(long, &mut BytesMut::new()), Err(FrameError::TooLong { .. })));
+        let mut claim = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+        assert!(matches!(codec.decode(&mut claim), Err(FrameError::Io(_))));
+        let mut other = BytesMut::from(&b"\x00\x00\x00\x02{}"[..]);
+        assert!(matches!(codec.decode(&mut other), Err(FrameError::Malformed(_))));
+    }
+}

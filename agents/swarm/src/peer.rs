@@ -1,0 +1,156 @@
+//! The protocol between peers.
+//!
+//! Both sides first send [`MAGIC`]. Then the client sends pack ids, 32 bytes each, as many as it likes; the server
+//! answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] that many bytes.
+
+use std::{collections::BTreeMap, io, sync::Mutex, time::Duration};
+
+use longshore_artifact::PACK_BYTES_MAX;
+use longshore_schemas::{NodeId, PackId};
+use longshore_swarm_policy::fetch::Failure;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{BLOCK_BYTES, PATIENCE, PackStore, RATE_MIN, STALL};
+
+pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM1";
+const CONNECT: Duration = Duration::from_secs(3);
+/// Idle connections that are kept for the next pack, per peer.
+const IDLE_MAX: usize = 4;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Found = 0,
+    Missing = 1,
+    Busy = 2,
+}
+
+/// Why a pack did not come: what the policy is told, and what a person reads.
+#[derive(Debug)]
+pub(crate) struct FetchFailure {
+    pub(crate) failure: Failure,
+    pub(crate) reason: String,
+}
+
+impl FetchFailure {
+    pub(crate) fn new(failure: Failure, reason: impl Into<String>) -> Self {
+        Self { failure, reason: reason.into() }
+    }
+
+    pub(crate) fn unreachable(error: &dyn std::fmt::Display) -> Self {
+        Self::new(Failure::Unreachable, error.to_string())
+    }
+}
+
+/// When a transfer of so many bytes must be over.
+pub(crate) fn deadline(bytes: u64) -> Instant {
+    Instant::now() + PATIENCE + Duration::from_secs(bytes / RATE_MIN)
+}
+
+/// Connections to peers, used again for the next pack.
+#[derive(Default)]
+pub(crate) struct Peers {
+    idle: Mutex<BTreeMap<NodeId, Vec<TcpStream>>>,
+}
+
+impl Peers {
+    /// Fetches a pack into the store.
+    pub(crate) async fn fetch(
+        &self,
+        store: &PackStore,
+        peer: &NodeId,
+        address: &str,
+        pack: PackId,
+        bytes: u64,
+    ) -> Result<u64, FetchFailure> {
+        let until = deadline(bytes);
+        let kept = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(peer).and_then(Vec::pop);
+        // A kept connection may have been closed by the peer meanwhile; a new one tells.
+        if let Some(mut stream) = kept
+            && let Ok(result) = timeout_at(until, transfer(&mut stream, store, pack, bytes)).await
+            && !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable)
+        {
+            self.keep(peer, stream);
+            return result;
+        }
+        let fresh = async {
+            let mut stream = connect(address).await.map_err(|error| FetchFailure::unreachable(&error))?;
+            let received = transfer(&mut stream, store, pack, bytes).await?;
+            Ok((stream, received))
+        };
+        let too_slow = |_| FetchFailure::new(Failure::Unreachable, "slower than 128 KiB/s");
+        let (stream, received) = timeout_at(until, fresh).await.map_err(too_slow)??;
+        self.keep(peer, stream);
+        Ok(received)
+    }
+
+    fn keep(&self, peer: &NodeId, stream: TcpStream) {
+        let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let kept = idle.entry(peer.clone()).or_default();
+        if kept.len() < IDLE_MAX {
+            kept.push(stream);
+        }
+    }
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let connecting = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&MAGIC).await?;
+        let mut theirs = [0; MAGIC.len()];
+        stream.read_exact(&mut theirs).await?;
+        if theirs != MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak the swarm's protocol"));
+        }
+        Ok(stream)
+    };
+    timeout(CONNECT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// One request and its answer. After an error that is not the peer's plain refusal the stream is of no more use.
+async fn transfer(
+    stream: &mut TcpStream,
+    store: &PackStore,
+    pack: PackId,
+    bytes: u64,
+) -> Result<u64, FetchFailure> {
+    let lost = |error: io::Error| FetchFailure::unreachable(&error);
+    stream.write_all(pack.as_bytes()).await.map_err(lost)?;
+    let mut head = [0; 9];
+    stalled(stream.read_exact(&mut head)).await?;
+    let length = u64::from_be_bytes(*head.last_chunk().expect("nine bytes end in eight"));
+    match head[0] {
+        status if status == Status::Found as u8 => {}
+        status if status == Status::Missing as u8 => return Err(FetchFailure::new(Failure::Missing, "not there")),
+        status if status == Status::Busy as u8 => return Err(FetchFailure::new(Failure::Busy, "busy")),
+        status => return Err(FetchFailure::new(Failure::Lied, format!("it answered status {status}"))),
+    }
+    if length > PACK_BYTES_MAX as u64 || length != bytes {
+        return Err(FetchFailure::new(Failure::Lied, format!("it offered {length} bytes, the pack has {bytes}")));
+    }
+    let mut incoming = store.incoming(pack).map_err(lost)?;
+    let mut block = vec![0; BLOCK_BYTES];
+    while incoming.bytes() < length {
+        let left = usize::try_from(length - incoming.bytes()).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+        let count = stalled(stream.read(&mut block[..left])).await?;
+        if count == 0 {
+            return Err(FetchFailure::new(Failure::Unreachable, "the connection ended within the pack"));
+        }
+        incoming.write(&block[..count]).await.map_err(lost)?;
+    }
+    match incoming.admit().await.map_err(lost)? {
+        true => Ok(length),
+        false => Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's")),
+    }
+}
+
+async fn stalled<T>(read: impl Future<Output = io::Result<T>>) -> Result<T, FetchFailure> {
+    match timeout(STALL, read).await {
+        Ok(result) => result.map_err(|error| FetchFailure::unreachable(&error)),
+        Err(_) => Err(FetchFailure::new(Failure::Unreachable, "nothing came for 5 s")),
+    }
+}

@@ -1,0 +1,104 @@
+//! Serves the store's packs to peers: bounded connections, bounded uploads, and nothing that is not verified.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use longshore_schemas::PackId;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, PackStore,
+    peer::{MAGIC, Status, deadline},
+};
+
+/// Connections at once; further ones are closed.
+const CONNECTIONS_MAX: usize = 256;
+/// Packs sent at once; further requests are answered `Busy`.
+const UPLOADS_MAX: usize = 16;
+/// A connection without a request for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Listens, and serves until the shutdown; answers the address that it listens on.
+pub async fn start(store: PackStore, listen: SocketAddr, shutdown: CancellationToken) -> Result<SocketAddr, Error> {
+    let failed = |source| Error::Listen { address: listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tokio::spawn(accept(listener, store, shutdown));
+    Ok(address)
+}
+
+async fn accept(listener: TcpListener, store: PackStore, shutdown: CancellationToken) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let uploads = Arc::new(Semaphore::new(UPLOADS_MAX));
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors: those in use must come free first.
+                tracing::warn!(%error, "cannot accept a peer");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = connections.clone().try_acquire_owned() else {
+            tracing::debug!(%peer, "too many peers");
+            continue;
+        };
+        let (store, uploads, shutdown) = (store.clone(), uploads.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let served = shutdown.run_until_cancelled(serve(stream, &store, &uploads)).await;
+            if let Some(Err(error)) = served {
+                tracing::debug!(%peer, %error, "a peer's connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve(mut stream: TcpStream, store: &PackStore, uploads: &Semaphore) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut theirs = [0; MAGIC.len()];
+    timeout(GREETING, stream.read_exact(&mut theirs)).await??;
+    if theirs != MAGIC {
+        return Ok(());
+    }
+    stream.write_all(&MAGIC).await?;
+    loop {
+        let mut id = [0; 32];
+        match timeout(IDLE, stream.read_exact(&mut id)).await {
+            Ok(Ok(_)) => {}
+            // The peer hung up, or has nothing to ask.
+            Ok(Err(_)) | Err(_) => return Ok(()),
+        }
+        answer(&mut stream, store, uploads, &PackId::from_bytes(id)).await?;
+    }
+}
+
+async fn answer(
+    stream: &mut TcpStream,
+    store: &PackStore,
+    uploads: &Semaphore,
+    pack: &PackId,
+) -> std::io::Result<()> {
+    let Some((path, bytes)) = store.path(pack) else { return head(stream, Status::Missing, 0).await };
+    let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
+    // It may have been removed since.
+    let Ok(file) = tokio::fs::File::open(&path).await else { return head(stream, Status::Missing, 0).await };
+    head(stream, Status::Found, bytes).await?;
+    let sending = async { tokio::io::copy(&mut file.take(bytes), stream).await };
+    let sent = tokio::time::timeout_at(deadline(bytes), sending).await??;
+    if sent == bytes { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+}
+
+async fn head(stream: &mut TcpStream, status: Status, bytes: u64) -> std::io::Result<()> {
+    let mut head = [0; 9];
+    head[0] = status as u8;
+    head[1..].copy_from_slice(&bytes.to_be_bytes());
+    stream.write_all(&head).await
+}

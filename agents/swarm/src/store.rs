@@ -1,0 +1,183 @@
+//! Complete, verified packs in a folder, one file each, named by their id.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+};
+
+use longshore_artifact::PACK_BYTES_MAX;
+use longshore_schemas::PackId;
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+
+use crate::{BLOCK_BYTES, Error};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct PackStore(Arc<Inner>);
+
+struct Inner {
+    folder: PathBuf,
+    /// What is complete, with its size.
+    packs: RwLock<BTreeMap<PackId, u64>>,
+}
+
+impl PackStore {
+    /// Opens a folder and verifies what an earlier run left there; what is not what its name says is removed. Blocks.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Store { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut packs = BTreeMap::new();
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let named = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<PackId>().ok());
+            match named.filter(|pack| holds(&path, pack)) {
+                Some(pack) => {
+                    packs.insert(pack, fs::metadata(&path).map_err(failed)?.len());
+                }
+                None => {
+                    tracing::info!(path = %path.display(), "removing what is no pack");
+                    fs::remove_file(&path).map_err(failed)?;
+                }
+            }
+        }
+        Ok(Self(Arc::new(Inner { folder: folder.to_owned(), packs: RwLock::new(packs) })))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    pub fn contains(&self, pack: &PackId) -> bool {
+        self.read().contains_key(pack)
+    }
+
+    /// Of these packs, those that are here.
+    pub fn held<'a>(&self, packs: impl IntoIterator<Item = &'a PackId>) -> Vec<PackId> {
+        let held = self.read();
+        packs.into_iter().filter(|pack| held.contains_key(pack)).copied().collect()
+    }
+
+    /// A pack's file and size, if it is here.
+    pub fn path(&self, pack: &PackId) -> Option<(PathBuf, u64)> {
+        let bytes = *self.read().get(pack)?;
+        Some((self.0.folder.join(pack.to_string()), bytes))
+    }
+
+    /// Removes every pack that is not to be kept; answers how many bytes that freed.
+    pub fn retain(&self, keep: &BTreeSet<PackId>) -> u64 {
+        let mut packs = self.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut freed = 0;
+        packs.retain(|pack, bytes| {
+            let kept = keep.contains(pack) || fs::remove_file(self.0.folder.join(pack.to_string())).is_err();
+            freed += if kept { 0 } else { *bytes };
+            kept
+        });
+        freed
+    }
+
+    /// A place for a pack that is on its way.
+    pub fn incoming(&self, pack: PackId) -> io::Result<Incoming> {
+        let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
+        let file = tokio::fs::File::from_std(temporary.reopen()?);
+        Ok(Incoming { store: self.clone(), pack, temporary, file, hasher: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<PackId, u64>> {
+        self.0.packs.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn holds(path: &Path, pack: &PackId) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    let read = fs::File::open(path).and_then(|file| {
+        let mut file = file.take(PACK_BYTES_MAX as u64 + 1);
+        let mut block = vec![0; BLOCK_BYTES];
+        loop {
+            match file.read(&mut block)? {
+                0 => return Ok(()),
+                count => hasher.update(&block[..count]),
+            };
+        }
+    });
+    read.is_ok() && hasher.finalize().as_bytes() == pack.as_bytes()
+}
+
+/// A pack that is being received: hashed as it comes, and in the store only once it is what its name says.
+pub struct Incoming {
+    store: PackStore,
+    pack: PackId,
+    /// Removed with this, unless it was admitted.
+    temporary: NamedTempFile,
+    file: tokio::fs::File,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Incoming {
+    pub async fn write(&mut self, block: &[u8]) -> io::Result<()> {
+        self.hasher.update(block);
+        self.bytes += block.len() as u64;
+        self.file.write_all(block).await
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts the pack into the store; false if these are not its bytes.
+    pub async fn admit(mut self) -> io::Result<bool> {
+        if self.hasher.finalize().as_bytes() != self.pack.as_bytes() {
+            return Ok(false);
+        }
+        self.file.flush().await?;
+        // Not synced: after a power cut the store is verified again, and a release is synced when it is assembled.
+        let path = self.store.0.folder.join(self.pack.to_string());
+        self.temporary.persist(&path).map_err(|error| error.error)?;
+        let mut packs = self.store.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        packs.insert(self.pack, self.bytes);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_verified_packs_are_held_and_a_damaged_one_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = PackStore::open(folder.path()).expect("opens");
+        let (good, other) = (PackId::of(b"good"), PackId::of(b"other"));
+        let mut incoming = store.incoming(good).expect("space");
+        incoming.write(b"go").await.expect("space");
+        incoming.write(b"od").await.expect("space");
+        assert!(!store.contains(&good), "not before it is whole");
+        assert!(incoming.admit().await.expect("space"));
+        let mut lie = store.incoming(other).expect("space");
+        lie.write(b"lie").await.expect("space");
+        assert!(!lie.admit().await.expect("space"));
+        assert_eq!(store.held([&good, &other]), [good]);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing else is left");
+
+        assert!(PackStore::open(folder.path()).expect("opens").contains(&good));
+        fs::write(folder.path().join(good.to_string()), b"rotten").expect("written");
+        assert!(!PackStore::open(folder.path()).expect("opens").contains(&good));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = PackStore::open(folder.path()).expect("opens");
+        for bytes in [b"one", b"two"] {
+            let mut incoming = store.incoming(PackId::of(bytes)).expect("space");
+            incoming.write(bytes).await.expect("space");
+            assert!(incoming.admit().await.expect("space"));
+        }
+        assert_eq!(store.retain(&BTreeSet::from([PackId::of(b"one")])), 3);
+        assert!(store.contains(&PackId::of(b"one")) && !store.contains(&PackId::of(b"two")));
+    }
+}
