@@ -131,7 +131,11 @@ mod tests {
         connections_max: u32,
     }
 
-    fn settings(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings, String> {
+    fn settings(
+        file: Option<&str>,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Settings, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("longshore.toml");
         if let Some(text) = file {
@@ -159,7 +163,12 @@ mod tests {
 
     #[test]
     fn errors_name_the_source() {
-        type Case = (Option<&'static str>, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)], &'static str);
+        type Case = (
+            Option<&'static str>,
+            &'static [(&'static str, &'static str)],
+            &'static [(&'static str, &'static str)],
+            &'static str,
+        );
         let table: [Case; 5] = [
             (Some("listen = "), &[], &[], "longshore.toml"),
             (Some("lissten = \"x\""), &[], &[], "lissten"),

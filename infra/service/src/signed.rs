@@ -102,7 +102,11 @@ mod tests {
         let signer = Signer::new([1; 32]).for_purpose("attempt");
         let credential = signer.sign(&payload()).expect("signed");
         assert_eq!(signer.verify::<Payload>(&credential), Some(payload()));
-        for other in [Signer::new([2; 32]).for_purpose("attempt"), Signer::new([1; 32]).for_purpose("node"), Signer::new([1; 32])] {
+        for other in [
+            Signer::new([2; 32]).for_purpose("attempt"),
+            Signer::new([1; 32]).for_purpose("node"),
+            Signer::new([1; 32]),
+        ] {
             assert_eq!(other.verify::<Payload>(&credential), None);
         }
     }

@@ -1,0 +1,146 @@
+//! The HTTP API under `/v1`, and the console at `/`.
+//!
+//! ```text
+//! request ─▶ serve ─▶ routes ─▶ access ──▶ extract ─▶ handler ──append──▶ log
+//!          (bounded)  (table)   (role)    (checked)      │ ◀──outcome──── read model
+//!                                                        ▼
+//!                                            view, or problem+json
+//! ```
+//!
+//! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
+//!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
+//! - **Reading** (`reads`): the read model's views.
+//! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
+//! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
+//!
+//! The API decides nothing: whether a request is allowed is for its processor, and what the API checks beforehand is only
+//! what would be refused anyway. It does not know how projections are kept, and it holds no state of its own that a
+//! restart could lose.
+
+mod access;
+mod attempts;
+mod builds;
+mod claims;
+mod clock;
+mod console;
+mod extract;
+mod facts;
+mod finish;
+mod job_log;
+mod problem;
+mod reads;
+mod repository;
+mod routes;
+mod serve;
+mod services;
+mod streams;
+mod submit;
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_log::Log;
+use longshore_s3::Bucket;
+use longshore_schemas::{RegionName, read::ReadModel};
+use longshore_service::{signed::Signer, tokens::Tokens};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::serve::Error;
+
+/// What the API needs from the process that it is part of.
+pub struct ApiConfig {
+    pub log: Arc<dyn Log>,
+    pub read: Arc<dyn ReadModel>,
+    pub main_bucket: Bucket,
+    /// Every region of this installation; a deploy without a plan goes to all of them.
+    pub regions: Vec<RegionName>,
+    pub tokens: Tokens,
+    /// Makes the credentials of attempts; all API processes of an installation must have the same key.
+    pub signer: Signer,
+    pub limits: Limits,
+    /// Whether builds may come from `file://` URLs and absolute paths: only where API and workers share a machine.
+    pub allow_file_repositories: bool,
+}
+
+/// Bounds of one API process.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How long a state-changing call waits for what becomes of it.
+    pub outcome_wait: Duration,
+    /// Open connections; more wait in the kernel.
+    pub connections_max: usize,
+    /// Open streams of facts and logs together.
+    pub streams_max: usize,
+    /// Workers that wait for a job at the same time.
+    pub claims_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { outcome_wait: Duration::from_secs(5), connections_max: 4_096, streams_max: 256, claims_max: 2_048 }
+    }
+}
+
+/// The API, ready to be served.
+pub struct Api {
+    shared: Arc<Shared>,
+}
+
+/// What every handler can reach.
+struct Shared {
+    log: Arc<dyn Log>,
+    read: Arc<dyn ReadModel>,
+    bucket: Bucket,
+    regions: Vec<RegionName>,
+    tokens: Tokens,
+    attempts: Signer,
+    limits: Limits,
+    allow_file_repositories: bool,
+    streams: Arc<Semaphore>,
+    claims: Arc<Semaphore>,
+    /// Cancelled when the API stops: streams and waits end then.
+    stop: CancellationToken,
+}
+
+impl Api {
+    pub fn new(config: ApiConfig) -> Self {
+        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, allow_file_repositories } = config;
+        let shared = Shared {
+            log,
+            read,
+            bucket: main_bucket,
+            regions,
+            tokens,
+            attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
+            streams: Arc::new(Semaphore::new(limits.streams_max)),
+            claims: Arc::new(Semaphore::new(limits.claims_max)),
+            limits,
+            allow_file_repositories,
+            stop: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The routes, for whoever brings connections of their own.
+    pub fn router(&self) -> axum::Router {
+        routes::router(&self.shared)
+    }
+
+    /// Serves until `shutdown`, then finishes what runs; streams and waiting claims end at once.
+    pub async fn serve(&self, listener: tokio::net::TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+        self.serve_router(self.router(), listener, shutdown).await
+    }
+
+    /// As [`Api::serve`], with routes of the process's own beside those of [`Api::router`].
+    pub async fn serve_router(
+        &self,
+        router: axum::Router,
+        listener: tokio::net::TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        serve::serve(router, listener, shutdown, &self.shared).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

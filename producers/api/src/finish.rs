@@ -1,0 +1,130 @@
+//! How an attempt ended, checked before it is written: a success counts only with every pack in the bucket.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_schemas::{
+    ArtifactId, ArtifactName,
+    events::{ArtifactSummary, AttemptFailed, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest},
+    http::{FinishBody, JobStatus, JobView},
+};
+use serde_json::Value;
+
+use crate::{
+    Shared,
+    access::AttemptCredential,
+    problem::{Answer, Failure},
+};
+
+/// Packs looked for at the same time.
+const HEADS_AT_ONCE: usize = 32;
+/// Of the packs that are not there, so many are named.
+const MISSING_NAMED: usize = 5;
+/// Longest reason for a failure, in bytes.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// The event of this finish. On success every pack and the root are in the main bucket when this returns.
+pub(crate) async fn check(
+    shared: &Arc<Shared>,
+    of: &AttemptCredential,
+    name: &ArtifactName,
+    body: &FinishBody,
+) -> Answer<BuildRequest> {
+    let outcome = match body {
+        FinishBody::Succeeded { root, new_pack_bytes } => {
+            let artifact = succeeded(shared, name, root, *new_pack_bytes).await?;
+            AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact })
+        }
+        FinishBody::Failed { message, .. } if message.len() > MESSAGE_BYTES_MAX => {
+            return Err(Failure::invalid(format!("message: give at most {MESSAGE_BYTES_MAX} bytes")));
+        }
+        FinishBody::Failed { reason, message } => {
+            AttemptOutcome::AttemptFailed(AttemptFailed { reason: *reason, message: message.clone() })
+        }
+    };
+    let AttemptCredential { job, attempt, worker } = of.clone();
+    Ok(AttemptFinished { job, attempt, worker, outcome }.into())
+}
+
+/// Whether the job ended just so.
+pub(crate) fn is_result(view: &JobView, of: &AttemptCredential, body: &FinishBody) -> bool {
+    if view.attempt != of.attempt || view.worker.as_ref().is_some_and(|worker| *worker != of.worker) {
+        return false;
+    }
+    match body {
+        FinishBody::Succeeded { root, .. } => {
+            let published = view.artifact.as_ref().map(|summary| summary.artifact);
+            view.status == JobStatus::Succeeded && published.is_some() && published == artifact_of(root)
+        }
+        FinishBody::Failed { reason, .. } => {
+            view.status == JobStatus::Failed && view.failure.as_ref().is_some_and(|failure| failure.reason == *reason)
+        }
+    }
+}
+
+async fn succeeded(
+    shared: &Arc<Shared>,
+    name: &ArtifactName,
+    root: &Value,
+    new_pack_bytes: u64,
+) -> Answer<ArtifactSummary> {
+    let artifact = artifact_of(root).ok_or_else(|| Failure::invalid("root.artifact: it must name the artifact"))?;
+    let root = ArtifactRoot::from_json(&artifact, root.to_string().as_bytes());
+    let root = root.map_err(|error| Failure::invalid(format!("root: {error}")))?;
+    let packs = root.all_packs();
+    let pack_bytes = packs.iter().map(|pack| pack.bytes).sum();
+    if packs.is_empty() || root.manifest.is_empty() {
+        return Err(Failure::invalid("root.manifest: an artifact has at least the pack of its manifest"));
+    }
+    if new_pack_bytes > pack_bytes {
+        return Err(Failure::invalid(format!("new_pack_bytes: all packs together have only {pack_bytes} bytes")));
+    }
+    check_packs(shared, &packs).await?;
+    shared.bucket.put(&root_key(&artifact), Bytes::from(root.to_json())).await?;
+    Ok(ArtifactSummary {
+        artifact,
+        name: name.clone(),
+        size_bytes: root.size_bytes,
+        files: root.files,
+        chunks: root.chunks,
+        packs: u32::try_from(packs.len()).map_err(|_| Failure::invalid("root.packs: too many"))?,
+        pack_bytes,
+        new_pack_bytes,
+    })
+}
+
+/// Whether every pack is in the main bucket with its size.
+async fn check_packs(shared: &Arc<Shared>, packs: &[PackRef]) -> Answer<()> {
+    let heads = packs.to_vec().into_iter().map(|pack| async move {
+        let found = shared.bucket.head(&pack_key(&pack.pack)).await?;
+        Ok::<_, longshore_s3::Error>(match found {
+            Some(bytes) if bytes == pack.bytes => None,
+            Some(bytes) => Some(format!("{} has {bytes} bytes there and {} in the root", pack.pack, pack.bytes)),
+            None => Some(format!("{} is not there", pack.pack)),
+        })
+    });
+    let mut heads = stream::iter(heads).buffered(HEADS_AT_ONCE);
+    let (mut wrong, mut named) = (0, Vec::new());
+    while let Some(head) = heads.next().await {
+        if let Some(problem) = head? {
+            wrong += 1;
+            if named.len() < MISSING_NAMED {
+                named.push(problem);
+            }
+        }
+    }
+    if wrong == 0 {
+        return Ok(());
+    }
+    let named = named.join("; ");
+    Err(Failure::invalid(format!(
+        "root: {wrong} of {} packs are not in the main bucket: {named}. Upload them and finish again",
+        packs.len()
+    )))
+}
+
+fn artifact_of(root: &Value) -> Option<ArtifactId> {
+    root.get("artifact")?.as_str()?.parse().ok()
+}

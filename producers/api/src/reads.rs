@@ -1,0 +1,104 @@
+//! The read model's views, as they are.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use longshore_schemas::{
+    ArtifactId, JobId, RegionName, ServiceName,
+    http::{
+        ArtifactQuery, ArtifactView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page, QueueView,
+        ServiceView,
+    },
+};
+
+use crate::{
+    Shared,
+    access::Holder,
+    builds::no_job,
+    extract::{App, Params, Query},
+    problem::{Answer, Failure},
+};
+
+type View<T> = Answer<Json<T>>;
+
+/// `GET /v1/health`: whether this process can answer from its projections.
+pub(crate) async fn health(State(shared): App) -> View<serde_json::Value> {
+    shared.read.queues()?;
+    Ok(Json(serde_json::json!({ "status": "ok" })))
+}
+
+/// `GET /v1/whoami`
+pub(crate) async fn whoami(Holder(identity): Holder) -> Json<Identity> {
+    Json(identity)
+}
+
+/// `GET /v1/regions`
+pub(crate) async fn regions(State(shared): App) -> Json<Page<RegionName>> {
+    Json(whole(shared.regions.clone()))
+}
+
+/// `GET /v1/queues`
+pub(crate) async fn queues(State(shared): App) -> View<Page<QueueView>> {
+    Ok(Json(whole(shared.read.queues()?)))
+}
+
+/// `GET /v1/jobs`
+pub(crate) async fn jobs(State(shared): App, Query(query): Query<JobQuery>) -> View<Page<JobView>> {
+    check_limit(query.limit)?;
+    Ok(Json(shared.read.jobs(&query)?))
+}
+
+/// `GET /v1/jobs/{job}`
+pub(crate) async fn job(State(shared): App, Params((job,)): Params<(JobId,)>) -> View<JobView> {
+    shared.read.job(&job)?.map(Json).ok_or_else(|| no_job(&job))
+}
+
+/// `GET /v1/artifacts`
+pub(crate) async fn artifacts(State(shared): App, Query(query): Query<ArtifactQuery>) -> View<Page<ArtifactView>> {
+    check_limit(query.limit)?;
+    Ok(Json(shared.read.artifacts(&query)?))
+}
+
+/// `GET /v1/artifacts/{artifact}`
+pub(crate) async fn artifact(State(shared): App, Params((artifact,)): Params<(ArtifactId,)>) -> View<ArtifactView> {
+    known_artifact(&shared, &artifact).map(Json)
+}
+
+pub(crate) fn known_artifact(shared: &Arc<Shared>, artifact: &ArtifactId) -> Answer<ArtifactView> {
+    let none = || Failure::not_found(format!("there is no artifact {artifact}; GET /v1/artifacts lists them"));
+    shared.read.artifact(artifact)?.ok_or_else(none)
+}
+
+/// `GET /v1/services`
+pub(crate) async fn services(State(shared): App) -> View<Page<ServiceView>> {
+    Ok(Json(whole(shared.read.services()?)))
+}
+
+/// `GET /v1/services/{service}`
+pub(crate) async fn service(State(shared): App, Params((service,)): Params<(ServiceName,)>) -> View<ServiceView> {
+    known_service(&shared, &service).map(Json)
+}
+
+pub(crate) fn known_service(shared: &Arc<Shared>, service: &ServiceName) -> Answer<ServiceView> {
+    let none = || Failure::not_found(format!("there is no service {service}: a first deploy makes it"));
+    shared.read.service(service)?.ok_or_else(none)
+}
+
+/// `GET /v1/nodes`
+pub(crate) async fn nodes(State(shared): App, Query(query): Query<NodeQuery>) -> View<Page<NodeView>> {
+    check_limit(query.limit)?;
+    Ok(Json(shared.read.nodes(&query)?))
+}
+
+fn whole<T>(items: Vec<T>) -> Page<T> {
+    Page { items, next: None }
+}
+
+fn check_limit(limit: Option<u32>) -> Answer<()> {
+    match limit {
+        Some(limit) if limit == 0 || limit > PAGE_ITEMS_MAX => {
+            Err(Failure::invalid(format!("limit: give a number from 1 to {PAGE_ITEMS_MAX}")))
+        }
+        _ => Ok(()),
+    }
+}

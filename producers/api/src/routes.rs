@@ -1,0 +1,107 @@
+//! The one table of routes: method, path, what the caller must be, handler. The router is made from it and from nothing
+//! else, so a route without a rule cannot exist.
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    http::{Method, Uri},
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post},
+};
+use longshore_schemas::http::Role::{Builder, Deployer, Viewer, Worker};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    Shared,
+    access::{self, Need, Rule},
+    attempts, builds, claims, console, facts, job_log,
+    problem::Failure,
+    reads, services, submit,
+};
+
+pub(crate) struct Route {
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the handler knows it too; the table shows it, and tests read it")
+    )]
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) need: Need,
+    /// Whether the token may come in the query: for browsers' event sources.
+    token_in_query: bool,
+    handler: MethodRouter<Arc<Shared>>,
+}
+
+fn route(method: Method, path: &'static str, need: Need, handler: MethodRouter<Arc<Shared>>) -> Route {
+    Route { method, path, need, token_in_query: false, handler }
+}
+
+fn stream(path: &'static str, need: Need, handler: MethodRouter<Arc<Shared>>) -> Route {
+    Route { method: Method::GET, path, need, token_in_query: true, handler }
+}
+
+#[rustfmt::skip]
+pub(crate) fn table() -> Vec<Route> {
+    use Need::{Attempt, Nothing, Role, Token};
+    const GET: Method = Method::GET;
+    const POST: Method = Method::POST;
+    const DELETE: Method = Method::DELETE;
+    vec![
+        route(GET,    "/v1/health",                                 Nothing,        get(reads::health)),
+        route(GET,    "/v1/whoami",                                 Token,          get(reads::whoami)),
+        route(GET,    "/v1/regions",                                Role(Viewer),   get(reads::regions)),
+        route(GET,    "/v1/requests/{topic}/{partition}/{offset}",  Role(Viewer),   get(submit::outcome)),
+
+        route(GET,    "/v1/queues",                                 Role(Viewer),   get(reads::queues)),
+        route(GET,    "/v1/jobs",                                   Role(Viewer),   get(reads::jobs)),
+        route(GET,    "/v1/jobs/{job}",                             Role(Viewer),   get(reads::job)),
+        stream(       "/v1/jobs/{job}/log",                         Role(Viewer),   get(job_log::read)),
+        route(POST,   "/v1/builds",                                 Role(Builder),  post(builds::request)),
+        route(POST,   "/v1/jobs/{job}/cancel",                      Role(Builder),  post(builds::cancel)),
+
+        route(GET,    "/v1/artifacts",                              Role(Viewer),   get(reads::artifacts)),
+        route(GET,    "/v1/artifacts/{artifact}",                   Role(Viewer),   get(reads::artifact)),
+
+        route(GET,    "/v1/services",                               Role(Viewer),   get(reads::services)),
+        route(GET,    "/v1/services/{service}",                     Role(Viewer),   get(reads::service)),
+        route(POST,   "/v1/services/{service}/deploys",             Role(Deployer), post(services::deploy)),
+        route(POST,   "/v1/services/{service}/rollbacks",           Role(Deployer), post(services::rollback)),
+        route(POST,   "/v1/services/{service}/pause",               Role(Deployer), post(services::pause)),
+        route(POST,   "/v1/services/{service}/resume",              Role(Deployer), post(services::resume)),
+        route(DELETE, "/v1/services/{service}/holds/{artifact}",    Role(Deployer), delete(services::lift_hold)),
+        route(GET,    "/v1/nodes",                                  Role(Viewer),   get(reads::nodes)),
+
+        stream(       "/v1/facts/{topic}",                          Role(Viewer),   get(facts::follow)),
+
+        route(POST,   "/v1/queues/{queue}/claims",                  Role(Worker),   post(claims::claim)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",    Attempt,        post(attempts::beat)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/uploads",  Attempt,        post(attempts::uploads)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/log",      Attempt,        post(attempts::log)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/finish",   Attempt,        post(attempts::finish)),
+    ]
+}
+
+pub(crate) fn router(shared: &Arc<Shared>) -> Router {
+    let mut router = Router::new();
+    for Route { path, need, token_in_query, handler, .. } in table() {
+        let rule = Rule { shared: shared.clone(), need, token_in_query };
+        router = router.route(path, handler.route_layer(from_fn_with_state(rule, access::check)));
+    }
+    router
+        .fallback(console::serve)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(shared.clone())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Failure {
+    Failure::wrong_method(format!("{} does not take {method}", uri.path()))
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("not a text"), "a request made the API panic");
+    Failure::internal("this is a defect of the API: its log has the details").into_response()
+}

@@ -1,0 +1,199 @@
+//! What a worker does, with a real bucket.
+
+use std::time::Duration;
+
+use axum::http::Method;
+use bytes::Bytes;
+use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_log::{ReadLimit, TopicPartition};
+use longshore_schemas::{
+    ArtifactId, PackId, codec,
+    events::{Request, WorkerReady, WorkerSignal},
+    http::{Assignment, ClaimedJob, JobStatus, JobView, LogAnswer, Role, UploadsAnswer},
+    topics,
+};
+use serde_json::{Value, json};
+
+use super::world::{Answered, PATIENCE, World, artifact, build};
+
+fn claim(wait_seconds: u32) -> Value {
+    json!({ "worker": "w", "claim": "c-1", "wait_seconds": wait_seconds })
+}
+
+fn claimed() -> ClaimedJob {
+    ClaimedJob {
+        job: "default-1".parse().expect("a job"),
+        attempt: 1,
+        worker: "w".parse().expect("a worker"),
+        claim: "c-1".parse().expect("a claim"),
+        build: serde_json::from_value(build()["build"].clone()).expect("a build"),
+    }
+}
+
+/// An artifact of two packs, and its packs' bytes.
+fn packed() -> (ArtifactRoot, Vec<Bytes>) {
+    let packs = vec![Bytes::from_static(b"the manifest"), Bytes::from_static(b"the chunks")];
+    let part = |bytes: &Bytes| PackRef { pack: PackId::of(bytes), bytes: bytes.len() as u64 };
+    let root = ArtifactRoot {
+        artifact: ArtifactId::of(b"manifest"),
+        size_bytes: 10,
+        files: 1,
+        chunks: 1,
+        manifest: vec![part(&packs[0])],
+        layout: Vec::new(),
+        packs: vec![part(&packs[1])],
+    };
+    (root, packs)
+}
+
+impl World {
+    async fn attempt(&self, route: &str, body: &Value) -> Answered {
+        let credential = self.credential("default-1", 1, "w");
+        self.call(Method::POST, &format!("/v1/jobs/default-1/attempts/1/{route}"), &credential, body).await
+    }
+
+    async fn signals(&self) -> u64 {
+        let partition = topics::partition_of(b"default", topics::WORKER_SIGNALS.partitions);
+        let of = TopicPartition::new(topics::WORKER_SIGNALS.name, partition);
+        longshore_log::Log::end_offset(&*self.log, &of).await.expect("an end")
+    }
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_its_job() {
+    let world = World::new().await;
+    let claims = "/v1/queues/default/claims";
+    world.post(claims, Role::Worker, &claim(0)).await.expect_status(204);
+    assert_eq!(world.signals().await, 1, "the claim was announced");
+    let body = claim(30);
+    let waiting = world.post(claims, Role::Worker, &body);
+    let assigning = async {
+        let partition = topics::partition_of(b"default", topics::WORKER_SIGNALS.partitions);
+        let of = TopicPartition::new(topics::WORKER_SIGNALS.name, partition);
+        let mut reader = longshore_log::Log::reader(&*world.log, vec![(of, 1)]).expect("a reader");
+        let signals = reader.read(ReadLimit::default()).await.expect("a signal");
+        let value = signals[0].record.value.clone().expect("a value");
+        let signal: Request<WorkerSignal> = codec::decode(&value).expect("a signal");
+        let WorkerSignal::WorkerReady(WorkerReady { claim, expires_at, .. }) = signal.event else { panic!("no claim") };
+        assert_eq!(claim.as_str(), "c-1");
+        assert_eq!(expires_at.since(signal.at).as_secs(), 15);
+        world.toy.claimed.send_replace(Some(claimed()));
+    };
+    let (answer, ()) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, assigning) }).await.expect("in time");
+    let assignment: Assignment = answer.expect_status(200).json();
+    assert_eq!((assignment.job.to_string().as_str(), assignment.attempt), ("default-1", 1));
+
+    // A repeated claim gets the same job and announces nothing.
+    let signals = world.signals().await;
+    let again: Assignment = world.post(claims, Role::Worker, &claim(30)).await.expect_status(200).json();
+    assert_eq!(again.job, assignment.job);
+    assert_eq!(world.signals().await, signals);
+
+    // The credential is that attempt's.
+    world.running("default-1", 1);
+    let beats = "/v1/jobs/default-1/attempts/1/beats";
+    let answer = world.call(Method::POST, beats, &assignment.credential, &Value::Null).await.expect_status(200);
+    assert_eq!(answer.json::<Value>(), json!({ "current": true }));
+    world.post(claims, Role::Worker, &claim(61)).await.expect_problem(422, "wait_seconds");
+    let other = json!({ "worker": "other", "claim": "c-1", "wait_seconds": 1 });
+    world.post(claims, Role::Worker, &other).await.expect_problem(409, "is of worker w");
+}
+
+#[tokio::test]
+async fn an_assignment_names_bases_that_can_be_read() {
+    let world = World::new().await;
+    let (root, packs) = packed();
+    world.toy.claimed.send_replace(Some(claimed()));
+    world.toy.state().artifacts.push(artifact(ArtifactId::of(b"nowhere"), true));
+    world.toy.state().artifacts.push(artifact(root.artifact, true));
+    world.bucket.put(&root_key(&root.artifact), root.to_json().into()).await.expect("stored");
+    let claims = "/v1/queues/default/claims";
+    let without: Assignment = world.post(claims, Role::Worker, &claim(1)).await.expect_status(200).json();
+    assert!(without.bases.is_empty(), "the manifest's pack is missing");
+    world.bucket.put(&pack_key(&root.manifest[0].pack), packs[0].clone()).await.expect("stored");
+    let with: Assignment = world.post(claims, Role::Worker, &claim(1)).await.expect_status(200).json();
+    assert_eq!(with.bases.len(), 1);
+    assert_eq!(with.bases[0].artifact, root.artifact);
+    let got = http().get(&with.bases[0].packs[0].url).send().await.expect("sent").bytes().await.expect("read");
+    assert_eq!(got, packs[0]);
+}
+
+#[tokio::test]
+async fn an_attempt_uploads_logs_and_finishes() {
+    let world = World::new().await;
+    world.running("default-1", 1);
+    let (root, packs) = packed();
+    let finish = json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 5 });
+    world.attempt("finish", &finish).await.expect_problem(422, "2 of 2 packs are not in the main bucket");
+    assert_eq!(world.records().await, 0, "nothing was written");
+
+    let sizes: Vec<_> = root.all_packs().iter().map(|pack| json!({ "pack": pack.pack, "bytes": pack.bytes })).collect();
+    let answer: UploadsAnswer = world.attempt("uploads", &json!({ "packs": sizes })).await.expect_status(200).json();
+    for upload in answer.uploads {
+        let bytes = packs.iter().find(|bytes| PackId::of(bytes) == upload.pack).expect("one of them").clone();
+        assert_eq!(put(&upload.url, &upload.headers, bytes.clone()).await, 200);
+        assert_eq!(put(&upload.url, &upload.headers, bytes).await, 412, "what is there stays");
+    }
+    let answer = world.attempt("log", &json!({ "stored": [], "next": { "index": 0, "bytes": 6 } })).await;
+    let answer: LogAnswer = answer.expect_status(200).json();
+    assert_eq!(put(&answer.url.expect("a place"), &answer.headers, Bytes::from_static(b"hello\n")).await, 200);
+    let stored = json!({ "stored": [{ "index": 0, "bytes": 6 }], "next": null });
+    world.attempt("log", &stored).await.expect_status(200);
+
+    let view: JobView = world.attempt("finish", &finish).await.expect_status(200).json();
+    assert_eq!(view.status, JobStatus::Succeeded);
+    let summary = view.artifact.expect("an artifact");
+    assert_eq!((summary.packs, summary.pack_bytes, summary.new_pack_bytes), (2, 22, 5));
+    assert!(world.bucket.head(&root_key(&root.artifact)).await.expect("asked").is_some());
+
+    // The same once more is the same; anything else comes too late.
+    let records = world.records().await;
+    world.attempt("finish", &finish).await.expect_status(200);
+    let failed = json!({ "outcome": "failed", "reason": "CommandFailed", "message": "status 1" });
+    world.attempt("finish", &failed).await.expect_problem(409, "attempt 1 of default-1 is over");
+    world.attempt("uploads", &json!({ "packs": sizes })).await.expect_problem(409, "is over");
+    world.attempt("log", &stored).await.expect_problem(409, "is over");
+    assert_eq!(world.attempt("beats", &Value::Null).await.json::<Value>(), json!({ "current": false }));
+    assert_eq!(world.records().await, records, "nothing was written");
+    assert_eq!(world.get("/v1/jobs/default-1/log").await.text(), "hello\n");
+}
+
+#[tokio::test]
+async fn what_an_attempt_may_not_send() {
+    let world = World::new().await;
+    world.running("default-1", 1);
+    let pack = PackId::of(b"x");
+    let many: Vec<_> = (0..65).map(|_| json!({ "pack": pack, "bytes": 1 })).collect();
+    let (root, _) = packed();
+    let mut foreign = serde_json::to_value(&root).expect("JSON");
+    foreign["artifact"] = json!("abc");
+    let table = [
+        ("uploads", json!({ "packs": [{ "pack": pack, "bytes": 9_000_000 }] }), "a pack has 1 to 8388608"),
+        ("uploads", json!({ "packs": [{ "pack": pack, "bytes": 0 }] }), "a pack has 1 to"),
+        ("uploads", json!({ "packs": many }), "at most 64"),
+        ("log", json!({ "stored": [], "next": { "index": 0, "bytes": 262_145 } }), "sizes 1 to 262144"),
+        ("log", json!({ "stored": [], "nxt": null }), "nxt"),
+        ("finish", json!({ "outcome": "succeeded", "root": foreign, "new_pack_bytes": 0 }), "root.artifact"),
+        ("finish", json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 999 }), "new_pack_bytes"),
+        ("finish", json!({ "outcome": "won" }), "won"),
+    ];
+    for (route, body, says) in table {
+        world.attempt(route, &body).await.expect_problem(422, says);
+    }
+    assert_eq!(world.records().await, 0, "nothing was written");
+    let failed = json!({ "outcome": "failed", "reason": "OutputMissing", "message": "out is not there" });
+    let view: JobView = world.attempt("finish", &failed).await.expect_status(200).json();
+    assert_eq!(view.failure.expect("a failure").message, "out is not there");
+}
+
+fn http() -> reqwest::Client {
+    // Plain HTTP only, but the client wants to know which cryptography it would use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("a client")
+}
+
+async fn put(url: &str, headers: &[(String, String)], bytes: Bytes) -> u16 {
+    let put = headers.iter().fold(http().put(url), |put, (name, value)| put.header(name, value));
+    put.body(bytes).send().await.expect("sent").status().as_u16()
+}
