@@ -1,0 +1,164 @@
+//! A node's choices, event by event.
+
+use std::time::Duration;
+
+use longshore_schemas::{
+    PackId,
+    stream::{PeerPacks, Ticket},
+};
+use longshore_swarm_policy::{
+    Fetch, Time,
+    fetch::{Action, Config, Event, Failure, Source, WantedPack},
+};
+
+fn pack(n: u8) -> PackId {
+    PackId::of(&[n])
+}
+
+fn packs(range: std::ops::Range<u8>) -> Vec<PackId> {
+    range.map(pack).collect()
+}
+
+fn fetch() -> Fetch {
+    Fetch::new(Config::new("me".parse().expect("valid"), "r1".parse().expect("valid")))
+}
+
+fn wanted(range: std::ops::Range<u8>) -> Event {
+    Event::Wanted(range.map(|n| WantedPack { pack: pack(n), bytes: 1 }).collect())
+}
+
+fn peer(name: &str, rack: &str, packs: Vec<PackId>) -> PeerPacks {
+    let (node, rack) = (name.parse().expect("valid"), rack.parse().expect("valid"));
+    PeerPacks { node, address: format!("{name}:1"), rack, packs }
+}
+
+fn sources(peers: Vec<PeerPacks>) -> Event {
+    Event::Sources { peers, tickets: Vec::new() }
+}
+
+fn ticket(n: u8) -> Event {
+    Event::Sources { peers: Vec::new(), tickets: vec![Ticket { pack: pack(n), bytes: 1, url: "u".to_owned() }] }
+}
+
+fn failed(n: u8, from: &str, failure: Failure) -> Event {
+    Event::Failed { pack: pack(n), source: Source::Peer(from.parse().expect("valid")), failure }
+}
+
+fn at(millis: u64) -> Time {
+    Duration::from_millis(millis)
+}
+
+/// The peers asked, in order.
+fn asked(actions: &[Action]) -> Vec<&str> {
+    let peer = |action| match action {
+        &Action::FromPeer { ref peer, .. } => Some(peer.as_str()),
+        _ => None,
+    };
+    actions.iter().filter_map(peer).collect()
+}
+
+fn asks_region(actions: &[Action]) -> usize {
+    let count = |action: &Action| if let Action::AskSources { packs } = action { packs.len() } else { 0 };
+    actions.iter().map(count).sum()
+}
+
+#[test]
+fn everything_is_asked_for_once_and_again_only_later() {
+    let mut fetch = fetch();
+    assert_eq!(asks_region(&fetch.on(wanted(0..9), at(0))), 9);
+    assert_eq!(fetch.on(Event::Tick, at(2_999)), []);
+    assert_eq!(fetch.next_wake(), Some(at(3_000)));
+    assert_eq!(asks_region(&fetch.on(Event::Tick, at(3_000))), 9);
+    assert_eq!(asks_region(&fetch.on(Event::Reconnected, at(3_001))), 9, "a new region knows nothing");
+}
+
+#[test]
+fn requests_are_bounded_per_peer_and_in_all() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..40), at(0));
+    let one = fetch.on(sources(vec![peer("a", "r1", packs(0..40))]), at(1));
+    assert_eq!(asked(&one), ["a"; 4]);
+    let many = (0..9).map(|n| peer(&format!("p{n}"), "r2", packs(0..40))).collect();
+    assert_eq!(asked(&fetch.on(sources(many), at(2))).len(), 12);
+    assert_eq!((fetch.in_flight(), fetch.missing()), (16, 40));
+}
+
+#[test]
+fn the_rarest_come_first_and_the_own_rack_before_others() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..5), at(0));
+    let peers = vec![peer("far", "r2", packs(0..5)), peer("near", "r1", packs(0..4))];
+    let actions = fetch.on(sources(peers), at(1));
+    let Some(Action::FromPeer { pack: first, peer, .. }) = actions.first() else { panic!("{actions:?}") };
+    assert_eq!((*first, peer.as_str()), (pack(4), "far"), "only one has it");
+    assert_eq!(asked(&actions[1..]), ["near"; 4]);
+}
+
+#[test]
+fn nodes_begin_with_different_packs() {
+    let first_of = |name: &str| {
+        let mut fetch = Fetch::new(Config::new(name.parse().expect("valid"), "r1".parse().expect("valid")));
+        fetch.on(wanted(0..40), at(0));
+        match fetch.on(sources(vec![peer("seed", "r1", packs(0..40))]), at(1)).first() {
+            Some(Action::FromPeer { pack, .. }) => *pack,
+            other => panic!("{other:?}"),
+        }
+    };
+    let firsts: std::collections::BTreeSet<PackId> = (0..40).map(|n| first_of(&format!("n{n}"))).collect();
+    assert!(firsts.len() > 15, "{} different ones", firsts.len());
+}
+
+#[test]
+fn a_failed_request_goes_elsewhere_and_the_peer_rests_longer_each_time() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..1), at(0));
+    let both = || sources(vec![peer("near", "r1", packs(0..1)), peer("far", "r2", packs(0..1))]);
+    assert_eq!(asked(&fetch.on(both(), at(0))), ["near"]);
+    assert_eq!(asked(&fetch.on(failed(0, "near", Failure::Unreachable), at(10))), ["far"]);
+    let none = fetch.on(failed(0, "far", Failure::Missing), at(20));
+    assert_eq!((asked(&none).len(), asks_region(&none)), (0, 0), "the region was just asked");
+    let told_again = sources(vec![peer("near", "r1", packs(0..1))]);
+    assert_eq!(asked(&fetch.on(told_again, at(30))).len(), 0, "it rests");
+    assert_eq!(asked(&fetch.on(Event::Tick, at(1_010))), ["near"]);
+    fetch.on(failed(0, "near", Failure::Unreachable), at(1_020));
+    fetch.on(sources(vec![peer("near", "r1", packs(0..1))]), at(1_030));
+    assert_eq!(asked(&fetch.on(Event::Tick, at(3_019))).len(), 0);
+    assert_eq!(asked(&fetch.on(Event::Tick, at(3_020))), ["near"], "two seconds this time");
+}
+
+#[test]
+fn a_busy_peer_keeps_its_packs() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..1), at(0));
+    fetch.on(sources(vec![peer("a", "r1", packs(0..1))]), at(0));
+    assert_eq!(fetch.on(failed(0, "a", Failure::Busy), at(10)), []);
+    assert_eq!(fetch.next_wake(), Some(at(260)));
+    assert_eq!(asked(&fetch.on(Event::Tick, at(260))), ["a"]);
+}
+
+#[test]
+fn a_liar_is_reported_and_never_asked_again() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..2), at(0));
+    assert_eq!(asked(&fetch.on(sources(vec![peer("a", "r1", packs(0..2))]), at(0))).len(), 2);
+    let actions = fetch.on(failed(0, "a", Failure::Lied), at(10));
+    let lie = Action::ReportLie { peer: "a".parse().expect("valid"), pack: pack(0) };
+    assert!(actions.contains(&lie), "{actions:?}");
+    assert_eq!(asked(&fetch.on(sources(vec![peer("a", "r1", packs(0..2))]), at(9_000))).len(), 0);
+    assert_eq!(fetch.in_flight(), 1, "what is under way may still come");
+}
+
+#[test]
+fn tickets_are_used_first_and_given_back_if_too_late() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..2), at(0));
+    assert!(matches!(fetch.on(ticket(0), at(0))[..], [Action::FromBucket { .. }]));
+    assert_eq!(fetch.on(ticket(0), at(1)), [], "it is on its way by the first");
+    fetch.on(sources(vec![peer("a", "r1", packs(1..2))]), at(2));
+    assert_eq!(fetch.on(ticket(1), at(3)), [Action::TicketDone { pack: pack(1), ok: false }]);
+    let stored = fetch.on(Event::Stored { pack: pack(0) }, at(4));
+    assert_eq!(stored, [Action::Announce { pack: pack(0) }, Action::TicketDone { pack: pack(0), ok: true }]);
+    assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(5)), [Action::Announce { pack: pack(1) }, Action::Complete]);
+    assert_eq!((fetch.missing(), fetch.in_flight(), fetch.next_wake()), (0, 0, None));
+    assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(6)), [], "once");
+}

@@ -1,0 +1,195 @@
+//! The tracker's promises, event by event.
+
+use std::time::Duration;
+
+use longshore_schemas::{ArtifactId, NodeId, PackId};
+use longshore_swarm_policy::{
+    Time, Tracker,
+    tracker::{Action, Config, Event},
+};
+
+/// A tracker and its clock; what it says is written down as text.
+struct Region {
+    tracker: Tracker,
+    now: Time,
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().expect("valid")
+}
+
+fn artifact() -> ArtifactId {
+    ArtifactId::of(b"artifact")
+}
+
+fn packs(numbers: &[u8]) -> Vec<PackId> {
+    numbers.iter().map(|n| PackId::of(&[*n])).collect()
+}
+
+impl Region {
+    /// Long enough after its start to lend tickets.
+    fn new(nodes: &[&str]) -> Self {
+        let mut region = Self { tracker: Tracker::new(Config::default()), now: Time::ZERO };
+        for name in nodes {
+            region.on(Event::Joined { node: node(name), address: format!("{name}:1"), rack: "r".parse().expect("valid") });
+        }
+        region.pass(10_000);
+        region
+    }
+
+    fn on(&mut self, event: Event) -> Vec<String> {
+        self.tracker.on(event, self.now).into_iter().map(shown).collect()
+    }
+
+    fn want(&mut self, name: &str, numbers: &[u8]) -> Vec<String> {
+        self.on(Event::Wanted { node: node(name), artifact: artifact(), packs: packs(numbers) })
+    }
+
+    fn have(&mut self, name: &str, numbers: &[u8]) -> Vec<String> {
+        self.on(Event::Have { node: node(name), artifact: artifact(), packs: packs(numbers) })
+    }
+
+    fn ticket_done(&mut self, name: &str, number: u8, ok: bool) -> Vec<String> {
+        let pack = PackId::of(&[number]);
+        self.on(Event::TicketDone { node: node(name), artifact: artifact(), pack, ok })
+    }
+
+    /// Lets time pass, waking the tracker whenever it wants to be.
+    fn pass(&mut self, millis: u64) -> Vec<String> {
+        let end = self.now + Duration::from_millis(millis);
+        let mut said = Vec::new();
+        while let Some(wake) = self.tracker.next_wake().filter(|wake| *wake <= end) {
+            self.now = self.now.max(wake);
+            said.extend(self.on(Event::Tick));
+            assert!(self.tracker.next_wake().is_none_or(|next| next > self.now), "it would spin");
+        }
+        self.now = end;
+        said
+    }
+}
+
+fn shown(action: Action) -> String {
+    let number = |pack: &PackId| (0..=255u8).find(|n| PackId::of(&[*n]) == *pack).expect("a known pack").to_string();
+    let list = |packs: &[PackId]| {
+        let mut numbers: Vec<String> = packs.iter().map(number).collect();
+        numbers.sort();
+        numbers.join(",")
+    };
+    match action {
+        Action::Ban { node } => format!("ban {node}"),
+        Action::Sources { node, artifact: of, peers, tickets } => {
+            assert_eq!(of, artifact());
+            let mut said = vec![format!("{node}:")];
+            said.extend(peers.iter().map(|peer| format!("{} has {}", peer.node, list(&peer.packs))));
+            if !tickets.is_empty() {
+                said.push(format!("ticket {}", list(&tickets)));
+            }
+            said.join(" ")
+        }
+    }
+}
+
+#[test]
+fn a_lone_node_gets_tickets_for_everything_a_few_at_a_time() {
+    let mut region = Region::new(&["a"]);
+    let first = region.want("a", &[1, 2, 3, 4, 5]);
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].matches(',').count(), 3, "four tickets: {first:?}");
+    let lent: Vec<u8> = (1..=5).filter(|n| first[0].contains(&n.to_string())).collect();
+    assert!(region.pass(1_000).is_empty());
+    let last = (1..=5).find(|n| !lent.contains(n)).expect("one is left");
+    assert_eq!(region.ticket_done("a", lent[0], true), [format!("a: ticket {last}")]);
+}
+
+#[test]
+fn a_pack_has_one_ticket_and_whoever_has_it_is_told() {
+    let mut region = Region::new(&["a", "b"]);
+    assert_eq!(region.want("a", &[1]), ["a: ticket 1"]);
+    assert_eq!(region.want("b", &[1]), [""; 0]);
+    assert_eq!(region.pass(20_000), [""; 0]);
+    let mut told = region.ticket_done("a", 1, true);
+    told.extend(region.pass(300));
+    assert_eq!(told, ["b: a has 1"]);
+}
+
+#[test]
+fn a_ticket_that_is_over_goes_to_another() {
+    let mut region = Region::new(&["a", "b"]);
+    region.want("a", &[1]);
+    region.want("b", &[1]);
+    assert_eq!(region.pass(29_000), [""; 0]);
+    assert_eq!(region.pass(2_000), ["b: ticket 1"]);
+    region.ticket_done("b", 1, false);
+    assert_eq!(region.pass(2_000).len(), 1, "and is lent again when it comes back");
+}
+
+#[test]
+fn a_node_that_leaves_takes_its_ticket_and_its_packs_along() {
+    let mut region = Region::new(&["a", "b", "c"]);
+    region.have("c", &[2]);
+    region.want("a", &[1]);
+    region.pass(500);
+    assert_eq!(region.want("b", &[1, 2]), ["b: c has 2"]);
+    region.on(Event::Left { node: node("a") });
+    assert_eq!(region.pass(300), ["b: ticket 1"]);
+    region.on(Event::Left { node: node("c") });
+    assert_eq!(region.pass(1_000), [""; 0], "it may be about to come back");
+    assert_eq!(region.pass(2_000), ["b: ticket 2"]);
+}
+
+#[test]
+fn holders_that_do_not_help_are_not_waited_for() {
+    let mut region = Region::new(&["a", "b"]);
+    region.have("a", &[1]);
+    region.pass(300);
+    assert_eq!(region.want("b", &[1]), ["b: a has 1"]);
+    let mut said = Vec::new();
+    for _ in 0..6 {
+        said.extend(region.pass(3_000));
+        said.extend(region.want("b", &[1]));
+    }
+    assert!(said.iter().any(|said| said.ends_with("ticket 1")), "{said:?}");
+}
+
+#[test]
+fn a_level_replaces_what_was_said_before() {
+    let mut region = Region::new(&["a", "b"]);
+    region.have("a", &[1, 2]);
+    region.pass(300);
+    region.have("a", &[2]);
+    region.pass(3_000);
+    assert_eq!(region.want("b", &[1, 2]), ["b: a has 2 ticket 1"]);
+}
+
+#[test]
+fn two_accusers_ban_and_strangers_cannot_accuse() {
+    let mut region = Region::new(&["liar", "a", "b", "c"]);
+    region.have("liar", &[1, 2]);
+    region.pass(300);
+    let lied = |name: &str| Event::PeerLied { node: node(name), peer: node("liar"), pack: PackId::of(&[1]) };
+    assert_eq!(region.on(lied("c")), [""; 0]);
+    region.want("a", &[1, 2]);
+    region.pass(300);
+    region.want("b", &[1, 2]);
+    region.pass(300);
+    let mut said = region.on(lied("a"));
+    said.extend(region.on(lied("a")));
+    assert!(!said.iter().any(|said| said.starts_with("ban")), "{said:?}");
+    let said = region.on(lied("b"));
+    assert!(said.contains(&"ban liar".to_owned()), "{said:?}");
+    let said = region.pass(5_000);
+    assert!(said.iter().all(|said| !said.contains("liar")) && said.iter().any(|said| said.contains("ticket")), "{said:?}");
+}
+
+#[test]
+fn nothing_is_left_when_all_have_gone() {
+    let mut region = Region::new(&["a", "b"]);
+    region.have("a", &[1, 2]);
+    region.want("b", &[1, 3]);
+    region.on(Event::Done { node: node("b"), artifact: artifact() });
+    region.on(Event::Left { node: node("a") });
+    region.on(Event::Left { node: node("b") });
+    region.pass(60_000);
+    assert_eq!(region.tracker.counts(), longshore_swarm_policy::tracker::Counts::default());
+    assert_eq!(region.tracker.next_wake(), None);
+}
