@@ -28,9 +28,10 @@ pub trait StoreMut: Store {
     fn as_store(&self) -> &dyn Store;
 }
 
-type Entries<V> = BTreeMap<(u8, Vec<u8>), V>;
+type EntryKey = (u8, Vec<u8>);
+type Entries<V> = BTreeMap<EntryKey, V>;
 
-fn bounds(table: u8, range: &Range) -> Option<((u8, Vec<u8>), (u8, Vec<u8>))> {
+fn bounds(table: u8, range: &Range) -> Option<(EntryKey, EntryKey)> {
     let end = match &range.end {
         Some(end) => (table, end.clone()),
         None => (table.checked_add(1).expect("table ids stay below 255"), Vec::new()),

@@ -37,7 +37,9 @@ macro_rules! symbols {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $type {
-            $($(#[$variant_doc])* $(#[serde(rename = $text)])? $variant),+
+            $($(#[$variant_doc])*
+            $(#[serde(rename = $text)])?
+            $variant),+
         }
 
         impl apache_avro::AvroSchemaComponent for $type {
@@ -245,6 +247,7 @@ macro_rules! events {
     ($(#[$doc:meta])* $union:ident on $topic:ident by |$key:ident| { $($variant:ident => $by:expr),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, apache_avro::AvroSchema)]
+        #[allow(clippy::large_enum_variant, reason = "events are decided, encoded and dropped; few are held at once")]
         #[avro(repr = "bare_union")]
         pub enum $union {
             $($variant($variant)),+

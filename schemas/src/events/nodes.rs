@@ -31,17 +31,13 @@ fn default_stop_seconds() -> u32 {
 }
 
 symbols! {
+    #[derive(Default)]
     pub enum StopSignal {
+        #[default]
         Term = "SIGTERM",
         Int = "SIGINT",
         Quit = "SIGQUIT",
         Hup = "SIGHUP",
-    }
-}
-
-impl Default for StopSignal {
-    fn default() -> Self {
-        Self::Term
     }
 }
 
