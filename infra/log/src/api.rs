@@ -50,10 +50,7 @@ pub struct ReadLimit {
 
 impl Default for ReadLimit {
     fn default() -> Self {
-        Self {
-            records: 1_000,
-            bytes: 1024 * 1024,
-        }
+        Self { records: 1_000, bytes: 1024 * 1024 }
     }
 }
 

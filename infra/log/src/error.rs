@@ -10,9 +10,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 /// Errors of the log.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "there is no topic {topic:?} in this log: add it to the topics that the log is opened with"
-    )]
+    #[error("there is no topic {topic:?} in this log: add it to the topics that the log is opened with")]
     UnknownTopic { topic: String },
 
     #[error("there is no partition {of}: the topic has {partitions} partitions, counted from 0")]
@@ -28,11 +26,7 @@ pub enum Error {
         "topic {topic:?} was created with {existing} and is now configured with {wanted}, which cannot be changed: \
          configure {existing} again, or move the old log away to start with an empty one"
     )]
-    TopicChanged {
-        topic: String,
-        existing: String,
-        wanted: String,
-    },
+    TopicChanged { topic: String, existing: String, wanted: String },
 
     #[error(
         "a record for topic {topic:?} has {bytes} bytes, more than the limit of {RECORD_BYTES_MAX}: \
@@ -49,11 +43,7 @@ pub enum Error {
     #[error(
         "offset {offset} of {of} is beyond its end {end}: the log has lost records, or the offset belongs to another log"
     )]
-    BeyondEnd {
-        of: TopicPartition,
-        offset: u64,
-        end: u64,
-    },
+    BeyondEnd { of: TopicPartition, offset: u64, end: u64 },
 
     #[error("more than {limit} {what}: the log refuses to remember more")]
     TooMany { what: &'static str, limit: usize },
@@ -62,11 +52,7 @@ pub enum Error {
     InUse { path: PathBuf },
 
     #[error("the log in {} has format {found}, this release reads format {expected}: use the release that wrote it", path.display())]
-    Format {
-        path: PathBuf,
-        found: String,
-        expected: u32,
-    },
+    Format { path: PathBuf, found: String, expected: u32 },
 
     #[error("what the log holds at {at} cannot be read: {reason}")]
     Corrupt { at: String, reason: &'static str },
@@ -80,17 +66,13 @@ pub enum Error {
     },
 
     /// As [`Error::Storage`], but what was being written may be there or not.
-    #[error(
-        "the log's storage failed, and it is not known whether the records were written: read before trying again"
-    )]
+    #[error("the log's storage failed, and it is not known whether the records were written: read before trying again")]
     Unconfirmed {
         #[source]
         source: Cause,
     },
 
-    #[error(
-        "an earlier commit of this writer was fenced, unconfirmed or abandoned: take a new writer"
-    )]
+    #[error("an earlier commit of this writer was fenced, unconfirmed or abandoned: take a new writer")]
     WriterSpent,
 
     #[error("the log is closed")]

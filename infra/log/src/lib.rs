@@ -21,11 +21,14 @@
 //! processor and no list of topics.
 
 mod api;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
+pub mod local;
 mod record;
 
 pub use api::{Log, Membership, Ownership, ReadLimit, Reader, Writer};
-pub use error::{CommitError, Error};
+pub use error::{Cause, CommitError, Error};
 pub use record::{Batch, Destination, Position, Record, StoredRecord, TopicConfig, TopicPartition};
 
 /// Largest record in bytes: key, value and headers together.

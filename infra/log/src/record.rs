@@ -14,10 +14,7 @@ pub struct TopicPartition {
 
 impl TopicPartition {
     pub fn new(topic: impl Into<Arc<str>>, partition: u32) -> Self {
-        Self {
-            topic: topic.into(),
-            partition,
-        }
+        Self { topic: topic.into(), partition }
     }
 }
 
@@ -40,19 +37,11 @@ pub struct Record {
 
 impl Record {
     pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Self {
-            key: key.into(),
-            value: Some(value.into()),
-            headers: Vec::new(),
-        }
+        Self { key: key.into(), value: Some(value.into()), headers: Vec::new() }
     }
 
     pub fn tombstone(key: impl Into<Bytes>) -> Self {
-        Self {
-            key: key.into(),
-            value: None,
-            headers: Vec::new(),
-        }
+        Self { key: key.into(), value: None, headers: Vec::new() }
     }
 
     #[must_use]
@@ -61,16 +50,15 @@ impl Record {
         self
     }
 
-    /// What counts against [`crate::RECORD_BYTES_MAX`].
+    /// What counts against [`crate::RECORD_BYTES_MAX`]: the content, and a little for each header.
     pub fn bytes(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
+        let headers: usize = self.headers.iter().map(|(name, value)| HEADER_BYTES + name.len() + value.len()).sum();
         self.key.len() + self.value.as_ref().map_or(0, Bytes::len) + headers
     }
 }
+
+/// What a header costs beside its content, so that empty headers are not for free.
+const HEADER_BYTES: usize = 8;
 
 /// A record as the log gives it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,12 +111,7 @@ pub struct TopicConfig {
 impl TopicConfig {
     /// A topic that is kept for ever.
     pub fn new(name: impl Into<String>, partitions: u32) -> Self {
-        Self {
-            name: name.into(),
-            partitions,
-            retention: None,
-            compacted: false,
-        }
+        Self { name: name.into(), partitions, retention: None, compacted: false }
     }
 }
 
@@ -139,12 +122,7 @@ impl From<topics::Topic> for TopicConfig {
             topics::Retention::For(duration) => (Some(duration), false),
             topics::Retention::Compacted => (None, true),
         };
-        Self {
-            name: topic.name.to_owned(),
-            partitions: topic.partitions,
-            retention,
-            compacted,
-        }
+        Self { name: topic.name.to_owned(), partitions: topic.partitions, retention, compacted }
     }
 }
 
@@ -156,14 +134,8 @@ mod tests {
     fn the_topic_table_converts() {
         let topics: Vec<TopicConfig> = topics::ALL.into_iter().map(TopicConfig::from).collect();
         for (topic, config) in topics::ALL.iter().zip(&topics) {
-            assert_eq!(
-                (topic.name, topic.partitions),
-                (config.name.as_str(), config.partitions)
-            );
-            assert_eq!(
-                config.compacted,
-                topic.retention == topics::Retention::Compacted
-            );
+            assert_eq!((topic.name, topic.partitions), (config.name.as_str(), config.partitions));
+            assert_eq!(config.compacted, topic.retention == topics::Retention::Compacted);
             assert!(!(config.compacted && config.retention.is_some()));
         }
     }

@@ -1,0 +1,43 @@
+//! The local log against the suite.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use longshore_log::{
+    Log,
+    conformance::{self, Subject},
+    local::{Config, LocalLog},
+};
+
+struct Local {
+    folder: tempfile::TempDir,
+    log: Mutex<Option<Arc<LocalLog>>>,
+}
+
+impl Local {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), log: Mutex::new(None) }
+    }
+
+    fn open(&self) -> Arc<dyn Log> {
+        let log = LocalLog::open(Config::new(self.folder.path(), conformance::topics())).unwrap();
+        *self.log.lock().unwrap() = Some(log.clone());
+        log
+    }
+}
+
+#[async_trait]
+impl Subject for Local {
+    async fn create(&self) -> Arc<dyn Log> {
+        self.open()
+    }
+
+    async fn reopen(&self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        drop(log);
+        let old = self.log.lock().unwrap().take();
+        old.unwrap().close();
+        self.open()
+    }
+}
+
+longshore_log::conformance!(Local::new());
