@@ -27,7 +27,6 @@ const READY: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Deserialize)]
 pub struct UpFile {
     pub api: String,
-    pub s3: String,
     pub regions: Vec<RegionAddress>,
     pub tokens: Tokens,
 }
@@ -76,6 +75,7 @@ impl Cluster {
     pub fn start_workers(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
             let name = format!("worker-{}", self.workers.len() + 1);
+            let work_dir = self.folder.join(&name);
             let arguments = [
                 "worker",
                 "--api",
@@ -87,7 +87,7 @@ impl Cluster {
                 "--name",
                 &name,
                 "--work-dir",
-                path_text(&self.folder.join(&name))?,
+                path_text(&work_dir)?,
                 "--allow-file-repositories",
             ];
             self.workers.push(Process::start("longshore", &arguments, &self.folder.join(format!("{name}.log")))?);
@@ -103,6 +103,7 @@ impl Cluster {
                 let folder = self.folder.join("nodes").join(&name);
                 std::fs::create_dir_all(&folder)?;
                 let rack = format!("rack-{}", index / 2 + 1);
+                let zone = format!("{}-a", region.region);
                 let port_base = process::free_ports(16)?.to_string();
                 let arguments = [
                     "run",
@@ -113,7 +114,7 @@ impl Cluster {
                     "--node",
                     &name,
                     "--zone",
-                    &format!("{}-a", region.region),
+                    &zone,
                     "--rack",
                     &rack,
                     "--token-file",

@@ -96,18 +96,15 @@ const POLL: Duration = Duration::from_millis(20);
 /// Asks until there is an answer; an error names what was waited for.
 pub async fn wait_for<T>(what: &str, bound: Duration, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + bound;
-    let mut last = None;
     loop {
-        match ask().await {
+        let failed = match ask().await {
             Ok(Some(answer)) => return Ok(answer),
-            Ok(None) => last = None,
-            Err(error) => last = Some(error),
-        }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
         if Instant::now() > deadline {
-            return Err(match last {
-                Some(error) => error.context(format!("waited {bound:?} for {what}")),
-                None => anyhow::anyhow!("waited {bound:?} for {what}"),
-            });
+            let waited = format!("waited {bound:?} for {what}");
+            return Err(failed.map_or_else(|| anyhow::anyhow!(waited.clone()), |error| error.context(waited.clone())));
         }
         tokio::time::sleep(POLL).await;
     }

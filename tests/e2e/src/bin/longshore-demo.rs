@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use longshore_e2e::{
-    Cluster, Client,
+    Client, Cluster,
     greeter::{ASSET_BYTES, Repository},
     process::wait_for,
     traffic::{BucketReads, transfers},
@@ -123,7 +123,8 @@ impl Demo {
         cluster.start_workers(WORKERS)?;
         cluster.start_nodes(NODES_PER_REGION).await?;
         println!("console: {}/?access_token={}", cluster.up.api, cluster.client.token);
-        let mut demo = Self { cluster, repository, steps: Vec::new(), moved: Vec::new(), reads: BucketReads::default() };
+        let mut demo =
+            Self { cluster, repository, steps: Vec::new(), moved: Vec::new(), reads: BucketReads::default() };
         demo.step(begun, "start", "12 nodes joined");
         Ok(demo)
     }
@@ -149,10 +150,9 @@ impl Demo {
         self.expect_failed(&failing).await?;
         let client = self.client();
         let begun = Instant::now();
-        let second = tokio::spawn(deploy(client, "second", one.summary.artifact, everywhere()));
         let by_region = REGIONS.iter().map(|region| wave(&[region])).collect();
-        self.deploy_and_ask("greeter", &two, by_region, "two").await?;
-        second.await??;
+        let second = deploy(client, "second", one.summary.artifact, everywhere());
+        tokio::try_join!(second, self.deploy_and_ask("greeter", &two, by_region, "two"))?;
         self.ask_all("second", "one").await?;
         self.step(begun, "deploy a second service at the same time", "12 of 12 answer \"one\"");
         self.count(&two, "greeter", "second version", CHANGED.len() as u64 * ASSET_BYTES).await?;
@@ -301,7 +301,7 @@ impl Demo {
     }
 }
 
-async fn deploy(client: Client, service: &'static str, artifact: ArtifactId, waves: Vec<Wave>) -> Result<()> {
+async fn deploy(client: Client, service: &str, artifact: ArtifactId, waves: Vec<Wave>) -> Result<()> {
     let plan = Some(RolloutPlan { waves, failure_budget_bp: 0 });
     let view = client.deploy(service, &DeployBody { artifact, plan }).await?;
     let deploy = newest(&view).deploy.clone();
@@ -333,7 +333,7 @@ fn mib(bytes: u64) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
     table
 }
 

@@ -1,0 +1,195 @@
+//! `longshore up`: all roles in one process, on the local log and the embedded S3 server.
+//!
+//! ```text
+//!  data/log        the log: the only thing that must not be lost, besides the buckets
+//!  data/s3         the buckets: main, and one for each region
+//!  data/state      projections; may be deleted while nothing runs
+//!  data/regions    what regions keep to spare work
+//!  data/secrets    keys and the hashes of tokens;  data/tokens: the tokens, for their owners
+//!  data/up.json    where everything is, there while it is ready
+//! ```
+//!
+//! Ports that were picked once are kept, so that nodes find their region again after a restart.
+
+mod embedded;
+mod metrics;
+mod secrets;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
+use longshore_control::{Control, ControlConfig};
+use longshore_log::local::{Config as LogConfig, LocalLog};
+use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
+use longshore_schemas::{RegionName, Timestamp, topics};
+use longshore_service::{durable, shutdown, telemetry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::{embedded::Buckets, secrets::Secrets};
+use crate::{
+    args::UpArgs,
+    defaults::{UP_FILE, UpFile, UpRegion},
+    error::Error,
+    output,
+};
+
+/// Groups of nodes within a region. Fixed for the life of a data folder.
+const SHARDS_PER_REGION: u32 = 4;
+const MAINTENANCE: Duration = Duration::from_secs(60);
+
+/// Runs until it is told to stop.
+pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
+    telemetry::init(telemetry::Format::Text, "info").map_err(anyhow::Error::from)?;
+    let stop = shutdown::signal().map_err(anyhow::Error::from)?;
+    std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
+    let data = data.canonicalize().with_context(|| data.display().to_string())?;
+    // Told of an earlier run; this one is not ready yet.
+    let earlier = UpFile::read(&data).ok().flatten();
+    let up = Up::start(&data, &args, earlier.as_ref()).await?;
+    up.serve(&data, stop).await?;
+    Ok(())
+}
+
+struct Up {
+    log: Arc<LocalLog>,
+    buckets: Buckets,
+    control: Control,
+    regions: Vec<(RegionName, Region)>,
+    api: Api,
+    listener: TcpListener,
+    secrets: Secrets,
+    /// Ends the roles, in the order that [`Up::serve`] says.
+    api_stop: CancellationToken,
+    roles_stop: CancellationToken,
+}
+
+impl Up {
+    async fn start(data: &Path, args: &UpArgs, earlier: Option<&UpFile>) -> anyhow::Result<Self> {
+        let secrets = Secrets::open(data)?;
+        let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
+        let buckets = Buckets::start(data, args.s3_listen, &args.regions, &secrets).await?;
+        let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
+        let mut config = ControlConfig::new(log.clone(), data.join("state"), args.regions.clone());
+        config.shards_per_region = SHARDS_PER_REGION;
+        let control = Control::start(config, &roles_stop)?;
+        let mut regions = Vec::new();
+        for (index, region) in args.regions.iter().enumerate() {
+            let listen = region_address(args.region_listen, index, region, earlier)?;
+            let config = RegionConfig {
+                region: region.clone(),
+                log: log.clone(),
+                main_bucket: buckets.main.clone(),
+                bucket: buckets.of(region)?.clone(),
+                listen,
+                shards_per_region: SHARDS_PER_REGION,
+                tokens: secrets.tokens.clone(),
+                signer: secrets.signer.clone(),
+                data_dir: data.join("regions").join(region.as_str()),
+                limits: RegionLimits::default(),
+            };
+            regions.push((region.clone(), Region::start(config, roles_stop.clone()).await?));
+        }
+        let api = Api::new(ApiConfig {
+            log: log.clone(),
+            read: control.read_model(),
+            main_bucket: buckets.main.clone(),
+            regions: args.regions.clone(),
+            tokens: secrets.tokens.clone(),
+            signer: secrets.signer.clone(),
+            limits: ApiLimits::default(),
+            allow_file_repositories: true,
+        });
+        let listener = TcpListener::bind(args.listen).await.with_context(|| {
+            format!(
+                "the API cannot listen on {}: is another `longshore up` running? Choose another --listen",
+                args.listen
+            )
+        })?;
+        Ok(Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop })
+    }
+
+    /// Says that it is ready, serves, and stops in order: first no new requests, then the roles, then what they stand on.
+    async fn serve(self, data: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop } = self;
+        let up_file = data.join(UP_FILE);
+        let address = listener.local_addr()?;
+        let file = UpFile {
+            api: format!("http://{address}"),
+            s3: buckets.endpoint().to_owned(),
+            regions: regions
+                .iter()
+                .map(|(region, running)| UpRegion { region: region.clone(), address: running.address().to_string() })
+                .collect(),
+            tokens: secrets.files.clone(),
+        };
+        durable::write(&up_file, &serde_json::to_vec_pretty(&file)?, durable::SHARED_MODE)?;
+        say_ready(&file, &up_file);
+        let maintenance = tokio::spawn(maintain(log.clone(), roles_stop.clone()));
+        let router = metrics::with_metrics(api.router(), buckets.counters(), &secrets.tokens);
+        let serving = api.serve_router(router, listener, api_stop.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            served = &mut serving => served?,
+            () = stop.cancelled() => {
+                api_stop.cancel();
+                serving.await?;
+            }
+        }
+        roles_stop.cancel();
+        for (_, region) in regions {
+            region.stopped().await;
+        }
+        control.stopped().await;
+        maintenance.await?;
+        buckets.shutdown().await;
+        log.close();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The address that the region had before, if the flag leaves it open.
+fn region_address(
+    listen: SocketAddr,
+    index: usize,
+    region: &RegionName,
+    earlier: Option<&UpFile>,
+) -> anyhow::Result<SocketAddr> {
+    let mut address = listen;
+    if listen.port() == 0 {
+        let before = earlier.and_then(|up| up.regions.iter().find(|known| known.region == *region));
+        let before = before.and_then(|known| known.address.parse::<SocketAddr>().ok());
+        return Ok(before.filter(|before| before.ip() == listen.ip()).unwrap_or(listen));
+    }
+    let port = u16::try_from(index).ok().and_then(|index| listen.port().checked_add(index));
+    address.set_port(port.context("--region-listen leaves too few ports for the regions")?);
+    Ok(address)
+}
+
+fn say_ready(up: &UpFile, path: &Path) {
+    let tokens: &PathBuf = &up.tokens.admin;
+    output::message(&format!("longshore is ready at {}", up.api));
+    for region in &up.regions {
+        output::message(&format!("  region {} takes nodes at {}", region.region, region.address));
+    }
+    output::message(&format!("  tokens are in {}", tokens.parent().unwrap_or(path).display()));
+    output::message(&format!("  {} tells other commands where it is", path.display()));
+}
+
+/// Retention and compaction, now and then.
+async fn maintain(log: Arc<LocalLog>, stop: CancellationToken) {
+    let clock = longshore_control::system_clock();
+    while stop.run_until_cancelled(tokio::time::sleep(MAINTENANCE)).await.is_some() {
+        let now: Timestamp = clock();
+        if let Err(error) = log.maintain(now).await {
+            tracing::warn!(%error, "the log could not be tidied");
+        }
+    }
+}

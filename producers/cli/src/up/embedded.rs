@@ -1,0 +1,69 @@
+//! The embedded S3 server with the main bucket and one for each region.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use anyhow::Context as _;
+use longshore_s3::{
+    Bucket, BucketConfig,
+    embedded::{Config, Counters, Server},
+};
+use longshore_schemas::RegionName;
+
+use super::secrets::Secrets;
+
+const MAIN: &str = "longshore-main";
+
+pub(super) struct Buckets {
+    server: Server,
+    pub(super) main: Bucket,
+    regional: BTreeMap<RegionName, Bucket>,
+}
+
+impl Buckets {
+    pub(super) async fn start(
+        data: &Path,
+        listen: SocketAddr,
+        regions: &[RegionName],
+        secrets: &Secrets,
+    ) -> anyhow::Result<Self> {
+        let (access_key, secret_key) = (secrets.s3_access_key.clone(), secrets.s3_secret_key.clone());
+        let root = data.join("s3");
+        let server = Server::start(Config { root, listen, access_key, secret_key }).await?;
+        let connect = async |name: String| -> anyhow::Result<Bucket> {
+            let config = BucketConfig {
+                endpoint: Some(server.endpoint().to_owned()),
+                region: "embedded".to_owned(),
+                bucket: name,
+                access_key: Some(secrets.s3_access_key.clone()),
+                secret_key: Some(secrets.s3_secret_key.clone()),
+                path_style: true,
+                prefix: String::new(),
+            };
+            let bucket = Bucket::connect(&config).await?;
+            bucket.ensure_exists().await?;
+            Ok(bucket)
+        };
+        let main = connect(MAIN.to_owned()).await?;
+        let mut regional = BTreeMap::new();
+        for region in regions {
+            regional.insert(region.clone(), connect(format!("longshore-{region}")).await?);
+        }
+        Ok(Self { server, main, regional })
+    }
+
+    pub(super) fn of(&self, region: &RegionName) -> anyhow::Result<&Bucket> {
+        self.regional.get(region).with_context(|| format!("region {region} has no bucket"))
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        self.server.endpoint()
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.server.counters().clone()
+    }
+
+    pub(super) async fn shutdown(self) {
+        self.server.shutdown().await;
+    }
+}
