@@ -97,7 +97,7 @@ async fn succeeded(
 
 /// Whether every pack is in the main bucket with its size.
 async fn check_packs(shared: &Arc<Shared>, packs: &[PackRef]) -> Answer<()> {
-    let heads = packs.to_vec().into_iter().map(|pack| async move {
+    let heads = packs.iter().copied().map(|pack| async move {
         let found = shared.bucket.head(&pack_key(&pack.pack)).await?;
         Ok::<_, longshore_s3::Error>(match found {
             Some(bytes) if bytes == pack.bytes => None,

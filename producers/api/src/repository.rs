@@ -13,7 +13,7 @@ pub(crate) fn check(repository: &str, allow_file: bool) -> Result<(), String> {
         return refused("a git URL has no spaces or control characters and does not begin with '-'");
     }
     if let Some(rest) = repository.strip_prefix("https://").or_else(|| repository.strip_prefix("ssh://")) {
-        return check_authority(rest).or_else(|reason| refused(reason));
+        return check_authority(rest).or_else(refused);
     }
     if repository.starts_with("file://") || repository.starts_with('/') {
         return if allow_file {

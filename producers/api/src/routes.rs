@@ -92,7 +92,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     router
         .fallback(console::serve)
         .method_not_allowed_fallback(wrong_method)
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| panicked(&*panic)))
         .with_state(shared.clone())
 }
 
@@ -100,7 +100,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
     Failure::wrong_method(format!("{} does not take {method}", uri.path()))
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("not a text"), "a request made the API panic");
     Failure::internal("this is a defect of the API: its log has the details").into_response()

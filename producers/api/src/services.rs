@@ -96,11 +96,11 @@ async fn roll(shared: &Arc<Shared>, asker: &Asker, service: &ServiceName, event:
     let left = shared.limits.outcome_wait.saturating_sub(began.elapsed());
     let settled = |view: &ServiceView| of_deploy(view, &asker.id).is_some_and(is_settled);
     let view = shared.read.service_when(service, left, &settled).await?;
-    conclude(asker, &submitted, view)
+    conclude(asker, &submitted, view.as_ref())
 }
 
-fn conclude(asker: &Asker, submitted: &Submitted, view: Option<ServiceView>) -> Answer {
-    let revision = view.as_ref().and_then(|view| of_deploy(view, &asker.id));
+fn conclude(asker: &Asker, submitted: &Submitted, view: Option<&ServiceView>) -> Answer {
+    let revision = view.and_then(|view| of_deploy(view, &asker.id));
     match revision {
         Some(RevisionView { status: RolloutStatus::Refused, reason, .. }) => {
             let reason = reason.clone().unwrap_or_else(|| "the artifact could not be pinned".to_owned());

@@ -92,6 +92,15 @@ async fn shutting_down_ends_open_streams_and_claims() {
 }
 
 #[tokio::test]
+async fn a_panic_is_a_problem_and_nothing_more() {
+    let world = World::new().await;
+    world.toy.state().panics = true;
+    world.get("/v1/queues").await.expect_problem(500, "a defect of the API");
+    world.toy.state().panics = false;
+    world.get("/v1/queues").await.expect_status(200);
+}
+
+#[tokio::test]
 async fn the_console_is_served() {
     let world = World::new().await;
     let page = world.get("/").await.expect_status(200);

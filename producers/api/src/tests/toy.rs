@@ -29,6 +29,8 @@ pub(super) struct State {
     pub services: BTreeMap<ServiceName, ServiceView>,
     /// No request gets processed.
     pub stuck: bool,
+    /// Reading the queues panics.
+    pub panics: bool,
     /// Every pin is refused for this reason.
     pub pin_refusal: Option<String>,
 }
@@ -157,6 +159,8 @@ fn page<T>(items: Vec<T>) -> Page<T> {
 #[async_trait]
 impl ReadModel for Toy {
     fn queues(&self) -> Result<Vec<QueueView>, ReadError> {
+        let panics = self.state().panics;
+        assert!(!panics, "as the test wants it");
         Ok(Vec::new())
     }
 

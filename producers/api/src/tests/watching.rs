@@ -87,7 +87,7 @@ impl Stream {
         &self.text
     }
 
-    async fn to_end(mut self) -> String {
+    async fn into_whole(mut self) -> String {
         let reading = async {
             while let Some(piece) = self.body.next().await {
                 self.text.push_str(&String::from_utf8_lossy(&piece.expect("read")));
@@ -99,8 +99,8 @@ impl Stream {
 
     /// The last id that was sent.
     fn id(&self) -> String {
-        let ids = self.text.lines().filter_map(|line| line.strip_prefix("id: "));
-        ids.last().expect("an id").to_owned()
+        let mut ids = self.text.lines().filter_map(|line| line.strip_prefix("id: "));
+        ids.next_back().expect("an id").to_owned()
     }
 }
 
@@ -173,7 +173,7 @@ async fn a_log_is_followed_over_attempts_to_its_end() {
     stream.until("again\n").await;
     world.segment("default-1", 2, 1, "end\n").await;
     world.toy.state().jobs.values_mut().for_each(|job| job.status = JobStatus::Succeeded);
-    let text = stream.to_end().await;
+    let text = stream.into_whole().await;
     assert_eq!(text, "one\ntwo\n\n[longshore] attempt 2 follows\nagain\nend\n");
     assert_eq!(world.get("/v1/jobs/default-1/log?attempt=1&follow=true").await.text(), "one\ntwo\n");
     world.get("/v1/jobs/default-1/log?attempt=3").await.expect_problem(404, "no attempt 3");
@@ -185,5 +185,5 @@ async fn stopping_ends_streams() {
     let mut stream = world.stream("/v1/facts/builds", None).await;
     stream.until("id: ").await;
     world.api.shared.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(5), stream.to_end()).await.expect("it ends");
+    tokio::time::timeout(Duration::from_secs(5), stream.into_whole()).await.expect("it ends");
 }
