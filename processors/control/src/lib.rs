@@ -21,7 +21,8 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-use longshore_runtime::{Applied, Clock, Config, Handle, Health, Rocks, Runtime, Wire, replay, system_clock};
+pub use longshore_runtime::system_clock;
+use longshore_runtime::{Applied, Clock, Config, Handle, Health, Rocks, Runtime, Wire, replay};
 use longshore_schemas::{RegionName, read::ReadModel};
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +123,12 @@ impl Control {
         let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region: shards });
         let nothing = Arc::new(());
         let projections = Projections {
-            queue: Runtime::start(Queue::new(config.queue.clone()), &base(QUEUE_STORE, true), claims.clone(), shutdown)?,
+            queue: Runtime::start(
+                Queue::new(config.queue.clone()),
+                &base(QUEUE_STORE, true),
+                claims.clone(),
+                shutdown,
+            )?,
             replication: Runtime::start(replication, &base(REPLICATION_STORE, false), nothing.clone(), shutdown)?,
             goals: Runtime::start(goals, &base(GOALS_STORE, false), services.clone(), shutdown)?,
             fleet: Runtime::start(fleet, &base(FLEET_STORE, false), nothing, shutdown)?,

@@ -182,7 +182,8 @@ fn summary(artifact: ArtifactId) -> ArtifactSummary {
 /// Builds `web` on queue `main`, by a worker that claims, beats and finishes.
 async fn build_once(stage: &Stage) -> ArtifactId {
     let (read, artifact) = (&stage.read, ArtifactId::of(b"web 1"));
-    let claim = WorkerReady { queue: id("main"), worker: id("w1"), claim: id("claim-1"), expires_at: Timestamp(i64::MAX) };
+    let claim =
+        WorkerReady { queue: id("main"), worker: id("w1"), claim: id("claim-1"), expires_at: Timestamp(i64::MAX) };
     let (queue, claim_id) = (claim.queue.clone(), claim.claim.clone());
     let waiting = read.claimed(&queue, &claim_id, PATIENCE);
     let asking = async {
@@ -255,7 +256,8 @@ async fn deploy(stage: &mut Stage, artifact: ArtifactId) {
     };
     let view = stage.read.service_when(&id("shop"), PATIENCE, &completed).await.expect("readable").expect("there");
     assert!(completed(&view), "{view:?}");
-    let levels: Vec<_> = view.regions.iter().map(|r| (r.region.as_str(), r.level.eligible, r.level.converged)).collect();
+    let levels: Vec<_> =
+        view.regions.iter().map(|r| (r.region.as_str(), r.level.eligible, r.level.converged)).collect();
     assert_eq!(levels, [("eu", 3, 3), ("us", 3, 3)]);
     let artifact = stage.read.artifact(&artifact).expect("readable").expect("there");
     assert_eq!(artifact.pinned_by, [id("shop")]);

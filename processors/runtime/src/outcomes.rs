@@ -148,12 +148,10 @@ mod tests {
     async fn those_who_wait_are_woken_by_their_request_and_leave_no_trace() {
         let outcomes = Outcomes::new(0);
         let wait = Duration::from_secs(20);
-        let (first, second, given_up, ()) = tokio::join!(
-            outcomes.of(3, wait),
-            outcomes.of(3, wait),
-            outcomes.of(9, Duration::ZERO),
-            async { outcomes.advance(4, [processed([3])].iter()) },
-        );
+        let (first, second, given_up, ()) =
+            tokio::join!(outcomes.of(3, wait), outcomes.of(3, wait), outcomes.of(9, Duration::ZERO), async {
+                outcomes.advance(4, [processed([3])].iter())
+            },);
         assert!(matches!((first, second), (Outcome::Refused(_), Outcome::Refused(_))));
         assert_eq!(given_up, Outcome::Pending);
         assert!(outcomes.lock().waiting.is_empty());

@@ -106,7 +106,12 @@ impl<P: Wire> Task<P> {
             let Err(error) = ended else { continue };
             let text = chain(&error);
             if error.halts() {
-                tracing::error!(processor = P::NAME, partition = self.place.partition, error = text, "partition halted");
+                tracing::error!(
+                    processor = P::NAME,
+                    partition = self.place.partition,
+                    error = text,
+                    "partition halted"
+                );
                 self.status.send_replace(Status { role: Role::Halted, error: Some(text) });
                 return;
             }
@@ -123,9 +128,18 @@ impl<P: Wire> Task<P> {
     }
 
     fn rebuild(&mut self) {
-        tracing::warn!(processor = P::NAME, partition = self.place.partition, "the state is ahead of the log: rebuilding");
+        tracing::warn!(
+            processor = P::NAME,
+            partition = self.place.partition,
+            "the state is ahead of the log: rebuilding"
+        );
         if let Err(error) = self.replica.reset() {
-            tracing::error!(processor = P::NAME, partition = self.place.partition, error = chain(&error), "state not deleted");
+            tracing::error!(
+                processor = P::NAME,
+                partition = self.place.partition,
+                error = chain(&error),
+                "state not deleted"
+            );
         }
     }
 
@@ -225,11 +239,7 @@ impl<P: Wire> Task<P> {
     }
 
     /// Decides and commits until there is nothing more to do. Answers the next deadline.
-    async fn settle(
-        &mut self,
-        leader: &mut Leader<P>,
-        writer: &mut dyn Writer,
-    ) -> Result<Option<Timestamp>, Error> {
+    async fn settle(&mut self, leader: &mut Leader<P>, writer: &mut dyn Writer) -> Result<Option<Timestamp>, Error> {
         loop {
             let step = leader.step(self.replica.base(), (self.clock)())?;
             if let Some(mut transaction) = step.transaction {

@@ -124,11 +124,8 @@ pub(crate) fn apply_record<P: Wire>(
     applied: &mut Applied,
     record: &StoredRecord,
 ) -> Result<Fact<P::Fact>, Error> {
-    let unappliable = |reason: String| Error::Unappliable {
-        partition: record.source.to_string(),
-        offset: record.offset,
-        reason,
-    };
+    let unappliable =
+        |reason: String| Error::Unappliable { partition: record.source.to_string(), offset: record.offset, reason };
     let value = record.record.value.as_deref().ok_or_else(|| unappliable("it has no value".to_owned()))?;
     let fact = P::decode_fact(value).map_err(|error| unappliable(error.to_string()))?;
     if fact.sequence != applied.sequence + 1 {

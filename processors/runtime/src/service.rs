@@ -255,10 +255,13 @@ impl<P: Wire> Handle<P> {
 
     /// Each partition's fingerprint, and how far the state was when it was taken.
     pub fn fingerprints(&self) -> Result<Vec<(u32, Applied, Fingerprint)>, Error> {
-        (0..).zip(self.slots.iter()).map(|(partition, slot)| {
-            let view = slot.store.view();
-            Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
-        }).collect()
+        (0..)
+            .zip(self.slots.iter())
+            .map(|(partition, slot)| {
+                let view = slot.store.view();
+                Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
+            })
+            .collect()
     }
 
     pub async fn health(&self) -> Vec<Health> {

@@ -4,11 +4,7 @@
 //! holds [`Applied`], written in the same batch as what it counts. The write-ahead log is not synced: after a power loss
 //! an older state is there, complete up to its own [`Applied`], and the rest is read from the log of facts again.
 
-use std::{
-    ops::ControlFlow,
-    path::Path,
-    sync::Arc,
-};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
 use rocksdb::{
@@ -250,7 +246,11 @@ mod tests {
         }
         let applied = Applied { fact_offset: 9, request_offset: 4, sequence: 9, at: Timestamp(5) };
         one.apply(&changes, "toy", 3, applied).expect("writes");
-        let ranges = [Range::all(), Range { start: vec![1], end: Some(vec![255]) }, Range { start: vec![9], end: Some(vec![2]) }];
+        let ranges = [
+            Range::all(),
+            Range { start: vec![1], end: Some(vec![255]) },
+            Range { start: vec![9], end: Some(vec![2]) },
+        ];
         for table in [0, 1, 2, 239] {
             for range in &ranges {
                 for order in [Order::Ascending, Order::Descending] {

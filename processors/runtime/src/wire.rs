@@ -89,11 +89,7 @@ where
         at: *at,
         actor: (*processor).to_owned(),
         trace: trace.map(str::to_owned),
-        report: Some(ReportOrder {
-            sender: format!("{processor}-{partition}"),
-            boot: *transaction,
-            sequence: *index,
-        }),
+        report: Some(ReportOrder { sender: format!("{processor}-{partition}"), boot: *transaction, sequence: *index }),
         event,
     };
     Ok((E::TOPIC.name, key, codec::encode(&request)?))

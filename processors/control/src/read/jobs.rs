@@ -113,9 +113,7 @@ impl Search<'_> {
         if let Some(before) = self.before {
             range = range.before(&(name.clone(), before.at, before.id.clone()));
         }
-        self.collect(|visit| {
-            BY_NAME.scan(self.state, &range, Order::Descending, |(_, _, job), ()| visit(job))
-        })
+        self.collect(|visit| BY_NAME.scan(self.state, &range, Order::Descending, |(_, _, job), ()| visit(job)))
     }
 
     /// A queue's jobs by descending number, which is by descending time. Those that wait or run have a table of their own.

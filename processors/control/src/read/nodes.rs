@@ -80,8 +80,12 @@ fn numbers(
 ) -> Result<Vec<u32>, StateError> {
     match service {
         Some(service) => {
-            let range = Range::prefix(&(region.clone(), shard, service.clone()))
-                .from(&(region.clone(), shard, service.clone(), first));
+            let range = Range::prefix(&(region.clone(), shard, service.clone())).from(&(
+                region.clone(),
+                shard,
+                service.clone(),
+                first,
+            ));
             let rows = STATUSES.list(state, &range, Order::Ascending, limit)?;
             Ok(rows.into_iter().map(|((_, _, _, number), _)| number).collect())
         }

@@ -131,7 +131,9 @@ impl<'a, P: Wire> Draft<'a, P> {
         let fact_bytes: usize = records.iter().map(|(_, record)| record.bytes()).sum();
         let bytes = fact_bytes + outgoing.iter().map(|(_, key, value)| key.len() + value.len()).sum::<usize>();
         if bytes > DECISION_BYTES_MAX {
-            return Err(StateError::Contradiction(format!("the decision has {bytes} bytes, at most {DECISION_BYTES_MAX} fit")));
+            return Err(StateError::Contradiction(format!(
+                "the decision has {bytes} bytes, at most {DECISION_BYTES_MAX} fit"
+            )));
         }
         let changes = scratch.into_changes();
         for ((table, key), value) in changes {

@@ -309,6 +309,3 @@ fn origin<E: Event>(record: &StoredRecord, request: &Request<E>) -> Origin {
         trace: request.trace.clone(),
     }
 }
-
-#[cfg(test)]
-mod tests;

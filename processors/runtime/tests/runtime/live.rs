@@ -140,9 +140,10 @@ async fn a_commit_that_was_never_applied_is_applied_at_takeover() {
     let step = |count| {
         let mut leader = Leader::new(Arc::new(Toy::<1>), place, Applied::default());
         let records = [request("r-0", "a-1"), request("r-1", "a-1")].map(|request| record(&request));
-        let stored = records.into_iter().zip(0..).map(|(record, offset)| {
-            crate::toy::stored(topics::BUILD_REQUESTS.name, partition, offset, record)
-        });
+        let stored = records
+            .into_iter()
+            .zip(0..)
+            .map(|(record, offset)| crate::toy::stored(topics::BUILD_REQUESTS.name, partition, offset, record));
         leader.offer_requests(stored.take(count), count as u64);
         leader.step(&Memory::default(), longshore_schemas::Timestamp(1)).expect("memory").transaction.expect("consumed")
     };

@@ -29,7 +29,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (applied, place) = (Applied::default(), Place { partition: partition_of(b"q", PARTITIONS), partitions: PARTITIONS });
+        let (applied, place) =
+            (Applied::default(), Place { partition: partition_of(b"q", PARTITIONS), partitions: PARTITIONS });
         Self { leader: Leader::new(Arc::new(Toy), place, applied), state: Memory::default(), applied, offset: 0 }
     }
 
@@ -98,7 +99,8 @@ fn a_batch_is_one_transaction_that_ends_with_processed() {
 #[test]
 fn what_was_processed_is_not_processed_again() {
     let mut bench = Bench::new();
-    let requests = [request("a", "q-1"), request("a", "q-1"), report(1, 2, "q-2"), report(1, 1, "q-2"), report(1, 3, "q-2")];
+    let requests =
+        [request("a", "q-1"), request("a", "q-1"), report(1, 2, "q-2"), report(1, 1, "q-2"), report(1, 3, "q-2")];
     bench.offer(requests.iter().map(record));
     bench.step(0).expect("facts");
     bench.offer(requests.iter().map(record));
@@ -110,9 +112,9 @@ fn what_was_processed_is_not_processed_again() {
 #[test]
 fn what_fails_is_a_dead_letter_and_changes_nothing() {
     let mut bench = Bench::new();
-    let elsewhere = (0..).map(|n| format!("q{n}-1")).find(|text| {
-        partition_of(job(text).queue.as_str().as_bytes(), PARTITIONS) != partition_of(b"q", PARTITIONS)
-    });
+    let elsewhere = (0..)
+        .map(|n| format!("q{n}-1"))
+        .find(|text| partition_of(job(text).queue.as_str().as_bytes(), PARTITIONS) != partition_of(b"q", PARTITIONS));
     let misrouted = request("m", &elsewhere.expect("some queue"));
     let cases = [
         (Record::new("q", "no schema"), "undecodable"),
@@ -148,7 +150,8 @@ fn outgoing_requests_have_an_id_and_an_order_of_their_own() {
     bench.offer([record(&request("c", "q-70"))]);
     let second = bench.step(0).expect("consumed");
     let sent = [first, second].into_iter().flat_map(|transaction| transaction.batch.records);
-    let sent = sent.filter(|(to, _)| matches!(to, Destination::Keyed(topic) if &**topic == topics::ARTIFACT_REQUESTS.name));
+    let sent =
+        sent.filter(|(to, _)| matches!(to, Destination::Keyed(topic) if &**topic == topics::ARTIFACT_REQUESTS.name));
     let sent: Vec<Request<ArtifactRequest>> =
         sent.map(|(_, record)| codec::decode(record.value.as_deref().expect("a request")).expect("decodes")).collect();
     let partition = partition_of(b"q", PARTITIONS);

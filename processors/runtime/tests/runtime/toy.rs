@@ -21,15 +21,15 @@ use longshore_schemas::{
     },
 };
 
-pub const COUNTS: Table<JobId, u32> = Table::new(0, "counts");
+pub(crate) const COUNTS: Table<JobId, u32> = Table::new(0, "counts");
 const DUE: Table<JobId, Timestamp> = Table::new(1, "due");
-pub const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// V is the state's version.
-pub struct Toy<const V: u32>;
+pub(crate) struct Toy<const V: u32>;
 
 #[derive(Default)]
-pub struct Soft {
+pub(crate) struct Soft {
     beat: Option<Timestamp>,
 }
 
@@ -120,34 +120,34 @@ fn due(state: &dyn Store, soft: &Soft) -> Result<Option<(JobId, Timestamp)>, Sta
     Ok(first.map(|(job, due)| (job, soft.beat.map_or(due, |beat| due.max(beat + PAUSE)))))
 }
 
-pub fn job(text: &str) -> JobId {
+pub(crate) fn job(text: &str) -> JobId {
     text.parse().expect("valid")
 }
 
-pub fn request(id: &str, job_text: &str) -> Request<BuildRequest> {
+pub(crate) fn request(id: &str, job_text: &str) -> Request<BuildRequest> {
     let event = CancelRequested { job: job(job_text) }.into();
     let id = id.parse().expect("valid");
     Request { id, at: Timestamp(0), actor: "test".to_owned(), trace: None, report: None, event }
 }
 
-pub fn report(boot: u64, sequence: u64, job_text: &str) -> Request<BuildRequest> {
+pub(crate) fn report(boot: u64, sequence: u64, job_text: &str) -> Request<BuildRequest> {
     let report = Some(ReportOrder { sender: "s".to_owned(), boot, sequence });
     Request { report, ..request(&format!("r-{boot}-{sequence}"), job_text) }
 }
 
-pub fn beat(queue_job: &str) -> Request<WorkerSignal> {
+pub(crate) fn beat(queue_job: &str) -> Request<WorkerSignal> {
     let event = Heartbeat { job: job(queue_job), attempt: 1, worker: "w".parse().expect("valid") }.into();
     let id = "beat".parse().expect("valid");
     Request { id, at: Timestamp(0), actor: "w".to_owned(), trace: None, report: None, event }
 }
 
-pub fn record<E: Event>(request: &Request<E>) -> Record
+pub(crate) fn record<E: Event>(request: &Request<E>) -> Record
 where
     Request<E>: codec::Message,
 {
     Record::new(request.event.key(), codec::encode(request).expect("encodes"))
 }
 
-pub fn stored(topic: &str, partition: u32, offset: u64, record: Record) -> StoredRecord {
+pub(crate) fn stored(topic: &str, partition: u32, offset: u64, record: Record) -> StoredRecord {
     StoredRecord { source: TopicPartition::new(topic, partition), offset, at: Timestamp(0), record }
 }
