@@ -59,7 +59,10 @@ impl Failure {
 
     /// The worker's own fault.
     pub(crate) fn worker(error: impl Display) -> Self {
-        Self::new(FailureReason::WorkerFault, format!("the worker cannot build: {error}; build again, or look at the worker"))
+        Self::new(
+            FailureReason::WorkerFault,
+            format!("the worker cannot build: {error}; build again, or look at the worker"),
+        )
     }
 }
 
@@ -132,12 +135,8 @@ impl Builder {
         let build = &task.assignment.build;
         let folders = Folders::create(task.folder).map_err(Failure::worker)?;
         task.log.say(&format!("fetching commit {}", build.commit)).await;
-        let wanted = Wanted {
-            repository: &build.repository,
-            commit: &build.commit,
-            target: &folders.checkout,
-            stop: task.over,
-        };
+        let wanted =
+            Wanted { repository: &build.repository, commit: &build.commit, target: &folders.checkout, stop: task.over };
         let _lease: Lease = self.git.checkout(&wanted).await?;
         self.run_command(task, &folders).await?;
         let output = output::find(&folders.checkout, &build.output)?;
@@ -267,7 +266,9 @@ fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt>
         ),
         Ended::NotFound => (
             FailureReason::CommandNotFound,
-            format!("{command:?} was not found on the worker; PATH is {path}. Install it there, or give its path in the checkout"),
+            format!(
+                "{command:?} was not found on the worker; PATH is {path}. Install it there, or give its path in the checkout"
+            ),
         ),
         Ended::CannotStart(error) => (
             FailureReason::CommandNotFound,
@@ -300,7 +301,9 @@ fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
         Error::EmptyOutput { .. } | Error::Refused { .. } | Error::Changed { .. } | Error::TooManyEntries { .. } => {
             Failure::new(FailureReason::OutputInvalid, causes)
         }
-        Error::Sink { .. } => Failure::new(FailureReason::UploadFailed, format!("the output could not be uploaded: {causes}")),
+        Error::Sink { .. } => {
+            Failure::new(FailureReason::UploadFailed, format!("the output could not be uploaded: {causes}"))
+        }
         _ => Failure::worker(causes),
     }
 }

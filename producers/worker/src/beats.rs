@@ -56,7 +56,8 @@ impl AttemptApi {
     pub(crate) async fn finish(&self, body: &FinishBody) -> Result<Answer<serde_json::Value>, Error> {
         let outcome = if matches!(body, FinishBody::Succeeded { .. }) { "succeeded" } else { "failed" };
         let key = format!("finish-{}-{}-{outcome}", self.job, self.attempt);
-        let key: RequestId = key.parse().expect("a job's name, a number and a word are within 128 printable characters");
+        let key: RequestId =
+            key.parse().expect("a job's name, a number and a word are within 128 printable characters");
         self.post("finish").json(body).idempotency_key(&key).send().await
     }
 }

@@ -31,7 +31,9 @@ pub enum Error {
     },
     #[error("{}: {} ({})", .0.title, .0.detail, .0.status)]
     Problem(Box<Problem>),
-    #[error("{url} answered what Longshore's API does not: {what}; is this the right address, and of the same version?")]
+    #[error(
+        "{url} answered what Longshore's API does not: {what}; is this the right address, and of the same version?"
+    )]
     Unexpected { url: Url, status: u16, what: String },
     #[error("the token holds characters that no token has; copy it again")]
     Token,
@@ -74,7 +76,9 @@ fn root_cause(error: &reqwest::Error) -> String {
 pub enum Answer<T> {
     Done(T),
     /// 202: written to the log, and not decided within the server's patience.
-    Accepted { location: Option<String> },
+    Accepted {
+        location: Option<String>,
+    },
     /// 204.
     Nothing,
 }
@@ -128,6 +132,10 @@ impl Client {
 
     pub fn post(&self, path: &[&str]) -> Call {
         self.call(Method::POST, path)
+    }
+
+    pub fn delete(&self, path: &[&str]) -> Call {
+        self.call(Method::DELETE, path)
     }
 
     /// For presigned URLs, which need no token.
@@ -244,9 +252,7 @@ impl Call {
 async fn body(mut response: reqwest::Response, url: &Url) -> Result<Bytes, Error> {
     let status = response.status().as_u16();
     let mut body = bytes::BytesMut::new();
-    while let Some(piece) =
-        response.chunk().await.map_err(|source| Error::Unreachable { url: url.clone(), source })?
-    {
+    while let Some(piece) = response.chunk().await.map_err(|source| Error::Unreachable { url: url.clone(), source })? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
             let what = format!("more than {ANSWER_BYTES_MAX} bytes");
             return Err(Error::Unexpected { url: url.clone(), status, what });

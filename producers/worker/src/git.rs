@@ -145,11 +145,8 @@ impl Git {
         if self.has_commit(wanted, path).await? {
             return Ok(());
         }
-        let message = format!(
-            "{} has no commit {}: push it, or check the commit id",
-            repository.shown(),
-            wanted.commit
-        );
+        let message =
+            format!("{} has no commit {}: push it, or check the commit id", repository.shown(), wanted.commit);
         Err(Failure::new(FailureReason::CommitNotFound, message).into())
     }
 
@@ -188,7 +185,7 @@ impl Git {
             program: "git".to_owned(),
             arguments: self.options().map(str::to_owned).chain(arguments.iter().map(|a| (*a).to_owned())).collect(),
             directory: directory.to_owned(),
-            environment: environment(),
+            environment: environment(directory),
         };
         let outcome = process::run(&self.config.guard, &order, until, None).await.map_err(Failure::worker)?;
         match outcome.ended {
@@ -221,8 +218,11 @@ impl Git {
     }
 }
 
-fn environment() -> BTreeMap<String, String> {
+fn environment(directory: &Path) -> BTreeMap<String, String> {
+    let above = directory.parent().unwrap_or(directory).to_string_lossy().into_owned();
     let mut environment = BTreeMap::from([
+        // A damaged repository is an error, and never a reason to use one that lies around it.
+        ("GIT_CEILING_DIRECTORIES".to_owned(), above),
         ("PATH".to_owned(), crate::attempt::search_path()),
         // Messages are looked at, so they must be the untranslated ones.
         ("LC_ALL".to_owned(), "C".to_owned()),

@@ -66,12 +66,18 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum End {
-    Exited { status: i32 },
-    Signaled { signal: i32 },
+    Exited {
+        status: i32,
+    },
+    Signaled {
+        signal: i32,
+    },
     /// The guard was told to, by the pipe or by a signal.
     Killed,
     NotFound,
-    CannotStart { error: String },
+    CannotStart {
+        error: String,
+    },
 }
 
 /// The guard's whole life: reads the order from stdin, reports on stderr.
@@ -141,7 +147,9 @@ async fn read_order(worker: &mut pipe::Receiver) -> io::Result<Option<Order>> {
             return Err(io::Error::other("the order is too long: arguments and environment must be below 4 MiB"));
         }
     }
-    serde_json::from_slice(&line).map(Some).map_err(|error| io::Error::other(format!("the order is not valid: {error}")))
+    serde_json::from_slice(&line)
+        .map(Some)
+        .map_err(|error| io::Error::other(format!("the order is not valid: {error}")))
 }
 
 fn start(order: &Order) -> Result<Pid, End> {
@@ -163,7 +171,10 @@ fn start(order: &Order) -> Result<Pid, End> {
             io::ErrorKind::NotFound if order.directory.is_dir() => End::NotFound,
             _ => cannot_start(error),
         })?;
-    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| cannot_start(io::Error::other("no process id")))
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| cannot_start(io::Error::other("no process id")))
 }
 
 /// Until the command ends, or the worker goes away, or someone tells the guard to stop.

@@ -53,7 +53,8 @@ struct Counts {
 impl Writer {
     pub(crate) fn start(api: AttemptApi) -> Self {
         let (pieces, queue) = mpsc::channel(PIECES_MAX);
-        let uploader = tokio::spawn(Uploader { api, stored: Vec::new() }.run(Segments { queue, buffer: BytesMut::new() }));
+        let uploader =
+            tokio::spawn(Uploader { api, stored: Vec::new() }.run(Segments { queue, buffer: BytesMut::new() }));
         Self { pieces, counts: Mutex::default(), uploader }
     }
 
@@ -87,7 +88,8 @@ impl Writer {
         let passed = if dropped == 0 {
             self.pieces.send_timeout(piece, STALL).await
         } else {
-            let note = format!("longshore: {dropped} bytes of output are missing here, they could not be stored in time\n");
+            let note =
+                format!("longshore: {dropped} bytes of output are missing here, they could not be stored in time\n");
             match self.pieces.try_reserve_many(2) {
                 Ok(mut room) => {
                     for piece in [Bytes::from(note), piece] {
@@ -232,12 +234,8 @@ mod tests {
     #[tokio::test]
     async fn pieces_become_segments_of_bounded_size() {
         let max = LOG_SEGMENT_BYTES_MAX as usize;
-        let table: [(&[usize], &[usize]); 4] = [
-            (&[], &[]),
-            (&[1, 2, 3], &[6]),
-            (&[max], &[max]),
-            (&[max - 1, 2, max], &[max, max, 1]),
-        ];
+        let table: [(&[usize], &[usize]); 4] =
+            [(&[], &[]), (&[1, 2, 3], &[6]), (&[max], &[max]), (&[max - 1, 2, max], &[max, max, 1])];
         for (pieces, expected) in table {
             let mut segments = segments(pieces);
             let mut lengths = Vec::new();

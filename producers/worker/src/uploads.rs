@@ -80,7 +80,8 @@ impl Uploads {
         self.wishes.send(wish).await.map_err(|_| Error::Ended)?;
         let upload = answer.await.map_err(|_| Error::Ended)??;
         let put = self.http.put(&upload.url).timeout(PUT_TIMEOUT).body(bytes.clone());
-        let response = with_headers(put, &upload.headers).send().await.map_err(|e| Error::Unreachable(e.without_url()))?;
+        let response =
+            with_headers(put, &upload.headers).send().await.map_err(|e| Error::Unreachable(e.without_url()))?;
         let status = response.status();
         if status.is_success() || status == reqwest::StatusCode::PRECONDITION_FAILED {
             return Ok(());

@@ -29,22 +29,25 @@ pub(super) fn find(checkout: &Path, output: &str) -> Result<PathBuf, Failure> {
     };
     let checkout = checkout.canonicalize().map_err(Failure::worker)?;
     if !path.starts_with(&checkout) {
-        let message = format!("the output {output:?} is a link that leaves the checkout; copy what it points to instead");
+        let message =
+            format!("the output {output:?} is a link that leaves the checkout; copy what it points to instead");
         return Err(Failure::new(FailureReason::OutputInvalid, message));
     }
     Ok(path)
 }
 
 pub(super) fn missing(output: &str, neighbours: &str) -> Failure {
-    let message =
-        format!("the command succeeded, but there is nothing at the output path {output:?}{neighbours}; check output and command");
+    let message = format!(
+        "the command succeeded, but there is nothing at the output path {output:?}{neighbours}; check output and command"
+    );
     Failure::new(FailureReason::OutputMissing, message)
 }
 
 /// What is there instead: the nearest folder that exists, and what it holds.
 fn neighbours(checkout: &Path, output: &Path) -> String {
     let folders = output.ancestors().skip(1);
-    let Some((folder, entries)) = folders.filter_map(|folder| Some((folder, fs::read_dir(checkout.join(folder)).ok()?))).next()
+    let Some((folder, entries)) =
+        folders.filter_map(|folder| Some((folder, fs::read_dir(checkout.join(folder)).ok()?))).next()
     else {
         return String::new();
     };
@@ -54,7 +57,11 @@ fn neighbours(checkout: &Path, output: &Path) -> String {
     let more = if names.len() > LISTED_MAX { ", …" } else { "" };
     names.truncate(LISTED_MAX);
     let folder = if folder.as_os_str().is_empty() { "the checkout".to_owned() } else { format!("{folder:?}") };
-    if names.is_empty() { format!(" ({folder} is empty)") } else { format!(" ({folder} holds {}{more})", names.join(", ")) }
+    if names.is_empty() {
+        format!(" ({folder} is empty)")
+    } else {
+        format!(" ({folder} holds {}{more})", names.join(", "))
+    }
 }
 
 #[cfg(test)]

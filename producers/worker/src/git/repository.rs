@@ -13,7 +13,8 @@ impl Repository {
         let plain = url.bytes().all(|b| b.is_ascii_graphic() || b >= 0x80 || (allow_file && b == b' '));
         let is_file = url.starts_with("file:///") || url.starts_with('/');
         let is_url = ["https://", "ssh://"].iter().any(|scheme| {
-            url.strip_prefix(scheme).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '['))
+            url.strip_prefix(scheme)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '['))
         });
         if is_file && !allow_file {
             return Err(format!("folders are not allowed as repositories here; {RULE}"));

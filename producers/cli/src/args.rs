@@ -1,0 +1,377 @@
+//! The command line. Everything that can be checked without the server is checked here.
+
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use longshore_schemas::{ArtifactName, QueueName, RegionName, ServiceName, WorkerId, http::JobStatus};
+
+use crate::output::Format;
+
+use self::values::{basis_points, pair, seconds, status};
+pub(crate) use self::values::{split_command, waves};
+
+/// Builds code and puts it on every machine.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Tables for people, JSON for programs
+    #[arg(long, global = true, value_enum, default_value = "table", help_heading = "Everywhere")]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Connection {
+    /// The API's address [default: that of the `longshore up` in the data folder]
+    #[arg(long, global = true, env = "LONGSHORE_API", value_name = "URL")]
+    pub(crate) api: Option<String>,
+    /// The token to speak with
+    #[arg(long, global = true, env = "LONGSHORE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// A file that holds the token
+    #[arg(long, global = true, env = "LONGSHORE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The data folder of `longshore up`
+    #[arg(long, global = true, env = "LONGSHORE_DATA", default_value = ".longshore", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs everything in one process, on the local log and an embedded S3 server
+    Up(UpArgs),
+    /// Runs a worker, which builds jobs
+    Worker(WorkerArgs),
+    /// Kills what a build leaves behind; started by workers only
+    #[command(hide = true)]
+    Guard,
+    /// Asks for a build
+    Build(Box<BuildArgs>),
+    /// Lists jobs, newest first
+    Jobs(JobsArgs),
+    /// Shows a job; with --follow its log, until it has ended
+    Job(JobArgs),
+    /// Ends a job without a result
+    Cancel(JobName),
+    /// Lists artifacts, newest first
+    Artifacts(ArtifactsArgs),
+    /// Shows an artifact and which regions have it
+    Artifact(ArtifactArg),
+    /// Makes a service run an artifact
+    Deploy(DeployArgs),
+    /// Shows what a service should run, and how far that is
+    Status(StatusArgs),
+    /// Makes a service run what it ran before, at once and everywhere
+    Rollback(RollbackArgs),
+    /// Starts no further wave of a service's rollout
+    Pause(ServiceArg),
+    /// Goes on with a rollout that is paused or halted
+    Resume(ServiceArg),
+    /// Lets an artifact that was rolled back from be deployed again
+    LiftHold(HoldArgs),
+    /// Lists nodes and what they run
+    Nodes(NodesArgs),
+    /// Reads the log of facts
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Shows what the token may do
+    Whoami,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    /// Where the API and the console listen
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Names of the regions
+    #[arg(long, value_delimiter = ',', default_value = "eu,us,ap", value_name = "REGIONS")]
+    pub(crate) regions: Vec<RegionName>,
+    /// Where the embedded S3 server listens
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub(crate) s3_listen: std::net::SocketAddr,
+    /// Where the regions listen for nodes: each on a port of its own, from this one on, or any free ones
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub(crate) region_listen: std::net::SocketAddr,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorkerArgs {
+    /// A queue to serve; may be repeated, one job of each at a time
+    #[arg(long = "queue", default_value = "default", value_name = "QUEUE")]
+    pub(crate) queues: Vec<QueueName>,
+    /// The worker's name, unique among workers
+    #[arg(long)]
+    pub(crate) name: WorkerId,
+    /// A folder of its own, for checkouts and the cache of repositories
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_dir: PathBuf,
+    /// Variables that builds see besides PATH
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "RUSTUP_HOME,CARGO_HOME,RUSTUP_TOOLCHAIN",
+        value_name = "NAMES"
+    )]
+    pub(crate) passthrough: Vec<String>,
+    /// Lets folders of this machine be repositories
+    #[arg(long)]
+    pub(crate) allow_file_repositories: bool,
+    /// Repositories kept in the cache
+    #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub(crate) repositories_max: u16,
+    /// Logs as JSON
+    #[arg(long)]
+    pub(crate) json_logs: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  longshore build --name web --output-path target/release/web --run ./web --health-path /healthz \\\n    --follow -- cargo build --release"
+)]
+pub(crate) struct BuildArgs {
+    /// The queue [default: default]
+    #[arg(long)]
+    pub(crate) queue: Option<QueueName>,
+    /// What comes out is called this; successive builds share the name
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) name: Option<ArtifactName>,
+    /// A git URL, or a local checkout
+    #[arg(long, default_value = ".", value_name = "URL|DIR")]
+    pub(crate) repository: String,
+    /// A commit, branch or tag of that repository
+    #[arg(long, default_value = "HEAD")]
+    pub(crate) commit: String,
+    /// The file or folder that the command leaves, relative to the checkout
+    #[arg(long, required_unless_present = "file", value_name = "PATH")]
+    pub(crate) output_path: Option<String>,
+    /// A variable for the command; may be repeated
+    #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<(String, String)>,
+    /// A label of the job; may be repeated
+    #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<(String, String)>,
+    /// The command is killed after this, such as 90s, 15m or 2h
+    #[arg(long, default_value = "15m", value_parser = seconds, value_name = "TIME")]
+    pub(crate) time_limit: u32,
+    /// What nodes execute: program and arguments, in the release's folder
+    #[arg(long, required_unless_present = "file", value_name = "COMMAND")]
+    pub(crate) run: Option<String>,
+    /// A variable for what nodes execute; may be repeated
+    #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) run_env: Vec<(String, String)>,
+    /// Healthy is what answers 2xx to a GET of this path on $PORT [default: what stays up]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) health_path: Option<String>,
+    /// A JSON file with the whole request: {"queue": …, "build": {…}}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["queue", "name", "output_path", "env", "label", "run", "run_env", "health_path", "build_command"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Shows the log until the job has ended
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// The command that builds; no shell is implied
+    #[arg(last = true, id = "build_command", required_unless_present = "file", value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JobsArgs {
+    #[arg(long)]
+    pub(crate) queue: Option<QueueName>,
+    /// queued, running, succeeded, failed or canceled
+    #[arg(long, value_parser = status)]
+    pub(crate) status: Option<JobStatus>,
+    #[arg(long)]
+    pub(crate) name: Option<ArtifactName>,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JobName {
+    /// A job such as default-17, or a name: its newest job
+    #[arg(value_name = "JOB|NAME")]
+    pub(crate) job: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JobArgs {
+    #[command(flatten)]
+    pub(crate) job: JobName,
+    /// Shows the log until the job has ended; the exit code says how it did
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ArtifactsArgs {
+    #[arg(long)]
+    pub(crate) name: Option<ArtifactName>,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ArtifactArg {
+    /// An artifact's id or the beginning of it, or NAME or NAME@latest
+    #[arg(value_name = "ARTIFACT|NAME")]
+    pub(crate) artifact: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServiceArg {
+    pub(crate) service: ServiceName,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeployArgs {
+    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) artifact: ArtifactArg,
+    /// A JSON file with the plan: {"waves": […], "failure_budget_bp": …}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["waves", "budget", "bake"])]
+    pub(crate) plan: Option<PathBuf>,
+    /// One wave of regions after the other: eu,us+ap is eu, then us and ap [default: all at once]
+    #[arg(long, value_name = "WAVES")]
+    pub(crate) waves: Option<String>,
+    /// Share of a wave's nodes that may fail, in percent
+    #[arg(long, value_parser = basis_points, value_name = "PERCENT")]
+    pub(crate) budget: Option<u32>,
+    /// How long each wave must stay converged before the next, such as 30s or 5m
+    #[arg(long, value_parser = seconds, value_name = "TIME")]
+    pub(crate) bake: Option<u32>,
+    /// Shows the rollout until it has ended; the exit code says how it did
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// The service [default: all of them]
+    pub(crate) service: Option<ServiceName>,
+    /// Goes on until the rollout has ended; the exit code says how it did
+    #[arg(long, requires = "service")]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RollbackArgs {
+    pub(crate) service: ServiceName,
+    /// An artifact that the service ran [default: what completed before]
+    #[arg(long, value_name = "ARTIFACT")]
+    pub(crate) to: Option<String>,
+    /// Shows the rollout until it has ended
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HoldArgs {
+    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) artifact: ArtifactArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodesArgs {
+    #[arg(long)]
+    pub(crate) region: Option<RegionName>,
+    #[arg(long)]
+    pub(crate) service: Option<ServiceName>,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Shows facts as they are written, until stopped
+    Tail(TailArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TailArgs {
+    /// builds, artifacts, goals or fleet
+    #[arg(value_parser = ["builds", "artifacts", "goals", "fleet"])]
+    pub(crate) topic: String,
+    /// beginning, end, or an id that an earlier tail showed
+    #[arg(long, default_value = "end", value_name = "PLACE")]
+    pub(crate) from: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("longshore").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn good_lines_are_taken() {
+        let lines = [
+            "up --data /tmp/x --regions eu,us --listen 127.0.0.1:0",
+            "worker --api http://127.0.0.1:1 --token-file t --queue default --name w-1 --work-dir w --allow-file-repositories",
+            "build --name web --output-path out --run ./web -- make web",
+            "build --file build.json --follow",
+            "jobs --status running --output json",
+            "job web --follow",
+            "cancel default-1",
+            "artifacts --name web",
+            "artifact web@latest",
+            "deploy web web@latest --waves eu,us+ap --budget 2.5 --watch",
+            "status",
+            "status web --watch",
+            "rollback web --to abcd",
+            "pause web",
+            "resume web",
+            "lift-hold web abcd",
+            "nodes --region eu",
+            "log tail builds --from beginning",
+            "whoami",
+        ];
+        for line in lines {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_refused_before_any_work() {
+        let table = [
+            ("build --name ../x --output-path out --run ./web -- make", "use 1 to 63"),
+            ("build --name web --output-path out --run ./web", "COMMAND"),
+            ("build --name web --output-path out -- make", "--run"),
+            ("build --name web --output-path out --run ./web --env X -- make", "KEY=VALUE"),
+            ("build --name web --output-path out --run ./web --time-limit 0 -- make", "1s to 24h"),
+            ("build --file b.json --name web", "cannot be used with"),
+            ("deploy ../x web", "service"),
+            ("deploy web web --budget 101", "0 to 100"),
+            ("deploy web web --plan p.json --waves eu", "cannot be used with"),
+            ("jobs --status done", "queued, running"),
+            ("jobs --limit 0", "0 is not in"),
+            ("status --watch", "SERVICE"),
+            ("log tail everything", "possible values"),
+            ("--output xml jobs", "possible values"),
+            ("frobnicate", "unrecognized"),
+        ];
+        for (line, text) in table {
+            let error = parse(line).expect_err(line);
+            assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(text), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The commands. Each asks the API, shows what it answers, and decides the exit code.
+
+mod artifacts;
+mod builds;
+mod find;
+mod follow;
+mod nodes;
+mod rollout;
+mod services;
+mod tail;
+mod worker;
+
+use longshore_schemas::{RequestId, http::Identity};
+use longshore_worker::client::{Answer, Call, Client};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    args::{Cli, Command, Connection, LogCommand},
+    defaults::{Speaker, Target},
+    error::Error,
+    output::{self, Format},
+    up,
+};
+
+/// What every command needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) format: Format,
+}
+
+impl Context {
+    fn new(connection: &Connection, format: Format) -> Result<Self, Error> {
+        Ok(Self { client: Target::find(connection, Speaker::Person)?.client()?, format })
+    }
+
+    /// Data as JSON, or as the text that is made of it.
+    fn show<T: serde::Serialize>(&self, data: &T, text: impl FnOnce(&T) -> String) -> Result<(), Error> {
+        match self.format {
+            Format::Json => output::json(data),
+            Format::Table => output::data(&text(data)),
+        }
+    }
+}
+
+pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
+    let Cli { connection, output, command } = cli;
+    match command {
+        Command::Up(args) => return up::run(&connection.data, args).await,
+        Command::Worker(args) => return worker::run(&connection, args).await,
+        // Taken by main before the flags were read.
+        Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
+        _ => {}
+    }
+    let context = Context::new(&connection, output)?;
+    match command {
+        Command::Up(_) | Command::Worker(_) | Command::Guard => Ok(()),
+        Command::Build(args) => builds::build(&context, &args).await,
+        Command::Jobs(args) => builds::jobs(&context, args).await,
+        Command::Job(args) => builds::job(&context, &args).await,
+        Command::Cancel(args) => builds::cancel(&context, &args).await,
+        Command::Artifacts(args) => artifacts::list(&context, args).await,
+        Command::Artifact(args) => artifacts::show(&context, &args).await,
+        Command::Deploy(args) => services::deploy(&context, &args).await,
+        Command::Status(args) => services::status(&context, &args).await,
+        Command::Rollback(args) => services::rollback(&context, &args).await,
+        Command::Pause(args) => services::pause(&context, &args, "pause").await,
+        Command::Resume(args) => services::pause(&context, &args, "resume").await,
+        Command::LiftHold(args) => services::lift_hold(&context, &args).await,
+        Command::Nodes(args) => nodes::list(&context, args).await,
+        Command::Log(LogCommand::Tail(args)) => tail::run(&context, &args).await,
+        Command::Whoami => whoami(&context).await,
+    }
+}
+
+async fn whoami(context: &Context) -> Result<(), Error> {
+    let identity: Identity = context.client.get(&["whoami"]).fetch().await?;
+    context.show(&identity, |identity| format!("{} ({})", identity.subject, output::word(&identity.role)))
+}
+
+/// A call that changes something. None: it is in the log and not decided yet, which is said.
+async fn change<T: DeserializeOwned>(call: Call) -> Result<Option<T>, Error> {
+    let key: RequestId =
+        format!("cli-{:032x}", rand::random::<u128>()).parse().expect("a word and hexadecimal digits are an id");
+    match call.idempotency_key(&key).send().await? {
+        Answer::Done(data) => Ok(Some(data)),
+        Answer::Nothing => Ok(None),
+        Answer::Accepted { location } => {
+            let place = location.map(|place| format!("; ask {place} what became of it")).unwrap_or_default();
+            output::message(&format!("accepted, and not decided within 5 s{place}"));
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `longshore artifacts`, `artifact`
+
+use longshore_schemas::{
+    Timestamp,
+    events::ReplicaStatus,
+    http::{ArtifactQuery, ArtifactView, Page, ReplicaView},
+};
+
+use super::Context;
+use crate::{
+    args::{ArtifactArg, ArtifactsArgs},
+    error::Error,
+    output,
+};
+
+pub(super) async fn list(context: &Context, args: ArtifactsArgs) -> Result<(), Error> {
+    let query = ArtifactQuery { name: args.name, limit: Some(args.limit), after: None };
+    let page: Page<ArtifactView> = context.client.get(&["artifacts"]).query(&query).fetch().await?;
+    context.show(&page, |page| table(&page.items, output::now()))
+}
+
+pub(super) async fn show(context: &Context, args: &ArtifactArg) -> Result<(), Error> {
+    let artifact = context.find_artifact(&args.artifact).await?;
+    let view: ArtifactView = context.client.get(&["artifacts", &artifact.to_string()]).fetch().await?;
+    context.show(&view, |view| text(view, output::now()))
+}
+
+fn table(artifacts: &[ArtifactView], now: Timestamp) -> String {
+    if artifacts.is_empty() {
+        return "no artifacts".to_owned();
+    }
+    let row = |view: &ArtifactView| {
+        let stored = view.replicas.iter().filter(|replica| replica.status == Some(ReplicaStatus::Stored)).count();
+        vec![
+            view.summary.artifact.short(),
+            view.summary.name.to_string(),
+            output::word(&view.status),
+            format!("{stored} of {}", view.replicas.len()),
+            output::mib(view.summary.size_bytes),
+            output::mib(view.summary.new_pack_bytes),
+            output::ago(view.built_at, now),
+            view.source.job.to_string(),
+        ]
+    };
+    let header = ["artifact", "name", "status", "regions", "size", "new", "built", "job"];
+    output::table(&header, artifacts.iter().map(row).collect())
+}
+
+fn text(view: &ArtifactView, now: Timestamp) -> String {
+    let services: Vec<_> = view.pinned_by.iter().map(ToString::to_string).collect();
+    let summary = &view.summary;
+    let lines = [
+        ("artifact", summary.artifact.to_string()),
+        ("name", summary.name.to_string()),
+        ("status", output::word(&view.status)),
+        (
+            "size",
+            format!(
+                "{} in {} files, {} chunks, {} packs",
+                output::mib(summary.size_bytes),
+                summary.files,
+                summary.chunks,
+                summary.packs
+            ),
+        ),
+        ("new", output::mib(summary.new_pack_bytes)),
+        (
+            "built",
+            format!(
+                "{} by {} from {} {}",
+                output::ago(view.built_at, now),
+                view.source.job,
+                view.source.repository,
+                view.source.commit
+            ),
+        ),
+        ("runs", view.run.command.join(" ")),
+        ("kept by", if services.is_empty() { "-".to_owned() } else { services.join(", ") }),
+    ];
+    let lines: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<9} {value}")).collect();
+    let header = ["region", "status", "packs", "copied", "reported", "error"];
+    let replicas = output::table(&header, view.replicas.iter().map(|replica| replica_row(replica, now)).collect());
+    format!("{}\n\n{replicas}", lines.join("\n"))
+}
+
+fn replica_row(replica: &ReplicaView, now: Timestamp) -> Vec<String> {
+    let status =
+        replica.status.as_ref().map_or_else(|| "waiting".to_owned(), |status| output::word(status).to_lowercase());
+    vec![
+        replica.region.to_string(),
+        status,
+        format!("{} of {}", replica.packs_done, replica.packs),
+        output::mib(replica.bytes_copied),
+        replica.reported_at.map_or_else(|| "-".to_owned(), |time| output::ago(time, now)),
+        replica.error.as_deref().map_or_else(|| "-".to_owned(), output::brief),
+    ]
+}

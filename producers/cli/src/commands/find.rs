@@ -1,0 +1,94 @@
+//! What people call things: a job by its name, an artifact by the beginning of its id or by its name.
+
+use longshore_schemas::{
+    ArtifactId, ArtifactName, JobId,
+    http::{ArtifactQuery, ArtifactView, JobQuery, JobView, PAGE_ITEMS_MAX, Page},
+};
+use longshore_worker::client;
+
+use super::Context;
+use crate::error::Error;
+
+/// Shortest beginning of an id.
+const PREFIX_CHARS_MIN: usize = 4;
+/// How far back an abbreviated id is looked for.
+const PAGES_MAX: usize = 10;
+
+impl Context {
+    pub(super) async fn job(&self, job: &JobId) -> Result<JobView, client::Error> {
+        self.client.get(&["jobs", &job.to_string()]).fetch().await
+    }
+
+    /// `web-1` may be a job of the queue `web`, or a name.
+    pub(super) async fn find_job(&self, text: &str) -> Result<JobView, Error> {
+        let by_id = match text.parse::<JobId>() {
+            Ok(job) => match self.job(&job).await {
+                Err(error) if error.status() == Some(404) => Some(error),
+                result => return Ok(result?),
+            },
+            Err(_) => None,
+        };
+        let name: ArtifactName =
+            text.parse().map_err(|error| Error::Usage(format!("{text:?} is no job and no name: {error}")))?;
+        let query = JobQuery { name: Some(name), limit: Some(1), ..JobQuery::default() };
+        let page: Page<JobView> = self.client.get(&["jobs"]).query(&query).fetch().await?;
+        match (page.items.into_iter().next(), by_id) {
+            (Some(job), _) => Ok(job),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(Error::Usage(format!("no job has the name {text}; `longshore jobs` lists them"))),
+        }
+    }
+
+    pub(super) async fn find_artifact(&self, text: &str) -> Result<ArtifactId, Error> {
+        if let Ok(artifact) = text.parse() {
+            return Ok(artifact);
+        }
+        let (name, wants_name) = match text.split_once('@') {
+            None => (text, false),
+            Some((name, "latest")) => (name, true),
+            Some(_) => return Err(Error::Usage(format!("{text}: only NAME@latest is known"))),
+        };
+        if !wants_name && let Some(artifact) = self.by_prefix(name).await? {
+            return Ok(artifact);
+        }
+        let parsed = name.parse::<ArtifactName>();
+        let parsed = parsed.map_err(|error| Error::Usage(format!("{name:?} is no artifact and no name: {error}")))?;
+        let query = ArtifactQuery { name: Some(parsed), limit: Some(1), after: None };
+        let page: Page<ArtifactView> = self.client.get(&["artifacts"]).query(&query).fetch().await?;
+        let newest = page.items.first().map(|view| view.summary.artifact);
+        newest.ok_or_else(|| {
+            Error::Usage(format!("no artifact has that id or the name {name}; `longshore artifacts` lists them"))
+        })
+    }
+
+    async fn by_prefix(&self, prefix: &str) -> Result<Option<ArtifactId>, Error> {
+        let is_prefix = prefix.len() >= PREFIX_CHARS_MIN
+            && prefix.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+        if !is_prefix {
+            return Ok(None);
+        }
+        let mut query = ArtifactQuery { limit: Some(PAGE_ITEMS_MAX), ..ArtifactQuery::default() };
+        let mut found: Option<ArtifactId> = None;
+        for _ in 0..PAGES_MAX {
+            let page: Page<ArtifactView> = self.client.get(&["artifacts"]).query(&query).fetch().await?;
+            for view in page.items {
+                let artifact = view.summary.artifact;
+                match found {
+                    _ if !artifact.to_string().starts_with(prefix) => {}
+                    Some(other) if other != artifact => {
+                        let both = format!("{} and {}", other.short(), artifact.short());
+                        return Err(Error::Usage(format!(
+                            "{prefix} is the beginning of {both}, among others; give more of it"
+                        )));
+                    }
+                    _ => found = Some(artifact),
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+}

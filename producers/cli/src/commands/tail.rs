@@ -1,0 +1,160 @@
+//! `longshore log tail`: server-sent events, resumed where they broke off.
+
+use std::time::Duration;
+
+use longshore_service::retry::Backoff;
+use serde_json::Value;
+
+use super::Context;
+use crate::{
+    args::TailArgs,
+    error::Error,
+    output::{self, Format},
+};
+
+/// Longest event, in bytes.
+const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// So many failures in a row, and the server counts as gone.
+const FAILURES_MAX: u32 = 10;
+
+pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<(), Error> {
+    let mut last_id: Option<String> = None;
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    loop {
+        let mut call = context.client.get(&["facts", &args.topic]);
+        call = match &last_id {
+            Some(id) => call.header("last-event-id", id),
+            None => call.query(&[("from", &args.from)]),
+        };
+        match call.stream().await {
+            Ok(response) => {
+                backoff.reset();
+                read(context, response, &mut last_id).await?;
+            }
+            Err(error) if error.is_transient() && last_id.is_some() && backoff.failures() < FAILURES_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+        let wait = backoff.next_wait(&mut rand::rng());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Until the connection ends, however it does.
+async fn read(context: &Context, mut response: reqwest::Response, last_id: &mut Option<String>) -> Result<(), Error> {
+    let mut parser = Parser::default();
+    while let Ok(Some(piece)) = response.chunk().await {
+        for event in parser.push(&piece) {
+            show(context, &event)?;
+            if event.id.is_some() {
+                *last_id = event.id;
+            }
+        }
+        if parser.buffer.len() > EVENT_BYTES_MAX {
+            return Err(Error::Other(anyhow::anyhow!("an event has more than {EVENT_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(())
+}
+
+fn show(context: &Context, event: &Event) -> Result<(), Error> {
+    match context.format {
+        Format::Json => output::data(&event.data),
+        Format::Table => output::data(&line(event)),
+    }
+}
+
+/// Time, kind, place and what it says, on one line.
+fn line(event: &Event) -> String {
+    let fact: Value = serde_json::from_str(&event.data).unwrap_or_default();
+    let text = |name: &str| fact.get(name).map_or_else(|| "-".to_owned(), plain);
+    let inner = fact.get("event").unwrap_or(&Value::Null);
+    // A union's branch stands under its name.
+    let inner = inner.get(&event.kind).unwrap_or(inner);
+    format!("{}  {}/{}  {}  {}  {inner}", text("at"), text("partition"), text("offset"), event.kind, text("actor"))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Event {
+    kind: String,
+    data: String,
+    id: Option<String>,
+}
+
+/// Lines become events at each empty line. Comments are beats of the connection.
+#[derive(Default)]
+struct Parser {
+    buffer: Vec<u8>,
+    event: Event,
+}
+
+impl Parser {
+    fn push(&mut self, piece: &[u8]) -> Vec<Event> {
+        self.buffer.extend_from_slice(piece);
+        let mut events = Vec::new();
+        let mut start = 0;
+        while let Some(length) = self.buffer[start..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.buffer[start..start + length]).into_owned();
+            start += length + 1;
+            events.extend(self.line(line.trim_end_matches('\r')));
+        }
+        self.buffer.drain(..start);
+        events
+    }
+
+    fn line(&mut self, line: &str) -> Option<Event> {
+        if line.is_empty() {
+            let event = std::mem::take(&mut self.event);
+            return (!event.data.is_empty()).then_some(event);
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => value.clone_into(&mut self.event.kind),
+            "id" => self.event.id = Some(value.to_owned()),
+            "data" => {
+                if !self.event.data.is_empty() {
+                    self.event.data.push('\n');
+                }
+                self.event.data.push_str(value);
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = ": beat\n\nid: p0:1\nevent: JobQueued\ndata: {\"at\":1}\n\nevent:X\r\ndata:a\r\ndata: b\r\n\r\n";
+        let whole = Parser::default().push(text.as_bytes());
+        let expected = [
+            Event { kind: "JobQueued".into(), data: "{\"at\":1}".into(), id: Some("p0:1".into()) },
+            Event { kind: "X".into(), data: "a\nb".into(), id: None },
+        ];
+        assert_eq!(whole, expected);
+        let mut parser = Parser::default();
+        let bytewise: Vec<_> = text.as_bytes().chunks(1).flat_map(|byte| parser.push(byte)).collect();
+        assert_eq!(bytewise, expected);
+    }
+
+    #[test]
+    fn a_fact_is_one_line() {
+        let data =
+            r#"{"at":"2026-01-01T00:00:00Z","partition":0,"offset":7,"actor":"admin","event":{"job":"default-1"}}"#;
+        let event = Event { kind: "JobStarted".into(), data: data.into(), id: None };
+        assert_eq!(line(&event), r#"2026-01-01T00:00:00Z  0/7  JobStarted  admin  {"job":"default-1"}"#);
+    }
+}
