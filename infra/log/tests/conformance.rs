@@ -1,5 +1,7 @@
 //! The local log against the suite.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! What only the local log promises: its folder, retention, compaction at once, closing.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::{

@@ -9,13 +9,14 @@
 //! A case knows only the traits and their comments. It waits for what must happen, with [`PATIENCE`] as the bound.
 
 #![allow(clippy::unwrap_used, reason = "these are tests, though other crates call them")]
+#![allow(clippy::needless_pass_by_value, reason = "test data reads better by value")]
 
 mod groups;
 mod lasting;
 mod reading;
 mod writing;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -87,8 +88,8 @@ pub(crate) fn partition(topic: &str, number: u32) -> TopicPartition {
     TopicPartition::new(topic, number)
 }
 
-pub(crate) fn record(key: impl ToString, value: impl ToString) -> Record {
-    Record::new(key.to_string(), value.to_string())
+pub(crate) fn record(key: impl Display, value: impl Display) -> Record {
+    Record::new(format!("{key}"), format!("{value}"))
 }
 
 /// Everything in the partition.

@@ -187,7 +187,7 @@ impl View<'_> {
         let Some(stored) = self.get(key)? else { return Ok(None) };
         let number = stored
             .try_into()
-            .map_err(|_| corrupt(String::from_utf8_lossy(key), "it is not a number of the right size"))?;
+            .map_err(|_| corrupt(&String::from_utf8_lossy(key), "it is not a number of the right size"))?;
         Ok(Some(number))
     }
 
@@ -206,7 +206,7 @@ impl View<'_> {
         let stored =
             self.db.get_cf(self.newest(), newest_key(partition_id, key)).map_err(|source| failed("reading", source))?;
         let Some(stored) = stored else { return Ok(None) };
-        let offset = stored.try_into().map_err(|_| corrupt(partition_id, "the index of its keys is damaged"))?;
+        let offset = stored.try_into().map_err(|_| corrupt(&partition_id, "the index of its keys is damaged"))?;
         Ok(Some(u64::from_be_bytes(offset)))
     }
 
@@ -224,7 +224,7 @@ impl View<'_> {
             return Ok(floor);
         };
         let (Some(offset), Some(at)) = (format::offset_of(key), format::time_of(value)) else {
-            return Err(corrupt(partition_id, "its last record is damaged"));
+            return Err(corrupt(&partition_id, "its last record is damaged"));
         };
         Ok(Bounds { start: floor.start, end: floor.end.max(offset + 1), at: floor.at.max(at) })
     }
@@ -242,7 +242,7 @@ impl View<'_> {
         let mut iterator = self.db.raw_iterator_cf_opt(self.records(), options);
         iterator.seek(format::record_key(partition_id, from));
         while let Some((key, value)) = iterator.item() {
-            let offset = format::offset_of(key).ok_or_else(|| corrupt(partition_id, "a record's key is damaged"))?;
+            let offset = format::offset_of(key).ok_or_else(|| corrupt(&partition_id, "a record's key is damaged"))?;
             if !each(offset, value)? {
                 return Ok(false);
             }
@@ -407,6 +407,6 @@ fn failed(doing: &'static str, source: rocksdb::Error) -> Error {
     Error::Storage { doing, source: Arc::new(source) }
 }
 
-fn corrupt(at: impl ToString, reason: &'static str) -> Error {
+fn corrupt(at: &(impl ToString + ?Sized), reason: &'static str) -> Error {
     Error::Corrupt { at: at.to_string(), reason }
 }

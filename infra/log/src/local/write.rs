@@ -307,7 +307,8 @@ impl WriterThread {
             Err(reopening) => {
                 let source: Cause = Arc::new(error);
                 group.fail(&CommitError::Ambiguous(Error::Unconfirmed { source }));
-                self.mend(reopening, group.bounds.keys().copied().collect());
+                let unsure: Vec<Slot> = group.bounds.keys().copied().collect();
+                self.mend(reopening, &unsure);
             }
         }
     }
@@ -328,7 +329,7 @@ impl WriterThread {
 
     /// Tries until the store opens again, refusing what is asked meanwhile, and then learns what became of the
     /// partitions that the failed group touched.
-    fn mend(&mut self, mut error: Error, unsure: Vec<Slot>) {
+    fn mend(&mut self, mut error: Error, unsure: &[Slot]) {
         loop {
             std::thread::sleep(REOPEN_AFTER);
             while let Ok(op) = self.queue.try_recv() {
@@ -340,7 +341,7 @@ impl WriterThread {
             if self.closing {
                 return;
             }
-            match self.reopen().and_then(|group| self.reload(group, &unsure)) {
+            match self.reopen().and_then(|group| self.reload(group, unsure)) {
                 Ok(()) => return tracing::info!("the log's store is open again"),
                 Err(again) => error = again,
             }
