@@ -1,0 +1,305 @@
+//! Brings every replicated artifact from the main bucket into the region's own.
+//!
+//! ```text
+//! artifacts facts ─fold▶ Ledger of pending artifacts ─▶ copy (a few at once) ─▶ Stored ─fact▶ no longer pending
+//!                                                         └─ failed: report, wait, again
+//! ```
+//!
+//! What is pending is a fold of the facts, [`Pending`]; it is written to disk with the offsets it was read up to, so that a
+//! restart reads only what came since. A lost file costs reading the topic again. What the bucket has already is found
+//! there, so an artifact that was half copied goes on where it stopped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_schemas::{
+    ArtifactId, RegionName, codec,
+    events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
+    topics,
+};
+use longshore_service::{ledger::Ledger, retry::Backoff};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, RegionConfig,
+    copy::{Copied, Copy, Progress},
+    outbox::Outbox,
+};
+
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+const REOPEN_WAIT: Duration = Duration::from_secs(1);
+/// Offsets alone are written to disk at most this often.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest error text in a report, in characters.
+const ERROR_CHARS_MAX: usize = 500;
+
+/// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Pending {
+    /// The next offset of each partition.
+    offsets: BTreeMap<u32, u64>,
+    artifacts: Vec<ArtifactId>,
+}
+
+impl Pending {
+    fn apply(&mut self, region: &RegionName, fact: ArtifactFact) {
+        match fact {
+            ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
+                let artifact = started.summary.artifact;
+                if !self.artifacts.contains(&artifact) {
+                    self.artifacts.push(artifact);
+                }
+            }
+            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
+            ArtifactFact::ArtifactRetired(retired) => self.remove(&retired.artifact),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, artifact: &ArtifactId) {
+        self.artifacts.retain(|pending| pending != artifact);
+    }
+}
+
+/// See the module.
+pub(crate) struct Copier {
+    region: RegionName,
+    log: Arc<dyn Log>,
+    outbox: Arc<Outbox>,
+    copy: Copy,
+    artifact_copies_max: usize,
+    progress_interval: Duration,
+    ledger: Ledger<Pending>,
+    pending: Pending,
+    saved_at: Instant,
+}
+
+/// What one task is doing or has done.
+struct Jobs {
+    running: JoinSet<(ArtifactId, bool)>,
+    /// Running, or done and waiting for the fact that says so.
+    taken: BTreeSet<ArtifactId>,
+}
+
+impl Copier {
+    pub(crate) fn open(config: &RegionConfig, outbox: Arc<Outbox>) -> Result<Self, Error> {
+        let ledger = Ledger::open(config.data_dir.join("copier.json"), Pending::default())?;
+        let pending = ledger.content().clone();
+        let permits = Arc::new(Semaphore::new(config.limits.pack_copies_max.max(1)));
+        let copy = Copy { main: config.main_bucket.clone(), own: config.bucket.clone(), permits };
+        Ok(Self {
+            region: config.region.clone(),
+            log: config.log.clone(),
+            outbox,
+            copy,
+            artifact_copies_max: config.limits.artifact_copies_max.max(1),
+            progress_interval: config.limits.progress_interval,
+            ledger,
+            pending,
+            saved_at: Instant::now(),
+        })
+    }
+
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            match self.follow(&shutdown).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(region = %self.region, %error, "artifacts cannot be followed; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(REOPEN_WAIT) => {}
+                        () = shutdown.cancelled() => break,
+                    }
+                }
+            }
+        }
+        self.save(Duration::ZERO);
+    }
+
+    /// Ends with `Ok` at shutdown, with an error when the log fails.
+    async fn follow(&mut self, shutdown: &CancellationToken) -> Result<(), longshore_log::Error> {
+        let mut reader = self.open_reader().await?;
+        self.catch_up(&mut *reader, shutdown).await?;
+        let mut jobs = Jobs { running: JoinSet::new(), taken: BTreeSet::new() };
+        loop {
+            self.start_jobs(&mut jobs, shutdown);
+            tokio::select! {
+                records = reader.read(ReadLimit::default()) => self.take(&records?, &mut jobs),
+                Some(done) = jobs.running.join_next() => self.ended(done, &mut jobs),
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            self.save(SAVE_INTERVAL);
+        }
+    }
+
+    async fn open_reader(&mut self) -> Result<Box<dyn Reader>, longshore_log::Error> {
+        let partitions = self.log.partitions(topics::ARTIFACTS.name)?;
+        let of = |partition| TopicPartition::new(topics::ARTIFACTS.name, partition);
+        let next = |pending: &Pending, partition| pending.offsets.get(&partition).copied().unwrap_or(0);
+        for partition in 0..partitions {
+            let end = self.log.end_offset(&of(partition)).await?;
+            if next(&self.pending, partition) > end {
+                // The file belongs to another log: what it says is of no use.
+                tracing::warn!(region = %self.region, partition, end, "the log is shorter than remembered; reading it anew");
+                self.pending = Pending::default();
+                break;
+            }
+        }
+        self.log.reader((0..partitions).map(|partition| (of(partition), next(&self.pending, partition))).collect())
+    }
+
+    /// Folds everything that is there now before anything is copied: most of it is long stored.
+    async fn catch_up(
+        &mut self,
+        reader: &mut dyn Reader,
+        shutdown: &CancellationToken,
+    ) -> Result<(), longshore_log::Error> {
+        let mut jobs = Jobs { running: JoinSet::new(), taken: BTreeSet::new() };
+        for partition in 0..self.log.partitions(topics::ARTIFACTS.name)? {
+            let of = TopicPartition::new(topics::ARTIFACTS.name, partition);
+            let end = self.log.end_offset(&of).await?;
+            while reader.position(&of).is_some_and(|position| position < end) {
+                tokio::select! {
+                    records = reader.read(ReadLimit::default()) => self.take(&records?, &mut jobs),
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+            }
+        }
+        tracing::info!(region = %self.region, pending = self.pending.artifacts.len(), "caught up with the artifacts");
+        Ok(())
+    }
+
+    fn take(&mut self, records: &[StoredRecord], jobs: &mut Jobs) {
+        for stored in records {
+            let Some(value) = &stored.record.value else { continue };
+            match codec::decode::<Fact<ArtifactFact>>(value) {
+                Ok(fact) => self.pending.apply(&self.region, fact.event),
+                Err(error) => tracing::error!(source = %stored.source, offset = stored.offset, %error, "fact skipped"),
+            }
+            self.pending.offsets.insert(stored.source.partition, stored.offset + 1);
+        }
+        let still: BTreeSet<ArtifactId> = self.pending.artifacts.iter().copied().collect();
+        jobs.taken.retain(|artifact| still.contains(artifact));
+    }
+
+    fn start_jobs(&self, jobs: &mut Jobs, shutdown: &CancellationToken) {
+        for artifact in &self.pending.artifacts {
+            if jobs.running.len() >= self.artifact_copies_max {
+                return;
+            }
+            if jobs.taken.insert(*artifact) {
+                let job = Job {
+                    region: self.region.clone(),
+                    artifact: *artifact,
+                    copy: self.copy.clone(),
+                    outbox: self.outbox.clone(),
+                    progress_interval: self.progress_interval,
+                };
+                let shutdown = shutdown.clone();
+                jobs.running.spawn(async move { (job.artifact, job.run(&shutdown).await) });
+            }
+        }
+    }
+
+    fn ended(&self, done: Result<(ArtifactId, bool), tokio::task::JoinError>, jobs: &mut Jobs) {
+        match done {
+            // It stays taken until the fact has come.
+            Ok((artifact, true)) => tracing::debug!(region = %self.region, %artifact, "replica reported as stored"),
+            Ok((artifact, false)) => drop(jobs.taken.remove(&artifact)),
+            Err(error) => {
+                tracing::error!(region = %self.region, %error, "a copy failed unexpectedly; all pending ones begin anew");
+                jobs.running.abort_all();
+                jobs.taken.clear();
+            }
+        }
+    }
+
+    fn save(&mut self, interval: Duration) {
+        let moved = self.ledger.content() != &self.pending;
+        let urgent = self.ledger.content().artifacts != self.pending.artifacts;
+        if !moved || (!urgent && self.saved_at.elapsed() < interval) {
+            return;
+        }
+        self.saved_at = Instant::now();
+        if let Err(error) = self.ledger.store(self.pending.clone()) {
+            tracing::warn!(region = %self.region, %error, "the copier's position is not on disk; a restart reads more of the log");
+        }
+    }
+}
+
+/// One artifact's way into the region.
+struct Job {
+    region: RegionName,
+    artifact: ArtifactId,
+    copy: Copy,
+    outbox: Arc<Outbox>,
+    progress_interval: Duration,
+}
+
+impl Job {
+    /// Tries until it is done and reported; `false` if `shutdown` came first.
+    async fn run(&self, shutdown: &CancellationToken) -> bool {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let progress = Progress::default();
+        loop {
+            let copied = tokio::select! {
+                copied = self.copy.artifact(&self.artifact, &progress) => copied,
+                never = self.report_progress(&progress, shutdown) => match never {},
+                () = shutdown.cancelled() => return false,
+            };
+            let error = match copied {
+                Ok(Copied { packs }) => {
+                    let bytes = progress.bytes_copied();
+                    tracing::info!(region = %self.region, artifact = %self.artifact, packs, bytes, "artifact stored");
+                    return self.report(ReplicaStatus::Stored, packs, bytes, None, shutdown).await;
+                }
+                Err(error) => error,
+            };
+            let wait = backoff.next_wait(&mut rand::rng());
+            let (artifact, retry_ms) = (self.artifact, wait.as_millis());
+            tracing::warn!(region = %self.region, %artifact, %error, retry_ms, "artifact not stored yet");
+            let text = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
+            let (packs, bytes) = (progress.packs_done(), progress.bytes_copied());
+            if !self.report(ReplicaStatus::Failed, packs, bytes, Some(text), shutdown).await {
+                return false;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.cancelled() => return false,
+            }
+        }
+    }
+
+    /// Reports whenever there is something new, until it is dropped.
+    async fn report_progress(&self, progress: &Progress, shutdown: &CancellationToken) -> std::convert::Infallible {
+        let mut told = (0, 0);
+        loop {
+            tokio::time::sleep(self.progress_interval).await;
+            let now = (progress.packs_done(), progress.bytes_copied());
+            if now != told {
+                told = now;
+                self.report(ReplicaStatus::Copying, now.0, now.1, None, shutdown).await;
+            }
+        }
+    }
+
+    async fn report(
+        &self,
+        status: ReplicaStatus,
+        packs_done: u32,
+        bytes_copied: u64,
+        error: Option<String>,
+        shutdown: &CancellationToken,
+    ) -> bool {
+        let (artifact, region) = (self.artifact, self.region.clone());
+        let reported = ReplicaReported { artifact, region, status, packs_done, bytes_copied, error };
+        self.outbox.send(vec![ArtifactRequest::from(reported)], shutdown).await
+    }
+}

@@ -1,0 +1,213 @@
+//! The newest goal of each service in this region, from the compacted topic `goal-state`.
+//!
+//! Every session remembers how far it has read the board, as a number that grows with each change. A service stands on the
+//! board once, at its last change: a session that was slow finds the newest goal and none of those in between.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_schemas::{
+    RegionName, ServiceName, codec,
+    events::{GoalState, RegionalGoal, Request},
+    topics,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+
+const REOPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(crate) struct GoalBoard {
+    region: RegionName,
+    board: RwLock<Board>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Board {
+    /// Each service's goal, and the number of its last change.
+    goals: BTreeMap<ServiceName, (u64, Arc<RegionalGoal>)>,
+    by_change: BTreeMap<u64, ServiceName>,
+    changes: u64,
+}
+
+impl GoalBoard {
+    pub(crate) fn new(region: RegionName) -> Self {
+        Self { region, board: RwLock::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Puts up a goal unless it is of another region or not newer. Whether it was put up.
+    pub(crate) fn offer(&self, goal: RegionalGoal) -> bool {
+        if goal.region != self.region {
+            return false;
+        }
+        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
+        let known = board.goals.get(&goal.service).map(|(change, known)| (*change, known.version));
+        if let Some((change, version)) = known {
+            if version >= goal.version {
+                return false;
+            }
+            board.by_change.remove(&change);
+        }
+        board.changes += 1;
+        let change = board.changes;
+        board.by_change.insert(change, goal.service.clone());
+        board.goals.insert(goal.service.clone(), (change, Arc::new(goal)));
+        drop(board);
+        self.changed.send_replace(change);
+        true
+    }
+
+    /// The goals that changed after the change of this number, and the number of the last.
+    pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<RegionalGoal>>) {
+        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+        let services = board.by_change.range(change.saturating_add(1)..).map(|(_, service)| service);
+        let goals = services.filter_map(|service| board.goals.get(service)).map(|(_, goal)| goal.clone());
+        (board.changes, goals.collect())
+    }
+
+    /// Wakes with each change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// Reads the topic into the board.
+pub(crate) struct Follower {
+    log: Arc<dyn Log>,
+    reader: Box<dyn Reader>,
+    board: Arc<GoalBoard>,
+}
+
+impl Follower {
+    /// Reads all that is there now: a node that connects after this gets no goal that was already replaced.
+    pub(crate) async fn catch_up(log: Arc<dyn Log>, board: Arc<GoalBoard>) -> Result<Self, Error> {
+        let ends = ends(&*log).await?;
+        let reader = open(&*log).await?;
+        let mut follower = Self { log, reader, board };
+        while ends.iter().any(|(of, end)| follower.reader.position(of).is_some_and(|at| at < *end)) {
+            let records = follower.reader.read(ReadLimit::default()).await?;
+            follower.take(&records);
+        }
+        Ok(follower)
+    }
+
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let read = tokio::select! {
+                read = self.reader.read(ReadLimit::default()) => read,
+                () = shutdown.cancelled() => return,
+            };
+            match read {
+                Ok(records) => self.take(&records),
+                Err(error) => {
+                    tracing::warn!(%error, "goals cannot be read from the log; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(REOPEN_WAIT) => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                    // From the start again: what is on the board already is not newer.
+                    if let Ok(reader) = open(&*self.log).await {
+                        self.reader = reader;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, records: &[StoredRecord]) {
+        for stored in records {
+            let Some(value) = &stored.record.value else { continue };
+            match codec::decode::<Request<GoalState>>(value) {
+                Ok(Request { event: GoalState::RegionalGoal(goal), .. }) => {
+                    let (service, version) = (goal.service.clone(), goal.version);
+                    if self.board.offer(goal) {
+                        tracing::info!(region = %self.board.region, %service, %version, "goal received");
+                    }
+                }
+                Err(error) => tracing::error!(source = %stored.source, offset = stored.offset, %error, "goal skipped"),
+            }
+        }
+    }
+}
+
+async fn open(log: &dyn Log) -> Result<Box<dyn Reader>, Error> {
+    let partitions = partitions(log)?;
+    let mut from = Vec::with_capacity(partitions.len());
+    for of in partitions {
+        let start = log.start_offset(&of).await?;
+        from.push((of, start));
+    }
+    Ok(log.reader(from)?)
+}
+
+async fn ends(log: &dyn Log) -> Result<Vec<(TopicPartition, u64)>, Error> {
+    let mut ends = Vec::new();
+    for of in partitions(log)? {
+        let end = log.end_offset(&of).await?;
+        ends.push((of, end));
+    }
+    Ok(ends)
+}
+
+fn partitions(log: &dyn Log) -> Result<Vec<TopicPartition>, Error> {
+    let topic = topics::GOAL_STATE.name;
+    Ok((0..log.partitions(topic)?).map(|partition| TopicPartition::new(topic, partition)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_schemas::events::GoalVersion;
+
+    use super::*;
+
+    fn goal(service: &str, revision: u64, step: u32) -> RegionalGoal {
+        RegionalGoal {
+            region: "eu".parse().expect("valid"),
+            service: service.parse().expect("valid"),
+            version: GoalVersion { revision, step },
+            targets: Vec::new(),
+        }
+    }
+
+    fn board() -> GoalBoard {
+        GoalBoard::new("eu".parse().expect("valid"))
+    }
+
+    fn shown(goals: &[Arc<RegionalGoal>]) -> Vec<String> {
+        goals.iter().map(|goal| format!("{} {}", goal.service, goal.version)).collect()
+    }
+
+    #[test]
+    fn a_slow_reader_finds_only_the_newest() {
+        let board = board();
+        assert!(board.offer(goal("web", 1, 1)) && board.offer(goal("api", 1, 1)));
+        let (at, goals) = board.since(0);
+        assert_eq!(shown(&goals), ["web 1.1", "api 1.1"]);
+        for step in 2..100 {
+            assert!(board.offer(goal("web", 1, step)));
+        }
+        let (at, goals) = board.since(at);
+        assert_eq!(shown(&goals), ["web 1.99"]);
+        assert_eq!(board.since(at).1.len(), 0);
+        assert_eq!(board.since(0).1.len(), 2);
+    }
+
+    #[test]
+    fn versions_never_go_back_and_other_regions_are_not_ours() {
+        let board = board();
+        assert!(board.offer(goal("web", 2, 1)));
+        for (revision, step) in [(2, 1), (2, 0), (1, 9)] {
+            assert!(!board.offer(goal("web", revision, step)), "{revision}.{step}");
+        }
+        let elsewhere = RegionalGoal { region: "us".parse().expect("valid"), ..goal("web", 9, 0) };
+        assert!(!board.offer(elsewhere));
+        assert_eq!(shown(&board.since(0).1), ["web 2.1"]);
+    }
+}

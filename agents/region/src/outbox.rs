@@ -1,0 +1,108 @@
+//! Reports to the log, in an order that survives restarts.
+//!
+//! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
+//! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use longshore_log::{Log, Record};
+use longshore_schemas::{
+    RegionName, Timestamp,
+    codec::{self, Message},
+    events::{ArtifactRequest, Event, FleetReport, ReportOrder, Request},
+};
+use longshore_service::{ledger::Ledger, retry::Backoff};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Boots {
+    last: u64,
+}
+
+pub(crate) struct Outbox {
+    log: Arc<dyn Log>,
+    sender: String,
+    boot: u64,
+    /// The last sequence of each topic that reports go to.
+    sequences: BTreeMap<&'static str, Mutex<u64>>,
+}
+
+impl Outbox {
+    pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
+        let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
+        // Also later than every boot before the file was lost, unless the clock went back.
+        let now = u64::try_from(now().millis()).unwrap_or(0);
+        let boot = boots.content().last.saturating_add(1).max(now);
+        boots.store(Boots { last: boot })?;
+        let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
+        let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
+        Ok(Self { log, sender: format!("region/{region}"), boot, sequences })
+    }
+
+    /// Returns once the log has all of them; `false` if `shutdown` came first.
+    pub(crate) async fn send<E: Event>(&self, events: Vec<E>, shutdown: &CancellationToken) -> bool
+    where
+        Request<E>: Message,
+    {
+        let Some(sequence) = self.sequences.get(E::TOPIC.name) else {
+            tracing::error!(topic = E::TOPIC.name, "no reports go to this topic");
+            return false;
+        };
+        let mut sequence = sequence.lock().await;
+        let records = events.into_iter().filter_map(|event| self.record(event, &mut sequence)).collect();
+        self.append(E::TOPIC.name, records, shutdown).await
+    }
+
+    fn record<E: Event>(&self, event: E, sequence: &mut u64) -> Option<Record>
+    where
+        Request<E>: Message,
+    {
+        *sequence += 1;
+        let (boot, sequence) = (self.boot, *sequence);
+        let id = format!("{}/{boot}/{sequence}", self.sender).parse().expect("names and numbers are token characters");
+        let report = Some(ReportOrder { sender: self.sender.clone(), boot, sequence });
+        let key = event.key();
+        let request = Request { id, at: now(), actor: self.sender.clone(), trace: None, report, event };
+        match codec::encode(&request) {
+            Ok(bytes) => Some(Record::new(key, bytes)),
+            Err(error) => {
+                tracing::error!(%error, key, "a report cannot be written and is dropped");
+                None
+            }
+        }
+    }
+
+    async fn append(&self, topic: &str, records: Vec<Record>, shutdown: &CancellationToken) -> bool {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            // Some may be there after an error: they are sent again with the same places, and dropped as seen.
+            let error = match self.log.append(topic, records.clone()).await {
+                Ok(_) => return true,
+                Err(error) => error,
+            };
+            if matches!(error, longshore_log::Error::RecordTooLarge { .. } | longshore_log::Error::UnknownTopic { .. })
+            {
+                tracing::error!(topic, %error, "a report can never be written and is dropped");
+                return true;
+            }
+            let wait = backoff.next_wait(&mut rand::rng());
+            tracing::warn!(topic, %error, retry_ms = wait.as_millis(), "reports wait for the log");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.cancelled() => return false,
+            }
+        }
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,5 @@
+//! A region between a real log, real buckets and nodes that speak its protocol.
+
+mod copier;
+mod nodes;
+mod support;

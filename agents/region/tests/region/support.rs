@@ -1,0 +1,230 @@
+//! A region with a real log and real buckets, and a node that speaks the protocol and nothing else.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_log::{
+    Log, ReadLimit, Record, TopicPartition,
+    local::{Config, LocalLog},
+};
+use longshore_region::{Limits, Region, RegionConfig};
+use longshore_s3::{Bucket, BucketConfig, embedded};
+use longshore_schemas::{
+    ArtifactId, PackId, Timestamp,
+    codec::{self, Message},
+    events::{
+        ArtifactFact, ArtifactSource, ArtifactSummary, Cause, Event, Fact, GoalState, GoalVersion, HealthCheck,
+        RegionalGoal, ReplicationStarted, Request, RunSpec, StopSignal, TimerFired, Trigger,
+    },
+    http::Role,
+    stream::{FromNode, FromRegion, Hello},
+    topics,
+};
+use longshore_service::{signed::Signer, tokens};
+use longshore_swarm::frames::FrameCodec;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_util::{codec::Framed, sync::CancellationToken};
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) log: Arc<LocalLog>,
+    pub(crate) s3: embedded::Server,
+    pub(crate) main: Bucket,
+    pub(crate) own: Bucket,
+    pub(crate) token: String,
+    pub(crate) tokens: tokens::Tokens,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = LocalLog::open(Config::new(folder.path().join("log"), topics::ALL)).expect("a log");
+        let keys = || "longshore-test".to_owned();
+        let config = embedded::Config {
+            root: folder.path().join("s3"),
+            listen: "127.0.0.1:0".parse().expect("valid"),
+            access_key: keys(),
+            secret_key: keys(),
+        };
+        let s3 = embedded::Server::start(config).await.expect("an S3 server");
+        let bucket = async |name: &str| {
+            let config = BucketConfig {
+                endpoint: Some(s3.endpoint().to_owned()),
+                region: "eu".to_owned(),
+                bucket: name.to_owned(),
+                access_key: Some(keys()),
+                secret_key: Some(keys()),
+                path_style: true,
+                prefix: String::new(),
+            };
+            let bucket = Bucket::connect(&config).await.expect("a bucket");
+            bucket.ensure_exists().await.expect("made");
+            bucket
+        };
+        let (main, own) = (bucket("longshore-main").await, bucket("longshore-eu").await);
+        let (token, record) = tokens::generate("fleet", Role::Node);
+        Self { folder, log, s3, main, own, token, tokens: tokens::Tokens::new(vec![record]) }
+    }
+
+    pub(crate) async fn region(&self, beat: Duration) -> (Region, CancellationToken) {
+        let shutdown = CancellationToken::new();
+        let config = RegionConfig {
+            region: "eu".parse().expect("valid"),
+            log: self.log.clone(),
+            main_bucket: self.main.clone(),
+            bucket: self.own.clone(),
+            listen: "127.0.0.1:0".parse().expect("valid"),
+            shards_per_region: 2,
+            tokens: self.tokens.clone(),
+            signer: Signer::new([7; 32]),
+            data_dir: self.folder.path().join("region"),
+            limits: Limits { beat, ..Limits::default() },
+        };
+        (Region::start(config, shutdown.clone()).await.expect("a region"), shutdown)
+    }
+
+    /// Puts packs and a root into the main bucket.
+    pub(crate) async fn publish(&self, packs: u32) -> ArtifactRoot {
+        let content = |n: u32| Bytes::from(format!("pack {n} ").repeat(1_000));
+        let artifact = ArtifactId::of(&packs.to_le_bytes());
+        let mut refs = Vec::new();
+        for n in 0..packs {
+            let bytes = content(n);
+            let pack = PackId::of(&bytes);
+            refs.push(PackRef { pack, bytes: bytes.len() as u64 });
+            self.main.put(&pack_key(&pack), bytes).await.expect("put");
+        }
+        let (manifest, layout, packs) = (refs[..1].to_vec(), refs[1..2].to_vec(), refs[2..].to_vec());
+        let root = ArtifactRoot { artifact, size_bytes: 1, files: 1, chunks: 1, manifest, layout, packs };
+        self.main.put(&root_key(&artifact), root.to_json().into()).await.expect("put");
+        root
+    }
+
+    pub(crate) async fn start_replication(&self, root: &ArtifactRoot) {
+        let summary = ArtifactSummary {
+            artifact: root.artifact,
+            name: "greeter".parse().expect("valid"),
+            size_bytes: 1,
+            files: 1,
+            chunks: 1,
+            packs: root.all_packs().len() as u32,
+            pack_bytes: 1,
+            new_pack_bytes: 1,
+        };
+        let source = ArtifactSource {
+            job: "default-1".parse().expect("valid"),
+            repository: "file:///greeter".to_owned(),
+            commit: "0".repeat(40).parse().expect("valid"),
+        };
+        let regions = vec!["eu".parse().expect("valid")];
+        self.fact(ReplicationStarted { summary, source, run: run(), regions }).await;
+    }
+
+    pub(crate) async fn fact(&self, event: impl Into<ArtifactFact>) {
+        let event = event.into();
+        let trigger = Trigger::TimerFired(TimerFired { due: Timestamp(0) });
+        let cause = Cause { index: 0, count: 1, trigger };
+        let key = event.key();
+        let fact = Fact { sequence: 1, at: Timestamp(0), actor: "test".to_owned(), trace: None, cause, event };
+        let record = Record::new(key, codec::encode(&fact).expect("valid"));
+        self.log.append(topics::ARTIFACTS.name, vec![record]).await.expect("appended");
+    }
+
+    pub(crate) async fn goal(&self, service: &str, revision: u64) {
+        let event = GoalState::from(RegionalGoal {
+            region: "eu".parse().expect("valid"),
+            service: service.parse().expect("valid"),
+            version: GoalVersion { revision, step: 1 },
+            targets: Vec::new(),
+        });
+        let id = format!("goals-{service}-{revision}").parse().expect("valid");
+        let key = event.key();
+        let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
+        let record = Record::new(key, codec::encode(&request).expect("valid"));
+        self.log.append(topics::GOAL_STATE.name, vec![record]).await.expect("appended");
+    }
+
+    /// Reads a topic of requests from the start until one gives an answer.
+    pub(crate) async fn until<E: Event, T>(&self, mut see: impl FnMut(Request<E>) -> Option<T>) -> T
+    where
+        Request<E>: Message,
+    {
+        let name = E::TOPIC.name;
+        let partitions = (0..E::TOPIC.partitions).map(|partition| (TopicPartition::new(name, partition), 0)).collect();
+        let mut reader = self.log.reader(partitions).expect("a reader");
+        let read = async {
+            loop {
+                for stored in reader.read(ReadLimit::default()).await.expect("read") {
+                    let value = stored.record.value.expect("no tombstones here");
+                    if let Some(seen) = see(codec::decode(&value).expect("valid")) {
+                        return seen;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("nothing of the kind on {name}"))
+    }
+}
+
+fn run() -> RunSpec {
+    RunSpec {
+        command: vec!["./greeter".to_owned()],
+        environment: BTreeMap::new(),
+        health: HealthCheck::default(),
+        stop_signal: StopSignal::Term,
+        stop_seconds: 10,
+    }
+}
+
+pub(crate) struct Node(Framed<TcpStream, FrameCodec<FromRegion, FromNode>>);
+
+impl Node {
+    pub(crate) async fn connect(region: &Region) -> Self {
+        let stream = TcpStream::connect(region.address()).await.expect("the region listens");
+        Self(Framed::new(stream, FrameCodec::default()))
+    }
+
+    /// Enrols and says hello.
+    pub(crate) async fn join(world: &World, region: &Region, name: &str, goals: &[(&str, u64)]) -> Self {
+        let mut node = Self::connect(region).await;
+        node.say(FromNode::Enrol { token: world.token.clone(), node: name.parse().expect("valid") }).await;
+        let Some(FromRegion::Enrolled { credential, .. }) = node.hear().await else {
+            panic!("{name} was not enrolled")
+        };
+        node.say(FromNode::Hello(hello(name, credential, goals))).await;
+        let welcome = node.hear().await;
+        assert!(matches!(welcome, Some(FromRegion::Welcome { .. })), "{welcome:?}");
+        node
+    }
+
+    pub(crate) async fn say(&mut self, message: FromNode) {
+        self.0.send(message).await.expect("the region reads");
+    }
+
+    /// The next message; `None` if the region closed the connection.
+    pub(crate) async fn hear(&mut self) -> Option<FromRegion> {
+        let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the region says something");
+        message.map(|message| message.expect("a message"))
+    }
+}
+
+pub(crate) fn hello(name: &str, credential: String, goals: &[(&str, u64)]) -> Hello {
+    let version = |revision| GoalVersion { revision, step: 1 };
+    Hello {
+        node: name.parse().expect("valid"),
+        credential,
+        zone: "a".parse().expect("valid"),
+        rack: "r1".parse().expect("valid"),
+        host: "127.0.0.1".to_owned(),
+        swarm_port: 4_000,
+        agent_version: "0.1.0".to_owned(),
+        boot: 1,
+        goals: goals.iter().map(|(service, r)| (service.parse().expect("valid"), version(*r))).collect(),
+    }
+}
