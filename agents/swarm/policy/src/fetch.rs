@@ -104,16 +104,33 @@ pub enum Failure {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    FromPeer { peer: NodeId, address: String, pack: PackId, bytes: u64 },
-    FromBucket { ticket: Ticket },
+    FromPeer {
+        peer: NodeId,
+        address: String,
+        pack: PackId,
+        bytes: u64,
+    },
+    FromBucket {
+        ticket: Ticket,
+    },
     /// Send [`longshore_schemas::stream::FromNode::SourcesWanted`].
-    AskSources { packs: Vec<PackId> },
+    AskSources {
+        packs: Vec<PackId>,
+    },
     /// Send [`longshore_schemas::stream::FromNode::HaveMore`]; several may be joined into one message.
-    Announce { pack: PackId },
+    Announce {
+        pack: PackId,
+    },
     /// Send [`longshore_schemas::stream::FromNode::TicketDone`].
-    TicketDone { pack: PackId, ok: bool },
+    TicketDone {
+        pack: PackId,
+        ok: bool,
+    },
     /// Send [`longshore_schemas::stream::FromNode::PeerLied`].
-    ReportLie { peer: NodeId, pack: PackId },
+    ReportLie {
+        peer: NodeId,
+        pack: PackId,
+    },
     /// Nothing that was wanted is missing. Comes again if more is wanted later.
     Complete,
 }

@@ -40,6 +40,8 @@ pub(crate) fn pack_number(pack: &longshore_schemas::PackId) -> u64 {
 
 /// FNV-1a, mixed: names that differ in one digit must not be neighbours.
 pub(crate) fn name_number(name: &str) -> u64 {
-    let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let fnv = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     mix(fnv, 1)
 }

@@ -158,7 +158,10 @@ fn tickets_are_used_first_and_given_back_if_too_late() {
     assert_eq!(fetch.on(ticket(1), at(3)), [Action::TicketDone { pack: pack(1), ok: false }]);
     let stored = fetch.on(Event::Stored { pack: pack(0) }, at(4));
     assert_eq!(stored, [Action::Announce { pack: pack(0) }, Action::TicketDone { pack: pack(0), ok: true }]);
-    assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(5)), [Action::Announce { pack: pack(1) }, Action::Complete]);
+    assert_eq!(
+        fetch.on(Event::Stored { pack: pack(1) }, at(5)),
+        [Action::Announce { pack: pack(1) }, Action::Complete]
+    );
     assert_eq!((fetch.missing(), fetch.in_flight(), fetch.next_wake()), (0, 0, None));
     assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(6)), [], "once");
 }

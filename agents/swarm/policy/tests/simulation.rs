@@ -62,9 +62,17 @@ enum Due {
     ToTracker(tracker::Event),
     ToNode(usize, fetch::Event),
     /// The sender's last byte is on its way; the receiver's link may still be busy.
-    Sent { node: usize, pack: PackId, source: Source },
+    Sent {
+        node: usize,
+        pack: PackId,
+        source: Source,
+    },
     /// What a request came to depends on the source at this moment.
-    Arrived { node: usize, pack: PackId, source: Source },
+    Arrived {
+        node: usize,
+        pack: PackId,
+        source: Source,
+    },
     Die(usize),
     RestartTracker,
 }
@@ -195,7 +203,8 @@ impl World {
             let (node_wake, tracker_wake) = (wakes.min(), self.tracker.next_wake());
             let next = self.due.keys().next().map(|(at, _)| *at);
             let times = [next, node_wake.map(|(at, _)| at), tracker_wake];
-            let now = times.into_iter().flatten().min().expect("something is always due until all is done").max(self.now);
+            let now =
+                times.into_iter().flatten().min().expect("something is always due until all is done").max(self.now);
             assert!(now < RUN_MAX, "not done after {now:?}: {:?}", self.scenario);
             self.now = now;
             if next.is_some_and(|at| at <= now) {
@@ -361,7 +370,9 @@ fn run(scenario: Scenario) -> Outcome {
     let shown = format!("{scenario:?}");
     let outcome = World::new(scenario).run();
     let Outcome { took, copies, lost, banned, peers_used_max } = outcome;
-    println!("{shown}: {took:?}, {copies} copies of {packs} packs, {lost} lost, {banned} banned, {peers_used_max} peers");
+    println!(
+        "{shown}: {took:?}, {copies} copies of {packs} packs, {lost} lost, {banned} banned, {peers_used_max} peers"
+    );
     outcome
 }
 

@@ -31,7 +31,11 @@ impl Region {
     fn new(nodes: &[&str]) -> Self {
         let mut region = Self { tracker: Tracker::new(Config::default()), now: Time::ZERO };
         for name in nodes {
-            region.on(Event::Joined { node: node(name), address: format!("{name}:1"), rack: "r".parse().expect("valid") });
+            region.on(Event::Joined {
+                node: node(name),
+                address: format!("{name}:1"),
+                rack: "r".parse().expect("valid"),
+            });
         }
         region.pass(10_000);
         region
@@ -178,7 +182,10 @@ fn two_accusers_ban_and_strangers_cannot_accuse() {
     let said = region.on(lied("b"));
     assert!(said.contains(&"ban liar".to_owned()), "{said:?}");
     let said = region.pass(5_000);
-    assert!(said.iter().all(|said| !said.contains("liar")) && said.iter().any(|said| said.contains("ticket")), "{said:?}");
+    assert!(
+        said.iter().all(|said| !said.contains("liar")) && said.iter().any(|said| said.contains("ticket")),
+        "{said:?}"
+    );
 }
 
 #[test]

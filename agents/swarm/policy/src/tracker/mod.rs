@@ -77,14 +77,44 @@ const ACCUSERS_TO_BAN: usize = 2;
 /// What the nodes say; the first five are the messages of the same names in [`longshore_schemas::stream::FromNode`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    Joined { node: NodeId, address: String, rack: RackName },
-    Left { node: NodeId },
-    Have { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
-    HaveMore { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
-    Wanted { node: NodeId, artifact: ArtifactId, packs: Vec<PackId> },
-    TicketDone { node: NodeId, artifact: ArtifactId, pack: PackId, ok: bool },
-    PeerLied { node: NodeId, peer: NodeId, pack: PackId },
-    Done { node: NodeId, artifact: ArtifactId },
+    Joined {
+        node: NodeId,
+        address: String,
+        rack: RackName,
+    },
+    Left {
+        node: NodeId,
+    },
+    Have {
+        node: NodeId,
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
+    HaveMore {
+        node: NodeId,
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
+    Wanted {
+        node: NodeId,
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
+    TicketDone {
+        node: NodeId,
+        artifact: ArtifactId,
+        pack: PackId,
+        ok: bool,
+    },
+    PeerLied {
+        node: NodeId,
+        peer: NodeId,
+        pack: PackId,
+    },
+    Done {
+        node: NodeId,
+        artifact: ArtifactId,
+    },
     /// The time of [`Tracker::next_wake`] has come.
     Tick,
 }
