@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Error::content(path, format!("it has more than {FILE_BYTES_MAX} bytes")));
+        return Err(Error::content(path, &format!("it has more than {FILE_BYTES_MAX} bytes")));
     }
     Ok(Some(bytes))
 }

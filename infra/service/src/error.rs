@@ -35,7 +35,7 @@ impl Error {
         move |source| Self::File { action, path, source }
     }
 
-    pub(crate) fn content(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+    pub(crate) fn content(path: impl Into<PathBuf>, reason: &(impl ToString + ?Sized)) -> Self {
         Self::Content { path: path.into(), reason: reason.to_string() }
     }
 }

@@ -36,7 +36,7 @@ impl<T: Serialize + DeserializeOwned> Ledger<T> {
         let Some(bytes) = durable::read(&path)? else {
             return Ok(Self { path, generation: 0, content: initial });
         };
-        let stored: Stored<T> = serde_json::from_slice(&bytes).map_err(|error| Error::content(&path, error))?;
+        let stored: Stored<T> = serde_json::from_slice(&bytes).map_err(|error| Error::content(&path, &error))?;
         Ok(Self { path, generation: stored.generation, content: stored.content })
     }
 
@@ -57,7 +57,7 @@ impl<T: Serialize + DeserializeOwned> Ledger<T> {
     pub fn store(&mut self, content: T) -> Result<(), Error> {
         let generation = self.generation + 1;
         let json = serde_json::to_vec_pretty(&StoredRef { generation, content: &content });
-        let json = json.map_err(|error| Error::content(&self.path, error))?;
+        let json = json.map_err(|error| Error::content(&self.path, &error))?;
         durable::write(&self.path, &json, durable::PRIVATE_MODE)?;
         (self.generation, self.content) = (generation, content);
         Ok(())

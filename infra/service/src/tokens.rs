@@ -62,16 +62,16 @@ impl Tokens {
     /// Reads a list that [`Tokens::save`] wrote. A missing file is an empty list.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let Some(bytes) = durable::read(path)? else { return Ok(Self::default()) };
-        let records: Vec<TokenRecord> = serde_json::from_slice(&bytes).map_err(|error| Error::content(path, error))?;
+        let records: Vec<TokenRecord> = serde_json::from_slice(&bytes).map_err(|error| Error::content(path, &error))?;
         if records.len() > TOKENS_MAX {
-            return Err(Error::content(path, format!("it lists more than {TOKENS_MAX} tokens")));
+            return Err(Error::content(path, &format!("it lists more than {TOKENS_MAX} tokens")));
         }
         Ok(Self(records))
     }
 
     /// Writes the list, readable by its owner only.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let json = serde_json::to_vec_pretty(&self.0).map_err(|error| Error::content(path, error))?;
+        let json = serde_json::to_vec_pretty(&self.0).map_err(|error| Error::content(path, &error))?;
         durable::write(path, &json, durable::PRIVATE_MODE)
     }
 
