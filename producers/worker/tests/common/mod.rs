@@ -196,7 +196,7 @@ impl Lab {
             secret_key: secret_key.clone(),
         });
         let s3 = s3.await.expect("started");
-        let bucket = Bucket::connect(&BucketConfig {
+        let config = BucketConfig {
             endpoint: Some(s3.endpoint().to_owned()),
             region: "us-east-1".to_owned(),
             bucket: "longshore-main".to_owned(),
@@ -204,8 +204,8 @@ impl Lab {
             secret_key: Some(secret_key),
             path_style: true,
             prefix: String::new(),
-        });
-        let bucket = bucket.await.expect("connected");
+        };
+        let bucket = Bucket::connect(&config).await.expect("connected");
         bucket.ensure_exists().await.expect("made");
         let server = Arc::new(Server { events: Mutex::default(), changed: Notify::new(), bucket });
         let router = Router::new()
