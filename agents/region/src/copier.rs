@@ -10,7 +10,7 @@
 //! there, so an artifact that was half copied goes on where it stopped.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,11 @@ use longshore_schemas::{
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::{self, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -83,9 +87,17 @@ pub(crate) struct Copier {
 
 /// What one task is doing or has done.
 struct Jobs {
-    running: JoinSet<(ArtifactId, bool)>,
+    /// Each answers whether its artifact is stored and reported.
+    running: JoinSet<bool>,
+    ids: HashMap<task::Id, ArtifactId>,
     /// Running, or done and waiting for the fact that says so.
     taken: BTreeSet<ArtifactId>,
+}
+
+impl Jobs {
+    fn new() -> Self {
+        Self { running: JoinSet::new(), ids: HashMap::new(), taken: BTreeSet::new() }
+    }
 }
 
 impl Copier {
@@ -127,12 +139,12 @@ impl Copier {
     async fn follow(&mut self, shutdown: &CancellationToken) -> Result<(), longshore_log::Error> {
         let mut reader = self.open_reader().await?;
         self.catch_up(&mut *reader, shutdown).await?;
-        let mut jobs = Jobs { running: JoinSet::new(), taken: BTreeSet::new() };
+        let mut jobs = Jobs::new();
         loop {
             self.start_jobs(&mut jobs, shutdown);
             tokio::select! {
                 records = reader.read(ReadLimit::default()) => self.take(&records?, &mut jobs),
-                Some(done) = jobs.running.join_next() => self.ended(done, &mut jobs),
+                Some(done) = jobs.running.join_next_with_id() => self.ended(done, &mut jobs),
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.save(SAVE_INTERVAL);
@@ -161,7 +173,7 @@ impl Copier {
         reader: &mut dyn Reader,
         shutdown: &CancellationToken,
     ) -> Result<(), longshore_log::Error> {
-        let mut jobs = Jobs { running: JoinSet::new(), taken: BTreeSet::new() };
+        let mut jobs = Jobs::new();
         for partition in 0..self.log.partitions(topics::ARTIFACTS.name)? {
             let of = TopicPartition::new(topics::ARTIFACTS.name, partition);
             let end = self.log.end_offset(&of).await?;
@@ -203,21 +215,25 @@ impl Copier {
                     progress_interval: self.progress_interval,
                 };
                 let shutdown = shutdown.clone();
-                jobs.running.spawn(async move { (job.artifact, job.run(&shutdown).await) });
+                let running = jobs.running.spawn(async move { job.run(&shutdown).await });
+                jobs.ids.insert(running.id(), *artifact);
             }
         }
     }
 
-    fn ended(&self, done: Result<(ArtifactId, bool), tokio::task::JoinError>, jobs: &mut Jobs) {
-        match done {
-            // It stays taken until the fact has come.
-            Ok((artifact, true)) => tracing::debug!(region = %self.region, %artifact, "replica reported as stored"),
-            Ok((artifact, false)) => drop(jobs.taken.remove(&artifact)),
+    fn ended(&self, done: Result<(task::Id, bool), task::JoinError>, jobs: &mut Jobs) {
+        let (id, stored) = match done {
+            Ok(done) => done,
             Err(error) => {
-                tracing::error!(region = %self.region, %error, "a copy failed unexpectedly; all pending ones begin anew");
-                jobs.running.abort_all();
-                jobs.taken.clear();
+                tracing::error!(region = %self.region, %error, "a copy failed unexpectedly; it begins anew");
+                (error.id(), false)
             }
+        };
+        // What is stored stays taken until the fact has come.
+        if let Some(artifact) = jobs.ids.remove(&id)
+            && !stored
+        {
+            jobs.taken.remove(&artifact);
         }
     }
 

@@ -131,7 +131,7 @@ impl Reports {
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "known nodes are not on disk; a restart may miss one that is lost")
+                tracing::warn!(%error, "known nodes are not on disk; a restart may miss one that is lost");
             }
             Err(error) => tracing::error!(%error, "writing the known nodes failed"),
         }

@@ -105,7 +105,7 @@ async fn introduce(
 ) -> Result<Option<Hello>, SessionError> {
     while let Some(message) = incoming.next().await {
         let answer = match message? {
-            FromNode::Enrol { token, node } => enrol(&token, node, sessions),
+            FromNode::Enrol { token, node } => enrol(&token, &node, sessions),
             FromNode::Hello(hello) => match check(&hello, sessions) {
                 Ok(()) => {
                     // Rounded up: a node that beats too often does no harm.
@@ -129,14 +129,14 @@ async fn introduce(
     Ok(None)
 }
 
-fn enrol(token: &str, node: NodeId, sessions: &Sessions) -> FromRegion {
+fn enrol(token: &str, node: &NodeId, sessions: &Sessions) -> FromRegion {
     let refused = |reason: String, retry_seconds| FromRegion::Refused { reason, retry_seconds };
     if sessions.tokens.verify(token).is_none_or(|identity| identity.role != Role::Node) {
         let reason =
             "the enrolment token is not known here: give the node a token of the role node of this installation";
         return refused(reason.to_owned(), None);
     }
-    if sessions.is_connected(&node) {
+    if sessions.is_connected(node) {
         let reason = format!("a node named {node} is connected: choose another name, or stop that one");
         return refused(reason, Some(ENROL_RETRY_SECONDS));
     }

@@ -50,10 +50,9 @@ fn at(millis: u64) -> Time {
 
 /// The peers asked, in order.
 fn asked(actions: &[Action]) -> Vec<&str> {
-    let peer = |action| match action {
-        &Action::FromPeer { ref peer, .. } => Some(peer.as_str()),
-        _ => None,
-    };
+    fn peer(action: &Action) -> Option<&str> {
+        if let Action::FromPeer { peer, .. } = action { Some(peer.as_str()) } else { None }
+    }
     actions.iter().filter_map(peer).collect()
 }
 

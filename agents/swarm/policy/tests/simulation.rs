@@ -211,11 +211,11 @@ impl World {
                 let (_, due) = self.due.pop_first().expect("it was just seen");
                 self.happen(due);
             } else if tracker_wake.is_some_and(|at| at <= now) {
-                self.to_tracker(tracker::Event::Tick);
+                self.tell_tracker(tracker::Event::Tick);
                 let again = self.tracker.next_wake();
                 assert!(again.is_none_or(|at| at > now), "the tracker would spin at {now:?}: {again:?}");
             } else if let Some((_, number)) = node_wake {
-                self.to_node(number, fetch::Event::Tick);
+                self.tell_node(number, fetch::Event::Tick);
                 let again = self.nodes[number].fetch.next_wake();
                 assert!(again.is_none_or(|at| at > now), "node {number} would spin at {now:?}: {again:?}");
             }
@@ -244,8 +244,8 @@ impl World {
 
     fn happen(&mut self, due: Due) {
         match due {
-            Due::ToTracker(event) => self.to_tracker(event),
-            Due::ToNode(number, event) => self.to_node(number, event),
+            Due::ToTracker(event) => self.tell_tracker(event),
+            Due::ToNode(number, event) => self.tell_node(number, event),
             Due::Sent { node, pack, source } => self.sent(node, pack, source),
             Due::Arrived { node, pack, source } => self.arrive(node, pack, source),
             Due::Die(number) => self.die(number),
@@ -271,7 +271,7 @@ impl World {
         self.after(self.scenario.notice, Due::ToTracker(left));
     }
 
-    fn to_tracker(&mut self, event: tracker::Event) {
+    fn tell_tracker(&mut self, event: tracker::Event) {
         for action in self.tracker.on(event, self.now) {
             match action {
                 tracker::Action::Sources { node, artifact, peers, tickets } => {
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    fn to_node(&mut self, number: usize, event: fetch::Event) {
+    fn tell_node(&mut self, number: usize, event: fetch::Event) {
         if !self.nodes[number].alive {
             return;
         }
@@ -359,12 +359,13 @@ impl World {
             }
             None => {
                 self.nodes[number].has.insert(pack);
-                self.to_node(number, fetch::Event::Stored { pack });
+                self.tell_node(number, fetch::Event::Stored { pack });
             }
         }
     }
 }
 
+#[expect(clippy::print_stdout, reason = "figures for people, seen with --nocapture")]
 fn run(scenario: Scenario) -> Outcome {
     let packs = scenario.packs;
     let shown = format!("{scenario:?}");
