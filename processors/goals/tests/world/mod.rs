@@ -156,11 +156,11 @@ impl World {
                 let decision = self.goals.request(event);
                 assert_eq!(decision.refusal, None, "goals refuses fleet");
             }
-            Outgoing::GoalState(goal) => self.goal_stated(goal),
+            Outgoing::GoalState(goal) => self.goal_stated(&goal),
         }
     }
 
-    fn goal_stated(&mut self, goal: RegionalGoal) {
+    fn goal_stated(&mut self, goal: &RegionalGoal) {
         for target in &goal.targets {
             let pinned = self.pinned.get(&(goal.service.clone(), target.artifact));
             assert!(pinned.is_some_and(|regions| regions.contains(&goal.region)), "not pinned there: {goal:?}");
