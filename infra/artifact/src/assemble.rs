@@ -181,7 +181,7 @@ impl<'a> Chunks<'a> {
         let chunk = self.index.manifest.chunks()[at];
         let length = chunk.bytes as usize;
         if let Some(origin) = self.need.origin(at) {
-            let taken = self.from_installed(&chunk, origin);
+            let taken = self.read_installed(&chunk, origin);
             if taken.is_ok() {
                 self.assembled.reused_bytes += u64::from(chunk.bytes);
                 return Ok(&self.bytes[..length]);
@@ -190,12 +190,12 @@ impl<'a> Chunks<'a> {
             tracing::warn!(chunk = %chunk.id, release = ?self.installed.get(origin.release as usize).map(|r| &r.dir),
                 "an installed release is damaged, taking the chunk from its pack");
         }
-        self.from_pack(&chunk, at)?;
+        self.read_pack(&chunk, at)?;
         self.assembled.fetched_bytes += u64::from(chunk.bytes);
         Ok(&self.bytes[..length])
     }
 
-    fn from_pack(&mut self, chunk: &Chunk, at: usize) -> Result<(), Error> {
+    fn read_pack(&mut self, chunk: &Chunk, at: usize) -> Result<(), Error> {
         let place = self.index.layout.places()[at];
         let pack = *self.index.layout.pack_of(&place);
         let stored = &mut self.stored[..place.stored as usize];
@@ -216,7 +216,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    fn from_installed(&mut self, chunk: &Chunk, origin: crate::Origin) -> io::Result<()> {
+    fn read_installed(&mut self, chunk: &Chunk, origin: crate::Origin) -> io::Result<()> {
         let file = match self.open.take() {
             Some((release, entry, file)) if (release, entry) == (origin.release, origin.entry) => file,
             _ => File::open(installed_path(self.installed, origin))?,

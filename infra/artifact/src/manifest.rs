@@ -393,7 +393,8 @@ mod tests {
 
     #[test]
     fn bad_entries_are_refused_with_their_path() {
-        let cases: [(&str, fn(&mut Writer<Vec<u8>>)); 5] = [
+        type Build = fn(&mut Writer<Vec<u8>>);
+        let cases: [(&str, Build); 5] = [
             ("../x", |writer| writer.file("../x", 0o644, &[]).expect("written")),
             ("/x", |writer| writer.directory("/x").expect("written")),
             ("out", |writer| writer.link("out", "../..").expect("written")),

@@ -136,10 +136,13 @@ fn packs_are_kept_verified_and_read_from_a_directory() {
     assert!(matches!(error, Err(Error::Read { pack, .. }) if pack == root.packs[0].pack));
 }
 
+/// Makes a tree at this path.
+type Make = fn(&Path);
+
 #[test]
 fn what_cannot_be_published_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let cases: [(&str, fn(&Path)); 6] = [
+    let cases: [(&str, Make); 6] = [
         ("does not exist", |_| {}),
         ("holds no file", |tree| fs::create_dir(tree).expect("made")),
         ("bad-socket", |tree| {
