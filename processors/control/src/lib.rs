@@ -108,27 +108,22 @@ impl Control {
     /// Starts following and leading. Blocks on the disk; needs a tokio runtime. Everything ends with `shutdown`.
     pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
         config.check()?;
-        let rocks = Rocks::open(&config.state_dir)?;
-        let base = |store_id, signals| Config {
-            log: config.log.clone(),
+        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock } = config;
+        let rocks = Rocks::open(&state_dir)?;
+        let base = move |store_id, signals| Config {
+            log: log.clone(),
             rocks: rocks.clone(),
             store_id,
             signals,
-            clock: config.clock.clone(),
+            clock: clock.clone(),
         };
         let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
-        let (regions, shards) = (config.regions.clone(), config.shards_per_region);
         let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });
-        let goals = Goals::new(longshore_goals::Config::new(regions.clone(), shards));
-        let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region: shards });
+        let goals = Goals::new(longshore_goals::Config::new(regions.clone(), shards_per_region));
+        let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region });
         let nothing = Arc::new(());
         let projections = Projections {
-            queue: Runtime::start(
-                Queue::new(config.queue.clone()),
-                &base(QUEUE_STORE, true),
-                claims.clone(),
-                shutdown,
-            )?,
+            queue: Runtime::start(Queue::new(queue), &base(QUEUE_STORE, true), claims.clone(), shutdown)?,
             replication: Runtime::start(replication, &base(REPLICATION_STORE, false), nothing.clone(), shutdown)?,
             goals: Runtime::start(goals, &base(GOALS_STORE, false), services.clone(), shutdown)?,
             fleet: Runtime::start(fleet, &base(FLEET_STORE, false), nothing, shutdown)?,

@@ -150,7 +150,7 @@ mod tests {
         let wait = Duration::from_secs(20);
         let (first, second, given_up, ()) =
             tokio::join!(outcomes.of(3, wait), outcomes.of(3, wait), outcomes.of(9, Duration::ZERO), async {
-                outcomes.advance(4, [processed([3])].iter())
+                outcomes.advance(4, [processed([3])].iter());
             },);
         assert!(matches!((first, second), (Outcome::Refused(_), Outcome::Refused(_))));
         assert_eq!(given_up, Outcome::Pending);

@@ -61,6 +61,7 @@ pub struct Runtime;
 
 impl Runtime {
     /// Starts following every partition, and leading those that the log assigns. Reads the stored state first.
+    #[expect(clippy::needless_pass_by_value, reason = "every partition holds on to the observer")]
     pub fn start<P: Wire>(
         processor: P,
         config: &Config,

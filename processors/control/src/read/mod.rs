@@ -40,6 +40,7 @@ pub(crate) struct Projections {
 }
 
 /// The state's errors as the API sees them. (The orphan rule forbids a `From`.)
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn unavailable(error: StateError) -> ReadError {
     tracing::error!(%error, "projection not readable");
     ReadError::Unavailable(error.to_string())

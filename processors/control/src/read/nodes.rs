@@ -24,19 +24,19 @@ const SHARDS_MAX: usize = 100_000;
 pub(super) fn list(handle: &Handle<Fleet>, query: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
     let limit = limit(query.limit)?;
     let after = parse_triple::<RegionName, u32, u32>(query.after.as_deref())?;
-    page(handle, query, after, limit).map_err(unavailable)
+    page(handle, query, after.as_ref(), limit).map_err(unavailable)
 }
 
 fn page(
     handle: &Handle<Fleet>,
     query: &NodeQuery,
-    after: Option<(RegionName, u32, u32)>,
+    after: Option<&(RegionName, u32, u32)>,
     limit: usize,
 ) -> Result<Page<NodeView>, StateError> {
     let mut items = Vec::new();
     let mut last = None;
     for (region, shard) in shards(handle, query.region.as_ref())? {
-        let first = match &after {
+        let first = match after {
             Some((r, s, _)) if (&region, shard) < (r, *s) => continue,
             Some((r, s, number)) if (&region, shard) == (r, *s) => number.saturating_add(1),
             _ => 0,

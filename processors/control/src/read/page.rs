@@ -89,8 +89,9 @@ mod tests {
 
     #[test]
     fn parts_merge_newest_first_and_skip_nothing() {
-        // (parts, limit, items, next)
-        let table: Vec<(Vec<Part<u64, i64>>, usize, Vec<i64>, Option<&str>)> = vec![
+        // Parts, limit, items, next.
+        type Case = (Vec<Part<u64, i64>>, usize, Vec<i64>, Option<&'static str>);
+        let table: Vec<Case> = vec![
             (vec![part(&[9, 5], None), part(&[7], None)], 5, vec![9, 7, 5], None),
             (vec![part(&[9, 5], None), part(&[7], None)], 2, vec![9, 7], Some("7.0")),
             (vec![part(&[9, 5], None), part(&[7], None)], 3, vec![9, 7, 5], None),
