@@ -58,9 +58,9 @@ impl Report {
         self.goals_met &= met.unwrap_or(true);
         let verdict = met.map_or("", |met| if met { "met" } else { "missed" });
         self.rows.push([key.to_owned(), number(value), goal.text(), verdict.to_owned()]);
-        let rounded =
-            if value.fract() == 0.0 || value.abs() >= 1e6 { value.round() } else { (value * 1e4).round() / 1e4 };
-        self.figures.insert(key.to_owned(), json!(rounded));
+        let whole = value.fract() == 0.0 && value.abs() < 9e15;
+        let rounded = if whole { json!(value as i64) } else { json!((value * 1e4).round() / 1e4) };
+        self.figures.insert(key.to_owned(), rounded);
     }
 
     /// A number that could not be measured, and why.

@@ -122,7 +122,8 @@ pub(crate) async fn fetch(endpoint: &str, artifact: &str, dir: &Path, installed:
     let need = Need::compute(&index, &installed);
     let downloads = stream::iter(need.packs.clone()).map(|pack| download(bucket.clone(), pack, packs.clone()));
     downloads.buffer_unordered(DOWNLOADS).try_collect::<Vec<()>>().await?;
-    let fetched_bytes = need.pack_bytes;
+    let index_bytes: u64 = Index::packs(&index.root).map(|pack| pack.bytes).sum();
+    let fetched_bytes = index_bytes + need.pack_bytes;
     let artifact = artifact.to_owned();
     tokio::task::spawn_blocking(move || -> Result<()> {
         assemble(&index, &need, &installed, &DirPacks::new(&packs), &releases.join(artifact))?;
