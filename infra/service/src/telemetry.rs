@@ -1,6 +1,6 @@
 //! Logs, to standard error: standard output belongs to what a command answers.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -18,12 +18,20 @@ pub enum Format {
     Json,
 }
 
+/// What every process leaves out: its Avro library warns of unions of one event, which are to grow.
+const QUIET: &str = "apache_avro=error";
+
 /// Sends the process's logs to standard error. `filter` holds unless a variable of [`FILTER_VARIABLES`] is set.
 pub fn init(format: Format, filter: &str) -> Result<(), Error> {
     let set = FILTER_VARIABLES.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-    let registry = tracing_subscriber::registry().with(parse(set.as_deref().unwrap_or(filter))?);
+    let usual = format!("{filter},{QUIET}");
+    let registry = tracing_subscriber::registry().with(parse(set.as_deref().unwrap_or(&usual))?);
     let result = match format {
-        Format::Text => registry.with(fmt::layer().with_writer(io::stderr)).try_init(),
+        Format::Text => {
+            // Colours are for terminals: in a file they are noise.
+            let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+            registry.with(layer).try_init()
+        }
         Format::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
     };
     result.map_err(|_| Error::TelemetryTwice)

@@ -174,7 +174,7 @@ impl Builder {
             ("TMPDIR".to_owned(), text(&folders.tmp)),
         ]);
         for name in &self.config.passthrough {
-            if let Ok(value) = std::env::var(name) {
+            if let Some(value) = passed_through(name) {
                 environment.insert(name.clone(), value);
             }
         }
@@ -194,6 +194,19 @@ impl Builder {
             tracing::error!(folder = %folder.display(), %error, "an attempt's folder could not be removed");
         }
     }
+}
+
+/// A variable of the worker's. A toolchain that the worker's own HOME holds is found there although builds get a fresh one.
+fn passed_through(name: &str) -> Option<String> {
+    let in_home = |folder: &str| {
+        let path = std::env::home_dir()?.join(folder);
+        path.is_dir().then(|| path.to_string_lossy().into_owned())
+    };
+    std::env::var(name).ok().or_else(|| match name {
+        "RUSTUP_HOME" => in_home(".rustup"),
+        "CARGO_HOME" => in_home(".cargo"),
+        _ => None,
+    })
 }
 
 /// What the steps of one attempt share.

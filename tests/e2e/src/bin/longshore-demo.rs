@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     match runtime.block_on(run(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("demo: FAILED: {error:?}");
+            println!("demo: FAILED: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -193,7 +193,7 @@ impl Demo {
         let job = self.cluster.client.job_ended(&job.job, BOUND).await?;
         ensure!(job.status == JobStatus::Failed, "{} should have failed: {:?}", job.job, job.status);
         let failure = job.failure.context("a job that failed says why")?;
-        self.step(begun, "a failing build beside it", format!("{}: {}", job.job, first_line(&failure.message)));
+        self.step(begun, "a failing build beside it", format!("{}: {}", job.job, last_line(&failure.message)));
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Demo {
             .service_when("greeter", "to halt", BOUND, |view| newest(view).status == RolloutStatus::Halted)
             .await?;
         let reason = newest(&view).reason.clone().unwrap_or_default();
-        self.step(begun, "deploy a release that crashes", format!("halted: {}", first_line(&reason)));
+        self.step(begun, "deploy a release that crashes", format!("halted: {}", last_line(&reason)));
         let begun = Instant::now();
         wait_for("every node to be back on the old release", BOUND, async || {
             self.ask_all("greeter", "two").await.map(Some)
@@ -323,8 +323,9 @@ fn wave(regions: &[&str]) -> Wave {
     Wave { regions, zones: Vec::new(), fraction_bp: 10_000, bake_seconds: 0 }
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// Where a program says what is wrong.
+fn last_line(text: &str) -> &str {
+    text.lines().next_back().unwrap_or_default()
 }
 
 fn mib(bytes: u64) -> String {
