@@ -23,11 +23,7 @@ pub mod long {
         Schema::Long
     }
 
-    pub fn get_record_fields_in_ctxt(
-        _: usize,
-        _: &mut HashSet<Name>,
-        _: NamespaceRef<'_>,
-    ) -> Option<Vec<RecordField>> {
+    pub fn get_record_fields_in_ctxt(_: usize, _: &mut HashSet<Name>, _: NamespaceRef<'_>) -> Option<Vec<RecordField>> {
         None
     }
 }
@@ -53,11 +49,7 @@ pub mod string_map {
         Schema::map(Schema::String).build()
     }
 
-    pub fn get_record_fields_in_ctxt(
-        _: usize,
-        _: &mut HashSet<Name>,
-        _: NamespaceRef<'_>,
-    ) -> Option<Vec<RecordField>> {
+    pub fn get_record_fields_in_ctxt(_: usize, _: &mut HashSet<Name>, _: NamespaceRef<'_>) -> Option<Vec<RecordField>> {
         None
     }
 }

@@ -7,9 +7,7 @@
 
 use std::sync::LazyLock;
 
-use apache_avro::{
-    AvroSchema, Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
-};
+use apache_avro::{AvroSchema, Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{

@@ -9,8 +9,8 @@ use crate::{
     ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, NodeId, PackId, QueueName, RackName, RegionName, RequestId,
     ServiceName, Timestamp, WorkerId, ZoneName,
     events::{
-        ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion, NodeStatus,
-        ReplicaStatus, RolloutPlan, RunSpec,
+        ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion, NodeStatus, ReplicaStatus,
+        RolloutPlan, RunSpec,
     },
 };
 
@@ -382,14 +382,8 @@ pub struct LogAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, tag = "outcome", rename_all = "snake_case")]
 pub enum FinishBody {
-    Succeeded {
-        root: serde_json::Value,
-        new_pack_bytes: u64,
-    },
-    Failed {
-        reason: FailureReason,
-        message: String,
-    },
+    Succeeded { root: serde_json::Value, new_pack_bytes: u64 },
+    Failed { reason: FailureReason, message: String },
 }
 
 /// `GET /v1/whoami`.

@@ -98,7 +98,8 @@ macro_rules! text_id {
     };
 }
 
-const NAME_RULE: &str = "use 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit, without '..'";
+const NAME_RULE: &str =
+    "use 1 to 63 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit, without '..'";
 const TOKEN_RULE: &str = "use 1 to 128 printable ASCII characters without spaces";
 const COMMIT_RULE: &str = "give the full commit id, 40 or 64 lowercase hexadecimal digits";
 

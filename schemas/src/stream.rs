@@ -20,28 +20,51 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromNode {
     /// A new machine asks for an identity with an enrolment token. Answered by [`FromRegion::Enrolled`].
-    Enrol { token: String, node: NodeId },
+    Enrol {
+        token: String,
+        node: NodeId,
+    },
     Hello(Hello),
     /// Sent as often as [`FromRegion::Welcome`] says, when nothing else is.
     Beat,
     Report(NodeReport),
     /// All packs of this artifact that the node serves now, whatever they were fetched for. Replaces what it said before
     /// of this artifact: sent after each Hello and when packs are removed.
-    Have { artifact: ArtifactId, packs: Vec<PackId> },
+    Have {
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
     /// Further packs that the node verified and serves from now on.
-    HaveMore { artifact: ArtifactId, packs: Vec<PackId> },
+    HaveMore {
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
     /// The root object of an artifact, please. Answered by [`FromRegion::Root`].
-    RootWanted { artifact: ArtifactId },
+    RootWanted {
+        artifact: ArtifactId,
+    },
     /// The node lacks these packs: peers or tickets, please. Answered by [`FromRegion::Sources`] as sources appear, until
     /// the node has them or says [`FromNode::Done`]. Adds to what was wanted; a pack named again says that the sources
     /// told so far did not help.
-    SourcesWanted { artifact: ArtifactId, packs: Vec<PackId> },
+    SourcesWanted {
+        artifact: ArtifactId,
+        packs: Vec<PackId>,
+    },
     /// A ticket was used and the pack is verified and served; or not, and the ticket is given back.
-    TicketDone { artifact: ArtifactId, pack: PackId, ok: bool },
+    TicketDone {
+        artifact: ArtifactId,
+        pack: PackId,
+        ok: bool,
+    },
     /// A peer served bytes that are not what it said.
-    PeerLied { peer: NodeId, pack: PackId },
+    PeerLied {
+        peer: NodeId,
+        pack: PackId,
+    },
     /// Nothing more is wanted of this artifact.
-    Done { artifact: ArtifactId },
+    Done {
+        artifact: ArtifactId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,16 +98,32 @@ pub struct NodeReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromRegion {
-    Enrolled { credential: String, region: RegionName },
-    Welcome { region: RegionName, beat_seconds: u32 },
+    Enrolled {
+        credential: String,
+        region: RegionName,
+    },
+    Welcome {
+        region: RegionName,
+        beat_seconds: u32,
+    },
     /// The connection ends; `retry_seconds` is None if trying again cannot help.
-    Refused { reason: String, retry_seconds: Option<u32> },
+    Refused {
+        reason: String,
+        retry_seconds: Option<u32>,
+    },
     /// Always the newest of its service.
     Goal(RegionalGoal),
     /// None: the region does not have the artifact.
-    Root { artifact: ArtifactId, root: Option<serde_json::Value> },
+    Root {
+        artifact: ArtifactId,
+        root: Option<serde_json::Value>,
+    },
     /// Adds to the sources that were told before.
-    Sources { artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
+    Sources {
+        artifact: ArtifactId,
+        peers: Vec<PeerPacks>,
+        tickets: Vec<Ticket>,
+    },
 }
 
 /// A peer and which of the wanted packs it has.

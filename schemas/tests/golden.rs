@@ -80,7 +80,8 @@ const VERSION: GoalVersion = GoalVersion { revision: 3, step: 2 };
 const LEVEL: Convergence = Convergence { eligible: 100, converged: 90, failed: 1 };
 
 fn processed() -> Processed {
-    let refusal = Refusal { request: id("r-1"), offset: 41, code: RefusalCode::Conflict, reason: "it has ended".into() };
+    let refusal =
+        Refusal { request: id("r-1"), offset: 41, code: RefusalCode::Conflict, reason: "it has ended".into() };
     Processed { next_offset: 42, now: Timestamp(1_700_000_000_123), refusals: vec![refusal] }
 }
 
@@ -295,7 +296,10 @@ fn facts<E: Event>(events: Vec<E>) -> Vec<(String, Fact<E>)> {
     let wrap = |(n, event): (usize, E)| {
         let cause = Cause { index: 0, count: 2, trigger: triggers[n % 2].clone() };
         let kind = event.kind().to_owned();
-        (kind, Fact { sequence: 100, at: Timestamp(1_700_000_000_123), actor: "alice".into(), trace: None, cause, event })
+        (
+            kind,
+            Fact { sequence: 100, at: Timestamp(1_700_000_000_123), actor: "alice".into(), trace: None, cause, event },
+        )
     };
     events.into_iter().enumerate().map(wrap).collect()
 }

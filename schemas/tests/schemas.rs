@@ -1,7 +1,8 @@
 //! The schema files against the Rust types, and every released version against its pinned hash.
 //!
 //! After an event was added, `LONGSHORE_WRITE_SCHEMAS=1 cargo test -p longshore-schemas` writes the files that are not
-//! released yet. A released file is listed in `avro/RELEASED`; a change to it is a new version instead.
+//! released yet. A released file is listed in `avro/RELEASED`; a change to it is a new version instead. A release lists
+//! them: `LONGSHORE_RELEASE_SCHEMAS=1 cargo test -p longshore-schemas`.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -45,10 +46,26 @@ fn files_are_what_the_types_say() {
 
 #[test]
 fn released_files_are_unchanged() {
+    if std::env::var_os("LONGSHORE_RELEASE_SCHEMAS").is_some() {
+        release();
+    }
     for (file, hash) in released() {
         let bytes = fs::read(avro_dir().join(&file)).unwrap_or_else(|e| panic!("{file} was released: {e}"));
         assert_eq!(blake3::hash(&bytes).to_hex().as_str(), hash, "{file} was released and may not change");
     }
+}
+
+/// Lists every file that is not listed yet.
+fn release() {
+    let listed = released();
+    let names = SCHEMAS.iter().map(|s| format!("{}.v{}.avsc", s.topic, s.version));
+    let new = names.filter(|name| !listed.contains_key(name)).map(|name| {
+        let bytes = fs::read(avro_dir().join(&name)).expect("schema file is there");
+        format!("{}  {name}\n", blake3::hash(&bytes).to_hex())
+    });
+    let lines: String = new.collect();
+    let before = fs::read_to_string(avro_dir().join("RELEASED")).expect("avro/RELEASED is there");
+    fs::write(avro_dir().join("RELEASED"), before + &lines).expect("avro/RELEASED is writable");
 }
 
 #[test]

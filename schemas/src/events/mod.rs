@@ -65,7 +65,9 @@ macro_rules! symbols {
 use symbols;
 
 /// What every union of events can say of its current value.
-pub trait Event: Serialize + DeserializeOwned + AvroSchemaComponent + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
+pub trait Event:
+    Serialize + DeserializeOwned + AvroSchemaComponent + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static
+{
     /// The topic that these events are written to.
     const TOPIC: Topic;
 
