@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::{
     ArtifactId, PackId,
     stream::{FromNode, PeerPacks, Ticket},
@@ -27,7 +28,10 @@ use crate::{
 /// What the region says about one artifact.
 #[derive(Debug)]
 pub enum FromTracker {
-    Sources { peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
+    Sources {
+        peers: Vec<PeerPacks>,
+        tickets: Vec<Ticket>,
+    },
     /// The stream to the region is new: it must be told again what is wanted.
     Reconnected,
 }
@@ -81,6 +85,7 @@ impl Fetcher {
         if wanted.is_empty() {
             return Ok(Received::default());
         }
+        let mut farewell = Farewell { to_region: link.to_region.clone(), artifact, due: true };
         let mut run = Run {
             fetcher: self,
             artifact,
@@ -98,7 +103,24 @@ impl Fetcher {
         }
         run.outbox.push(FromNode::Done { artifact });
         run.send(link).await?;
+        farewell.due = false;
         Ok(run.received)
+    }
+}
+
+/// Tells the region that nothing more is wanted when a fetch is dropped, so that no tickets wait for it.
+struct Farewell {
+    to_region: mpsc::Sender<FromNode>,
+    artifact: ArtifactId,
+    due: bool,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if self.due {
+            // With no place for it, the tickets' leases end by themselves.
+            let _ = self.to_region.try_send(FromNode::Done { artifact: self.artifact });
+        }
     }
 }
 
@@ -217,7 +239,7 @@ async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFai
         loop {
             let block = timeout(STALL, response.chunk()).await.map_err(|_| lost(&"nothing came for 5 s"))?;
             let Some(block) = block.map_err(|error| lost(&error.without_url()))? else { break };
-            if incoming.bytes() + block.len() as u64 > ticket.bytes {
+            if incoming.bytes() + block.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
                 return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
             }
             incoming.write(&block).await.map_err(|error| lost(&error))?;

@@ -3,7 +3,12 @@
 //! Both sides first send [`MAGIC`]. Then the client sends pack ids, 32 bytes each, as many as it likes; the server
 //! answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] that many bytes.
 
-use std::{collections::BTreeMap, io, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::{NodeId, PackId};
@@ -18,8 +23,8 @@ use crate::{BLOCK_BYTES, PATIENCE, PackStore, RATE_MIN, STALL};
 
 pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM1";
 const CONNECT: Duration = Duration::from_secs(3);
-/// Idle connections that are kept for the next pack, per peer.
-const IDLE_MAX: usize = 4;
+/// Idle connections that are kept for the next pack, of all peers; beyond that the oldest is closed.
+const IDLE_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -53,7 +58,13 @@ pub(crate) fn deadline(bytes: u64) -> Instant {
 /// Connections to peers, used again for the next pack.
 #[derive(Default)]
 pub(crate) struct Peers {
-    idle: Mutex<BTreeMap<NodeId, Vec<TcpStream>>>,
+    idle: Mutex<VecDeque<Idle>>,
+}
+
+struct Idle {
+    peer: NodeId,
+    address: String,
+    stream: TcpStream,
 }
 
 impl Peers {
@@ -67,32 +78,52 @@ impl Peers {
         bytes: u64,
     ) -> Result<u64, FetchFailure> {
         let until = deadline(bytes);
-        let kept = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(peer).and_then(Vec::pop);
         // A kept connection may have been closed by the peer meanwhile; a new one tells.
-        if let Some(mut stream) = kept
+        if let Some(mut stream) = self.take(peer, address)
             && let Ok(result) = timeout_at(until, transfer(&mut stream, store, pack, bytes)).await
             && !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable)
         {
-            self.keep(peer, stream);
-            return result;
+            return self.settle(peer, address, stream, result);
         }
         let fresh = async {
             let mut stream = connect(address).await.map_err(|error| FetchFailure::unreachable(&error))?;
-            let received = transfer(&mut stream, store, pack, bytes).await?;
-            Ok((stream, received))
+            let result = transfer(&mut stream, store, pack, bytes).await;
+            self.settle(peer, address, stream, result)
         };
         let too_slow = |_| FetchFailure::new(Failure::Unreachable, "slower than 128 KiB/s");
-        let (stream, received) = timeout_at(until, fresh).await.map_err(too_slow)??;
-        self.keep(peer, stream);
-        Ok(received)
+        timeout_at(until, fresh).await.map_err(too_slow)?
     }
 
-    fn keep(&self, peer: &NodeId, stream: TcpStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let kept = idle.entry(peer.clone()).or_default();
-        if kept.len() < IDLE_MAX {
-            kept.push(stream);
+    fn take(&self, peer: &NodeId, address: &str) -> Option<TcpStream> {
+        let mut idle = self.lock();
+        let at = idle.iter().rposition(|idle| idle.peer == *peer && idle.address == address)?;
+        idle.remove(at).map(|idle| idle.stream)
+    }
+
+    /// Keeps the connection if the answer on it was read to its end.
+    fn settle(
+        &self,
+        peer: &NodeId,
+        address: &str,
+        stream: TcpStream,
+        result: Result<u64, FetchFailure>,
+    ) -> Result<u64, FetchFailure> {
+        let at_end = match &result {
+            Ok(_) => true,
+            Err(failure) => matches!(failure.failure, Failure::Missing | Failure::Busy),
+        };
+        if at_end {
+            let mut idle = self.lock();
+            if idle.len() >= IDLE_MAX {
+                idle.pop_front();
+            }
+            idle.push_back(Idle { peer: peer.clone(), address: address.to_owned(), stream });
         }
+        result
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,12 +143,7 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// One request and its answer. After an error that is not the peer's plain refusal the stream is of no more use.
-async fn transfer(
-    stream: &mut TcpStream,
-    store: &PackStore,
-    pack: PackId,
-    bytes: u64,
-) -> Result<u64, FetchFailure> {
+async fn transfer(stream: &mut TcpStream, store: &PackStore, pack: PackId, bytes: u64) -> Result<u64, FetchFailure> {
     let lost = |error: io::Error| FetchFailure::unreachable(&error);
     stream.write_all(pack.as_bytes()).await.map_err(lost)?;
     let mut head = [0; 9];

@@ -80,12 +80,7 @@ async fn serve(mut stream: TcpStream, store: &PackStore, uploads: &Semaphore) ->
     }
 }
 
-async fn answer(
-    stream: &mut TcpStream,
-    store: &PackStore,
-    uploads: &Semaphore,
-    pack: &PackId,
-) -> std::io::Result<()> {
+async fn answer(stream: &mut TcpStream, store: &PackStore, uploads: &Semaphore, pack: &PackId) -> std::io::Result<()> {
     let Some((path, bytes)) = store.path(pack) else { return head(stream, Status::Missing, 0).await };
     let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
     // It may have been removed since.

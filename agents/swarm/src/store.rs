@@ -79,6 +79,16 @@ impl PackStore {
         freed
     }
 
+    /// Drops a pack whose bytes turned out to be damaged since they were verified.
+    pub fn forget(&self, pack: &PackId) -> io::Result<()> {
+        let mut packs = self.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        packs.remove(pack);
+        match fs::remove_file(self.0.folder.join(pack.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// A place for a pack that is on its way.
     pub fn incoming(&self, pack: PackId) -> io::Result<Incoming> {
         let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;

@@ -1,0 +1,351 @@
+//! Packs come whole and true, or not at all, whatever the other side does.
+
+use std::{net::SocketAddr, time::Duration};
+
+use longshore_schemas::{
+    ArtifactId, NodeId, PackId,
+    stream::{FromNode, PeerPacks, Ticket},
+};
+use longshore_swarm::{
+    PackStore,
+    fetch::{Fetcher, FromTracker, Link, Received},
+    server,
+};
+use longshore_swarm_policy::fetch::{Config, WantedPack};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+const MAGIC: [u8; 8] = *b"LSSWARM1";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn node(name: &str) -> NodeId {
+    name.parse().expect("valid")
+}
+
+fn artifact() -> ArtifactId {
+    ArtifactId::of(b"an artifact")
+}
+
+fn content() -> Vec<u8> {
+    (0..300_000u32).flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// A node that fetches, and the test in the place of its region.
+struct Fetching {
+    folder: TempDir,
+    store: PackStore,
+    fetcher: Fetcher,
+    link: Link,
+    tracker: mpsc::Sender<FromTracker>,
+    told: mpsc::Receiver<FromNode>,
+}
+
+impl Fetching {
+    fn new() -> Self {
+        // The second test of a process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = PackStore::open(folder.path()).expect("opens");
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let policy = Config::new(node("me"), "mine".parse().expect("valid"));
+        let (to_region, told) = mpsc::channel(1_000);
+        let (tracker, from_tracker) = mpsc::channel(1_000);
+        let fetcher = Fetcher::new(store.clone(), policy, http);
+        Self { folder, store, fetcher, link: Link { to_region, from_tracker }, tracker, told }
+    }
+
+    async fn tell(&self, peers: Vec<PeerPacks>, tickets: Vec<Ticket>) {
+        self.tracker.send(FromTracker::Sources { peers, tickets }).await.expect("there is room");
+    }
+
+    /// Fetches one pack; answers what came and what the region was told.
+    async fn fetch(&mut self, bytes: &[u8]) -> (Received, Vec<FromNode>) {
+        let wanted = vec![WantedPack { pack: PackId::of(bytes), bytes: bytes.len() as u64 }];
+        let fetched = timeout(PATIENCE, self.fetcher.fetch(artifact(), wanted, &mut self.link)).await;
+        let received = fetched.expect("in time").expect("linked");
+        let path = self.folder.path().join(PackId::of(bytes).to_string());
+        assert!(std::fs::read(path).expect("stored") == bytes, "other bytes are in the store");
+        let files = std::fs::read_dir(self.folder.path()).expect("a folder").count();
+        assert_eq!(files, 1, "nothing but the pack is left");
+        let mut told = Vec::new();
+        while let Ok(message) = self.told.try_recv() {
+            told.push(message);
+        }
+        (received, told)
+    }
+}
+
+/// An honest peer that has this pack.
+async fn honest(bytes: &[u8]) -> (TempDir, SocketAddr) {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join(PackId::of(bytes).to_string()), bytes).expect("written");
+    let store = PackStore::open(folder.path()).expect("opens");
+    let address = server::start(store, ([127, 0, 0, 1], 0).into(), CancellationToken::new()).await.expect("listens");
+    (folder, address)
+}
+
+fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPacks {
+    let packs = vec![PackId::of(bytes)];
+    PeerPacks { node: node(name), address: address.to_string(), rack: rack.parse().expect("valid"), packs }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    WrongBytes,
+    TooLong,
+    TooShort,
+    UnknownStatus,
+    OtherProtocol,
+    Dies,
+    Silent,
+    Trickles,
+    BusyTwice,
+    Missing,
+}
+
+/// A peer with a fault.
+async fn faulty(fault: Fault, bytes: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let mut requests = 0;
+        while let Ok((stream, _)) = listener.accept().await {
+            // It ends with the connection.
+            let _ = misbehave(stream, fault, &bytes, &mut requests).await;
+        }
+    });
+    address
+}
+
+async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: &mut u32) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; 8]).await?;
+    stream.write_all(if fault == Fault::OtherProtocol { b"HTTP/1.1" } else { &MAGIC }).await?;
+    let found = |length: u64| [&[0], &length.to_be_bytes()[..]].concat();
+    let length = bytes.len() as u64;
+    loop {
+        stream.read_exact(&mut [0; 32]).await?;
+        *requests += 1;
+        match fault {
+            Fault::WrongBytes => {
+                stream.write_all(&found(length)).await?;
+                stream.write_all(&vec![7; bytes.len()]).await?;
+            }
+            Fault::TooLong => {
+                stream.write_all(&found(length + 1)).await?;
+                stream.write_all(&vec![7; bytes.len() + 1]).await?;
+            }
+            Fault::TooShort => stream.write_all(&[&found(3)[..], b"abc"].concat()).await?,
+            Fault::UnknownStatus => stream.write_all(&[9; 9]).await?,
+            Fault::Dies => {
+                stream.write_all(&found(length)).await?;
+                return stream.write_all(&bytes[..bytes.len() / 2]).await;
+            }
+            Fault::Silent => stream.write_all(&found(length)).await?,
+            Fault::Trickles => {
+                stream.write_all(&found(length)).await?;
+                for byte in bytes {
+                    stream.write_all(&[*byte]).await?;
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+            Fault::BusyTwice if *requests <= 2 => stream.write_all(&[2, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
+            Fault::BusyTwice => stream.write_all(&[&found(length)[..], bytes].concat()).await?,
+            Fault::Missing => stream.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
+            Fault::OtherProtocol => return Ok(()),
+        }
+    }
+}
+
+async fn comes_from_another_peer(fault: Fault, is_lie: bool) {
+    let bytes = content();
+    let (_folder, good) = honest(&bytes).await;
+    let bad = faulty(fault, bytes.clone()).await;
+    let mut fetching = Fetching::new();
+    // The one of the same rack is asked first.
+    fetching.tell(vec![source("bad", "mine", bad, &bytes), source("good", "other", good, &bytes)], vec![]).await;
+    let (received, told) = fetching.fetch(&bytes).await;
+    assert_eq!(received, Received { from_peers_bytes: bytes.len() as u64, from_bucket_bytes: 0 }, "{fault:?}");
+    let pack = PackId::of(&bytes);
+    let lied = told.contains(&FromNode::PeerLied { peer: node("bad"), pack });
+    assert_eq!(lied, is_lie, "{fault:?}: {told:?}");
+    assert!(told.contains(&FromNode::HaveMore { artifact: artifact(), packs: vec![pack] }), "{fault:?}: {told:?}");
+    assert_eq!(told.last(), Some(&FromNode::Done { artifact: artifact() }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_lies_is_reported_and_the_pack_comes_from_another() {
+    for fault in [Fault::WrongBytes, Fault::TooLong, Fault::TooShort, Fault::UnknownStatus] {
+        comes_from_another_peer(fault, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_fails_is_no_liar_and_the_pack_comes_from_another() {
+    for fault in [Fault::Dies, Fault::Missing, Fault::OtherProtocol] {
+        comes_from_another_peer(fault, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_more_is_given_up() {
+    comes_from_another_peer(Fault::Silent, false).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_too_slow_is_given_up() {
+    comes_from_another_peer(Fault::Trickles, false).await;
+}
+
+#[tokio::test]
+async fn a_busy_peer_is_asked_again() {
+    let bytes = content();
+    let busy = faulty(Fault::BusyTwice, bytes.clone()).await;
+    let mut fetching = Fetching::new();
+    fetching.tell(vec![source("busy", "mine", busy, &bytes)], vec![]).await;
+    let (received, told) = fetching.fetch(&bytes).await;
+    assert_eq!(received.from_peers_bytes, bytes.len() as u64);
+    assert!(!told.iter().any(|message| matches!(message, FromNode::PeerLied { .. })), "{told:?}");
+}
+
+#[tokio::test]
+async fn many_packs_come_over_few_connections() {
+    let contents: Vec<Vec<u8>> = (0..50u8).map(|number| vec![number; 10_000]).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    for bytes in &contents {
+        std::fs::write(folder.path().join(PackId::of(bytes).to_string()), bytes).expect("written");
+    }
+    let store = PackStore::open(folder.path()).expect("opens");
+    let address = server::start(store, ([127, 0, 0, 1], 0).into(), CancellationToken::new()).await.expect("listens");
+    let mut fetching = Fetching::new();
+    let mut peer = source("peer", "mine", address, &contents[0]);
+    peer.packs = contents.iter().map(|bytes| PackId::of(bytes)).collect();
+    fetching.tell(vec![peer], vec![]).await;
+    let wanted = contents.iter().map(|bytes| WantedPack { pack: PackId::of(bytes), bytes: 10_000 }).collect();
+    let fetched = timeout(PATIENCE, fetching.fetcher.fetch(artifact(), wanted, &mut fetching.link)).await;
+    assert_eq!(fetched.expect("in time").expect("linked").from_peers_bytes, 500_000);
+}
+
+/// Answers each path of its table with a status and a body; `/cut` promises more than it sends.
+async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap_or(b'\n'));
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (_, status, body) = answers.iter().find(|(known, ..)| *known == path).expect("a known path");
+            let length = body.len() + if path == "/cut" { 10 } else { 0 };
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            // The client may hang up early.
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(body).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
+    let bytes = content();
+    let pack = PackId::of(&bytes);
+    let longer = [&bytes[..], b"more"].concat();
+    let address = bucket(vec![
+        ("/wrong", 200, vec![7; bytes.len()]),
+        ("/long", 200, longer),
+        ("/cut", 200, bytes[..1_000].to_vec()),
+        ("/none", 404, vec![]),
+        ("/good", 200, bytes.clone()),
+    ])
+    .await;
+    for bad in ["wrong", "long", "cut", "none"] {
+        let ticket = |path: &str| Ticket { pack, bytes: bytes.len() as u64, url: format!("http://{address}/{path}") };
+        let mut fetching = Fetching::new();
+        fetching.tell(vec![], vec![ticket(bad)]).await;
+        let (tracker, wanted) = (fetching.tracker.clone(), vec![WantedPack { pack, bytes: bytes.len() as u64 }]);
+        let good = FromTracker::Sources { peers: vec![], tickets: vec![ticket("good")] };
+        let (fetcher, link, told) = (fetching.fetcher.clone(), &mut fetching.link, &mut fetching.told);
+        let region = async {
+            loop {
+                match told.recv().await.expect("open") {
+                    FromNode::TicketDone { ok: true, .. } => panic!("{bad}: this was not the pack"),
+                    FromNode::TicketDone { ok: false, .. } => break,
+                    FromNode::HaveMore { .. } => panic!("{bad}: the pack cannot be there"),
+                    _ => {}
+                }
+            }
+            assert!(!fetching.store.contains(&pack), "{bad}");
+            tracker.send(good).await.expect("open");
+        };
+        let both = async { tokio::join!(fetcher.fetch(artifact(), wanted, link), region).0 };
+        let received = timeout(PATIENCE, both).await.expect("in time").expect("linked");
+        assert_eq!(received, Received { from_peers_bytes: 0, from_bucket_bytes: bytes.len() as u64 }, "{bad}");
+        let mut rest = Vec::new();
+        while let Ok(message) = fetching.told.try_recv() {
+            rest.push(message);
+        }
+        assert!(rest.contains(&FromNode::TicketDone { artifact: artifact(), pack, ok: true }), "{bad}: {rest:?}");
+    }
+}
+
+/// Asks a server for a pack, as a peer does.
+async fn ask(address: SocketAddr, pack: PackId) -> (u8, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.write_all(&MAGIC).await.expect("written");
+    stream.write_all(pack.as_bytes()).await.expect("written");
+    stream.read_exact(&mut [0; 8]).await.expect("greeted");
+    let status = stream.read_u8().await.expect("answered");
+    let mut bytes = vec![0; stream.read_u64().await.expect("answered") as usize];
+    stream.read_exact(&mut bytes).await.expect("all of it");
+    (status, bytes)
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_it_is_whole_and_true() {
+    let (bytes, folder) = (content(), tempfile::tempdir().expect("a folder"));
+    let store = PackStore::open(folder.path()).expect("opens");
+    let shutdown = CancellationToken::new();
+    let address = server::start(store.clone(), ([127, 0, 0, 1], 0).into(), shutdown).await.expect("listens");
+    let pack = PackId::of(&bytes);
+    let missing = (1, vec![]);
+    let mut incoming = store.incoming(pack).expect("space");
+    incoming.write(&bytes[..500_000]).await.expect("space");
+    assert_eq!(ask(address, pack).await, missing, "half of it");
+    let mut lie = store.incoming(pack).expect("space");
+    lie.write(&vec![7; bytes.len()]).await.expect("space");
+    assert!(!lie.admit().await.expect("space"));
+    assert_eq!(ask(address, pack).await, missing, "a lie");
+    incoming.write(&bytes[500_000..]).await.expect("space");
+    assert!(incoming.admit().await.expect("space"));
+    assert!(ask(address, pack).await == (0, bytes));
+    store.forget(&pack).expect("removed");
+    assert_eq!(ask(address, pack).await, missing, "forgotten");
+}
+
+#[tokio::test]
+async fn a_new_connection_hears_the_wishes_again_and_a_dropped_fetch_takes_them_back() {
+    let bytes = content();
+    let mut fetching = Fetching::new();
+    let wanted = vec![WantedPack { pack: PackId::of(&bytes), bytes: bytes.len() as u64 }];
+    let asked = FromNode::SourcesWanted { artifact: artifact(), packs: vec![PackId::of(&bytes)] };
+    let (tracker, told) = (fetching.tracker.clone(), &mut fetching.told);
+    let region = async {
+        assert_eq!(told.recv().await, Some(asked.clone()));
+        tracker.send(FromTracker::Reconnected).await.expect("open");
+        assert_eq!(told.recv().await, Some(asked));
+    };
+    tokio::select! {
+        _ = fetching.fetcher.fetch(artifact(), wanted, &mut fetching.link) => panic!("nobody has it"),
+        heard = timeout(PATIENCE, region) => heard.expect("in time"),
+    }
+    assert_eq!(fetching.told.recv().await, Some(FromNode::Done { artifact: artifact() }));
+}
