@@ -78,7 +78,7 @@ impl Report {
         table.add_rows(self.rows);
         println!("{table}");
         let mut line = Map::new();
-        line.insert("benchmark".to_owned(), json!(self.name));
+        line.insert("bench".to_owned(), json!(self.name));
         line.extend(self.figures);
         line.insert("goals_met".to_owned(), json!(self.goals_met));
         line.insert("machine".to_owned(), machine());

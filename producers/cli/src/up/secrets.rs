@@ -1,6 +1,6 @@
 //! Keys and tokens of a data folder, made the first time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use longshore_schemas::http::Role;
@@ -46,7 +46,7 @@ impl Secrets {
 }
 
 /// A token of this role, in its file and in the list; says whether it had to be made.
-fn ensure(known: &mut Tokens, role: Role, file: &PathBuf) -> anyhow::Result<bool> {
+fn ensure(known: &mut Tokens, role: Role, file: &Path) -> anyhow::Result<bool> {
     let kept = durable::read(file)?.and_then(|bytes| String::from_utf8(bytes).ok());
     if kept.is_some_and(|token| known.verify(token.trim()).is_some_and(|identity| identity.role == role)) {
         return Ok(false);
