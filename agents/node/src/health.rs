@@ -23,12 +23,16 @@ pub async fn check(
 ) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(check.deadline_seconds.max(1).into());
     let interval = Duration::from_millis(check.interval_ms.clamp(10, 60_000).into());
-    let (mut successes, mut last) = (0, "it was not asked yet".to_owned());
+    let (mut successes, mut exits, mut last) = (0, 0, "it was not asked yet".to_owned());
     loop {
         let status = shim.status().unwrap_or_default();
         if status.exits >= EXITS_MAX {
             let how = status.last_exit.unwrap_or_default();
             return Err(unhealthy(shim, &format!("the service ended {} times: {how}", status.exits)));
+        }
+        if status.exits != exits {
+            // What counted was another process.
+            (successes, exits) = (0, status.exits);
         }
         match probe(http, check, host, port, status.pid.is_some()).await {
             Ok(()) => successes += 1,

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
-    time::{interval, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tokio_util::{codec::Framed, sync::CancellationToken};
 
@@ -33,6 +33,7 @@ use crate::{Error, Folders, goals::GoalKeeper, releases, reports::Reports};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
+const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 /// Between two questions for a root that the region did not have.
@@ -97,7 +98,9 @@ impl Exchange {
     /// A line to the tracker for one artifact. A second one for the same artifact takes the place of the first.
     pub fn link(&self, artifact: ArtifactId) -> Link {
         let (told, from_tracker) = mpsc::channel(TRACKER_INBOX);
-        self.lock_trackers().insert(artifact, told);
+        let mut trackers = self.lock_trackers();
+        trackers.retain(|_, tracker| !tracker.is_closed());
+        trackers.insert(artifact, told);
         Link { to_region: self.to_region.clone(), from_tracker }
     }
 
@@ -107,6 +110,12 @@ impl Exchange {
             // An error means that the node is stopping.
             let _ = self.to_region.send(FromNode::HaveMore { artifact, packs: packs.to_vec() }).await;
         }
+    }
+
+    /// Tells the tracker that this node serves nothing of an artifact any more.
+    pub async fn have_nothing(&self, artifact: ArtifactId) {
+        // As above.
+        let _ = self.to_region.send(FromNode::Have { artifact, packs: Vec::new() }).await;
     }
 
     fn lock_roots(
@@ -182,8 +191,13 @@ impl Connector {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         while !shutdown.is_cancelled() {
-            let ended = shutdown.run_until_cancelled(self.connection(&mut backoff)).await;
+            let begun = Instant::now();
+            let ended = shutdown.run_until_cancelled(self.connection()).await;
             let Some(Err(ended)) = ended else { return };
+            // Not as soon as it stands: what breaks it may come again right after the greeting.
+            if begun.elapsed() > RETRY_MAX {
+                backoff.reset();
+            }
             let mut wait = backoff.next_wait(&mut rand::rng());
             if let Ended::Refused { retry, .. } = &ended {
                 wait = wait.max(retry.unwrap_or(Duration::from_secs(30)));
@@ -203,10 +217,12 @@ impl Connector {
         let _ = timeout(wait, drain).await;
     }
 
-    async fn connection(&mut self, backoff: &mut Backoff) -> Result<(), Ended> {
+    async fn connection(&mut self) -> Result<(), Ended> {
         let connecting = TcpStream::connect(&self.identity.region_address);
         let tcp = timeout(CONNECT, connecting).await.map_err(|_| Ended::Silent)??;
         tcp.set_nodelay(true)?;
+        // Beats that nobody acknowledges end the connection: a region that vanished says no goodbye.
+        rustix::net::sockopt::set_tcp_user_timeout(&tcp, UNACKNOWLEDGED_MS_MAX).map_err(std::io::Error::from)?;
         let mut stream = Framed::new(tcp, FrameCodec::default());
         let credential = self.credential(&mut stream).await?;
         stream.send(FromNode::Hello(self.hello(credential))).await?;
@@ -217,7 +233,6 @@ impl Connector {
             }
             other => return Err(unexpected(&other)),
         };
-        backoff.reset();
         for message in self.greetings() {
             stream.feed(message).await?;
         }
@@ -302,8 +317,13 @@ impl Connector {
         match message {
             FromRegion::Goal(goal) => {
                 let (service, version) = (goal.service.clone(), goal.version);
-                let accepted = self.goals.accept(goal)?;
-                tracing::info!(%service, %version, accepted, "goal");
+                match self.goals.accept(goal) {
+                    Ok(accepted) => tracing::info!(%service, %version, accepted, "goal"),
+                    // No later try would end differently; the other services go on.
+                    Err(Error::Refused(reason)) => tracing::error!(%service, %version, reason, "goal refused"),
+                    // It is not on disk: the region gives it again on the next connection.
+                    Err(error) => return Err(error.into()),
+                }
             }
             FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),
             FromRegion::Sources { artifact, peers, tickets } => {

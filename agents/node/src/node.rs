@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use longshore_schemas::{NodeId, RackName, ServiceName, ZoneName};
+use longshore_schemas::{NodeId, RackName, ZoneName};
 use longshore_service::ledger::Ledger;
 use longshore_swarm::{PackStore, fetch::Fetcher, server};
 use longshore_swarm_policy::fetch::Config as FetchConfig;
@@ -56,10 +56,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let swarm = server::start(store.clone(), config.swarm_listen, shutdown.clone()).await?;
     // The second call of a process finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().build().map_err(|error| Error::Refused(error.to_string()))?;
+    let client = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| Error::Refused(error.to_string()));
+    let bucket = client(reqwest::Client::builder())?;
     let (exchange, outbox) = Exchange::new();
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
-    let fetcher = Fetcher::new(store.clone(), policy, http.clone());
+    let fetcher = Fetcher::new(store.clone(), policy, bucket);
     let reports = Reports::default();
     let shared = Arc::new(Shared {
         node: config.node.clone(),
@@ -68,7 +69,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         folders: folders.clone(),
         releases: Releases::open(&folders, fetcher, exchange.clone())?,
         reports: reports.clone(),
-        http,
+        // A proxy for the bucket has no part in whether a service of this machine answers.
+        http: client(reqwest::Client::builder().no_proxy())?,
         ports: Ports::new(config.port_base),
         kept: Mutex::default(),
     });
@@ -82,7 +84,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         boot,
         token_file: config.token_file,
     };
-    let connector = Connector { identity, folders: folders.clone(), goals: goals.clone(), reports, exchange, outbox, store };
+    let connector =
+        Connector { identity, folders: folders.clone(), goals: goals.clone(), reports, exchange, outbox, store };
     let tasks = TaskTracker::new();
     tasks.spawn(connector.run(shutdown.clone()));
     serve(&goals, &shared, &tasks, &shutdown).await;
@@ -100,17 +103,16 @@ async fn serve(goals: &GoalKeeper, shared: &Arc<Shared>, tasks: &TaskTracker, sh
     let mut changes = goals.watch();
     let mut started = BTreeSet::new();
     loop {
-        let names: Vec<ServiceName> = Goals::keys(&changes.borrow_and_update()).cloned().collect();
-        for name in names {
-            if !started.insert(name.clone()) {
-                continue;
-            }
-            match Service::open(&name, shared.clone()) {
+        let held: Goals = changes.borrow_and_update().clone();
+        let new = held.values().filter(|goal| started.insert(goal.service.clone()));
+        // All are opened before one runs: what one has on disk or uses as port is not another's to take.
+        let opened: Vec<_> = new.map(|goal| (&goal.service, Service::open(goal, shared.clone()))).collect();
+        for (service, opened) in opened {
+            match opened {
                 Ok(service) => {
-                    let (changes, shutdown) = (goals.watch(), shutdown.clone());
-                    tasks.spawn(service.run(changes, shutdown));
+                    tasks.spawn(service.run(goals.watch(), shutdown.clone()));
                 }
-                Err(error) => tracing::error!(service = %name, %error, "the service cannot be started"),
+                Err(error) => tracing::error!(%service, %error, "the service cannot be opened"),
             }
         }
         match shutdown.run_until_cancelled(changes.changed()).await {

@@ -71,7 +71,7 @@ pub fn next(wanted: &Wanted, state: &ServiceState) -> Step {
     };
     let failed = state.failed.as_ref();
     if failed.is_some_and(|f| f.artifact == target.artifact && f.revision == target.revision) {
-        let back = state.current.as_ref().is_some_and(|current| !current.is(target));
+        let back = state.current.as_ref().is_some_and(|current| current.healthy && !current.is(target));
         return Step::Settled(if back { NodeStatus::RolledBack } else { NodeStatus::Failed });
     }
     match &state.current {
@@ -84,11 +84,13 @@ pub fn next(wanted: &Wanted, state: &ServiceState) -> Step {
 impl ServiceState {
     /// `current` now points to this release; the one before is what to go back to if it was any good.
     pub fn switched(&mut self, release: Release) {
+        let (artifact, run) = (release.artifact, release.run.clone());
         if let Some(before) = self.current.replace(release)
             && before.healthy
         {
             self.earlier.insert(0, before);
         }
+        self.earlier.retain(|earlier| earlier.artifact != artifact || earlier.run != run);
         self.forget_surplus();
     }
 
@@ -110,10 +112,14 @@ impl ServiceState {
         }
     }
 
-    /// A release that never came to run failed, as by a fault of its bytes.
-    pub fn failed_before_start(&mut self, release: &Release, message: &str) {
-        let message = message.to_owned();
-        self.failed = Some(FailedRelease { revision: release.revision, artifact: release.artifact, message });
+    /// The release that was gone back to is no good either. It goes on being tried, for want of a better one.
+    pub fn failed_again(&mut self, message: &str) {
+        if let Some(current) = &mut self.current {
+            current.healthy = false;
+        }
+        if let Some(failed) = &mut self.failed {
+            failed.message = message.to_owned();
+        }
     }
 
     pub fn stopped(&mut self) {
@@ -172,7 +178,11 @@ mod tests {
         let mut state = ServiceState::default();
         install(&mut state, &wanted(1, "one"), true);
         assert_eq!(next(&wanted(1, "one"), &state), Step::Settled(NodeStatus::Healthy));
-        assert_eq!(next(&wanted(2, "one"), &state), Step::Settled(NodeStatus::Healthy), "the same bytes, newer revision");
+        assert_eq!(
+            next(&wanted(2, "one"), &state),
+            Step::Settled(NodeStatus::Healthy),
+            "the same bytes, newer revision"
+        );
         install(&mut state, &wanted(3, "bad"), false);
         assert_eq!(next(&wanted(3, "bad"), &state), Step::Settled(NodeStatus::RolledBack), "not tried again");
         assert_eq!(state.current.as_ref().map(|r| r.artifact), Some(ArtifactId::of(b"one")));
@@ -187,6 +197,26 @@ mod tests {
         install(&mut state, &wanted(1, "bad"), false);
         assert_eq!(next(&wanted(1, "bad"), &state), Step::Settled(NodeStatus::Failed));
         assert_eq!(state.current, None);
+    }
+
+    #[test]
+    fn a_release_before_it_that_fails_too_is_no_rollback() {
+        let mut state = ServiceState::default();
+        install(&mut state, &wanted(1, "one"), true);
+        install(&mut state, &wanted(2, "bad"), false);
+        state.failed_again("both crash");
+        assert_eq!(next(&wanted(2, "bad"), &state), Step::Settled(NodeStatus::Failed));
+        assert!(matches!(next(&wanted(3, "one"), &state), Step::Prove(_)), "a newer revision may prove it");
+    }
+
+    #[test]
+    fn going_back_and_forth_keeps_an_artifact_once() {
+        let mut state = ServiceState::default();
+        for (revision, name) in (1..).zip(["a", "b", "a", "b", "a"]) {
+            install(&mut state, &wanted(revision, name), true);
+        }
+        let kept: Vec<_> = state.kept().collect();
+        assert_eq!(kept, ["a", "b"].map(|name| ArtifactId::of(name.as_bytes())));
     }
 
     #[test]

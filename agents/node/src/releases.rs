@@ -3,6 +3,9 @@
 //! ```text
 //!  root ─▶ packs of manifest and layout ─▶ Need (what no installed release has) ─▶ packs ─▶ assemble ─▶ releases/<id>
 //! ```
+//!
+//! The root is on disk from the first moment: it says which packs are of use, so that a fetch that was interrupted goes on
+//! with what it has, and a new connection to the region can tell what this node serves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,15 +21,20 @@ use longshore_artifact::{
 };
 use longshore_schemas::{ArtifactId, ServiceName};
 use longshore_service::durable;
-use longshore_swarm::fetch::{Fetcher, Link, Received};
+use longshore_swarm::{
+    PackStore,
+    fetch::{Fetcher, Link, Received},
+};
 use longshore_swarm_policy::fetch::WantedPack;
 use serde::{Deserialize, Serialize};
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::{Error, Folders, link::Exchange};
 
 /// Arrivals that are remembered for people.
 const TRANSFERS_KEPT: usize = 100;
+
+const ROOT_SUFFIX: &str = ".root.json";
 
 /// One artifact's arrival.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,8 +56,8 @@ pub struct Releases {
     exchange: Arc<Exchange>,
     /// Two services that want the same artifact fetch it once.
     locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
-    /// Held shared while something is installed, so that nothing it uses is removed.
-    gate: RwLock<()>,
+    /// Held shared while something is assembled, so that nothing it uses is removed.
+    gate: Arc<RwLock<()>>,
     transfers: Mutex<Vec<Transfer>>,
 }
 
@@ -64,30 +72,30 @@ impl Releases {
             fetcher,
             exchange,
             locks: Mutex::default(),
-            gate: RwLock::new(()),
+            gate: Arc::default(),
             transfers: Mutex::new(transfers.unwrap_or_default()),
         })
     }
 
     /// The folder of a release, installed if it is not there yet. Takes as long as it takes: drop it to stop.
     pub async fn ensure(&self, service: &ServiceName, artifact: ArtifactId) -> Result<PathBuf, Error> {
-        let _gate = self.gate.read().await;
-        let lock = self.lock_of(artifact);
-        let _lock = lock.lock().await;
+        // Shared with the disk tasks, which go on when this is dropped: nobody else may begin before they end.
+        let lock = Arc::new(self.lock_of(artifact).lock_owned().await);
         let folder = self.folders.releases().join(artifact.to_string());
         if is_installed(&self.folders, artifact).await? {
             return Ok(folder);
         }
         let begun = Instant::now();
         let root = self.exchange.root(artifact).await?;
+        save_root(&self.folders, &root)?;
         let mut link = self.exchange.link(artifact);
         let index_packs: Vec<PackRef> = Index::packs(&root).copied().collect();
         let mut received = self.fetch(artifact, &index_packs, &mut link).await?;
         let (index, installed) = self.read_index(root.clone()).await?;
-        let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, &folder).await {
+        let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, &lock).await {
             Err(Error::Artifact(longshore_artifact::Error::DamagedInstalled { .. })) => {
                 tracing::warn!(%artifact, "an installed release is damaged; everything is fetched");
-                self.install(&index, &Arc::new(Vec::new()), &mut link, &mut received, &folder).await?
+                self.install(&index, &Arc::new(Vec::new()), &mut link, &mut received, &lock).await?
             }
             other => other?,
         };
@@ -140,19 +148,20 @@ impl Releases {
         installed: &Arc<Vec<Installed>>,
         link: &mut Link,
         received: &mut Received,
-        folder: &Path,
+        lock: &Arc<OwnedMutexGuard<()>>,
     ) -> Result<(Need, Assembled), Error> {
         let need = Need::compute(index, installed);
         *received += self.fetch(index.root.artifact, &need.packs, link).await?;
         let (index, installed, folders) = (index.clone(), installed.clone(), self.folders.clone());
-        let (packs, folder) = (DirPacks::new(self.fetcher.store().folder()), folder.to_owned());
+        let (store, lock, gate) = (self.fetcher.store().clone(), lock.clone(), self.gate.clone().read_owned().await);
         blocking(move || {
+            let _held = (lock, gate);
+            let folder = folders.releases().join(index.root.artifact.to_string());
             // Left by an agent that died between these steps.
             remove_tree(&folder)?;
             save_manifest(&folders.releases(), &index.manifest)?;
-            save_root(&folders, &index.root)?;
-            let assembled = assemble(&index, &need, &installed, &packs, &folder)?;
-            Ok((need, assembled))
+            let assembled = assemble(&index, &need, &installed, &DirPacks::new(store.folder()), &folder);
+            Ok((need, assembled.inspect_err(|error| forget_damaged(&store, error))?))
         })
         .await
     }
@@ -169,23 +178,38 @@ impl Releases {
         Ok(durable::write(&self.folders.transfers(), &json, 0o644)?)
     }
 
-    /// Removes releases that nothing keeps, and the packs of none that is kept. Skipped while anything is installed.
-    pub async fn clean(&self, keep: BTreeSet<ArtifactId>) -> Result<(), Error> {
-        let Ok(_gate) = self.gate.try_write() else { return Ok(()) };
+    /// Removes releases that nothing keeps, and packs of none that is kept. False if it must wait for an assembly.
+    pub async fn clean(&self, keep: BTreeSet<ArtifactId>) -> Result<bool, Error> {
+        let Ok(gate) = self.gate.clone().try_write_owned() else { return Ok(false) };
         let (folders, store) = (self.folders.clone(), self.fetcher.store().clone());
-        blocking(move || {
+        let gone = blocking(move || {
+            let _gate = gate;
             for artifact in installed_artifacts(&folders)?.difference(&keep) {
                 tracing::info!(%artifact, "removing a release");
                 remove_installed(&folders.releases(), artifact)?;
-                remove_tree(&root_path(&folders, artifact))?;
             }
-            let roots = known_roots(&folders);
-            let kept = roots.iter().filter(|root| keep.contains(&root.artifact));
-            let packs = kept.flat_map(|root| root.all_packs()).map(|pack| pack.pack).collect();
-            store.retain(&packs);
-            Ok(())
+            let (kept, gone): (Vec<_>, Vec<_>) =
+                known_roots(&folders).into_iter().partition(|root| keep.contains(&root.artifact));
+            store.retain(&kept.iter().flat_map(ArtifactRoot::all_packs).map(|pack| pack.pack).collect());
+            gone.iter().try_for_each(|root| remove_tree(&root_path(&folders, &root.artifact)))?;
+            Ok(gone.into_iter().map(|root| root.artifact).collect::<Vec<_>>())
         })
-        .await
+        .await?;
+        for artifact in gone {
+            self.exchange.have_nothing(artifact).await;
+        }
+        Ok(true)
+    }
+}
+
+/// A pack that was whole when it came and is not any more is fetched again by the next try.
+fn forget_damaged(store: &PackStore, error: &longshore_artifact::Error) {
+    use longshore_artifact::Error::{Read, WrongChunk};
+    if let Read { pack, .. } | WrongChunk { pack, .. } = error {
+        tracing::warn!(%pack, %error, "a stored pack is damaged");
+        if let Err(error) = store.forget(pack) {
+            tracing::warn!(%pack, %error, "a damaged pack cannot be removed");
+        }
     }
 }
 
@@ -207,21 +231,21 @@ fn installed_artifacts(folders: &Folders) -> Result<BTreeSet<ArtifactId>, Error>
 }
 
 fn root_path(folders: &Folders, artifact: &ArtifactId) -> PathBuf {
-    folders.releases().join(format!("{artifact}.root.json"))
+    folders.releases().join(format!("{artifact}{ROOT_SUFFIX}"))
 }
 
 fn save_root(folders: &Folders, root: &ArtifactRoot) -> Result<(), Error> {
     Ok(durable::write(&root_path(folders, &root.artifact), &root.to_json(), 0o644)?)
 }
 
-/// The roots of installed releases: what this node can serve.
+/// The roots of releases that are installed or on their way: what this node may serve packs of.
 pub fn known_roots(folders: &Folders) -> Vec<ArtifactRoot> {
-    let installed = installed_artifacts(folders).unwrap_or_default();
-    let read = |artifact: &ArtifactId| {
-        let json = fs::read(root_path(folders, artifact)).ok()?;
-        ArtifactRoot::from_json(artifact, &json).ok()
+    let entries = fs::read_dir(folders.releases()).into_iter().flatten().flatten();
+    let read = |entry: fs::DirEntry| {
+        let artifact = entry.file_name().to_str()?.strip_suffix(ROOT_SUFFIX)?.parse().ok()?;
+        ArtifactRoot::from_json(&artifact, &fs::read(entry.path()).ok()?).ok()
     };
-    installed.iter().filter_map(read).collect()
+    entries.filter_map(read).collect()
 }
 
 fn remove_tree(path: &Path) -> Result<(), Error> {

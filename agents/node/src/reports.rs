@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use longshore_schemas::{ServiceName, events::NodeStatus, stream::NodeReport};
+use longshore_schemas::{
+    ServiceName,
+    events::{GoalVersion, NodeStatus},
+    stream::NodeReport,
+};
 use tokio::sync::Notify;
 
 /// Cheap to clone.
@@ -31,9 +35,9 @@ impl Reports {
         self.0.changed.notify_one();
     }
 
-    /// What was last said of a service.
-    pub fn status_of(&self, service: &ServiceName) -> Option<NodeStatus> {
-        self.lock().get(service).map(|(report, _)| report.status)
+    /// What was last said of a service, if it was for this version of its goal.
+    pub fn status_of(&self, service: &ServiceName, version: GoalVersion) -> Option<NodeStatus> {
+        self.lock().get(service).filter(|(report, _)| report.version == version).map(|(report, _)| report.status)
     }
 
     /// All levels, as after a reconnect.
@@ -55,10 +59,12 @@ impl Reports {
     fn take(&self, which: impl Fn(bool) -> bool) -> Vec<NodeReport> {
         let mut levels = self.lock();
         let wanted = levels.values_mut().filter(|(_, sent)| which(*sent));
-        wanted.map(|(report, sent)| {
-            *sent = true;
-            report.clone()
-        }).collect()
+        wanted
+            .map(|(report, sent)| {
+                *sent = true;
+                report.clone()
+            })
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceName, (NodeReport, bool)>> {

@@ -14,7 +14,7 @@ use std::{
 
 use longshore_schemas::{
     ArtifactId, NodeId, ServiceName, ZoneName,
-    events::{NodeStatus, StringMap},
+    events::{NodeStatus, RegionalGoal, StringMap},
     stream::NodeReport,
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
@@ -83,18 +83,23 @@ pub struct Service {
     folder: PathBuf,
     shim: Shim,
     state: Ledger<ServiceState>,
+    /// What all services kept when this one last had the rest removed.
+    cleaned: Option<BTreeSet<ArtifactId>>,
 }
 
 impl Service {
-    pub fn open(name: &ServiceName, shared: Arc<Shared>) -> Result<Self, Error> {
+    /// Reads what is known of the service, and keeps what its goal wants from being removed.
+    pub fn open(goal: &RegionalGoal, shared: Arc<Shared>) -> Result<Self, Error> {
+        let name = &goal.service;
         let folder = shared.folders.service(name);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let state = Ledger::open(folder.join("state.json"), ServiceState::default())?;
-        let mut service = Self { name: name.clone(), shim: Shim::of(&folder), shared, folder, state };
+        let service = Self { name: name.clone(), shim: Shim::of(&folder), shared, folder, state, cleaned: None };
         if let Some(port) = service.state.content().port {
             service.shared.ports.of(name, Some(port))?;
         }
-        service.keep(None);
+        let wanted = Wanted::of(goal, &service.shared.node, &service.shared.zone);
+        service.keep(wanted.target.map(|target| target.artifact));
         Ok(service)
     }
 
@@ -105,14 +110,23 @@ impl Service {
             let Some(wanted) = self.wanted(&goals.borrow_and_update()) else { return };
             match self.step(&wanted, &mut goals, &shutdown).await {
                 Ok(()) => backoff.reset(),
+                Err(Error::Stopping) => return,
                 Err(error) => {
                     tracing::warn!(service = %self.name, %error, "cannot go on; trying again");
-                    let status = self.shared.reports.status_of(&self.name).unwrap_or(NodeStatus::Fetching);
-                    self.report(&wanted, status, Some(error.to_string()));
+                    self.report(&wanted, self.status_in_trouble(&wanted), Some(error.to_string()));
                     let wait = backoff.next_wait(&mut rand::rng());
                     let _ = shutdown.run_until_cancelled(tokio::time::timeout(wait, goals.changed())).await;
                 }
             }
+        }
+    }
+
+    /// How far it had got. What was settled is not any more, and says nothing of another version.
+    fn status_in_trouble(&self, wanted: &Wanted) -> NodeStatus {
+        match self.shared.reports.status_of(&self.name, wanted.version) {
+            Some(status @ (NodeStatus::Fetching | NodeStatus::Staged | NodeStatus::Starting)) => status,
+            _ if self.state.content().current.is_some() => NodeStatus::Starting,
+            _ => NodeStatus::Fetching,
         }
     }
 
@@ -129,16 +143,19 @@ impl Service {
         match plan::next(wanted, self.state.content()) {
             Step::Settled(status) => {
                 self.ensure_running().await?;
+                self.keep(None);
                 let failed = self.state.content().failed.as_ref().filter(|_| status.is_failure());
                 let message = failed.map(|failed| failed.message.clone());
                 self.report(wanted, status, message);
-                self.clean().await?;
+                self.clean(goals).await;
                 // Whichever ends it, the plan is asked again.
                 let _ = shutdown.run_until_cancelled(tokio::time::timeout(LOOK, goals.changed())).await;
                 Ok(())
             }
             Step::Install(release) => {
                 self.keep(Some(release.artifact));
+                // What comes now may turn out to be surplus.
+                self.cleaned = None;
                 self.report(wanted, NodeStatus::Fetching, None);
                 let ensured = tokio::select! {
                     ensured = self.shared.releases.ensure(&self.name, release.artifact) => ensured,
@@ -147,9 +164,9 @@ impl Service {
                 };
                 ensured?;
                 self.report(wanted, NodeStatus::Staged, None);
-                self.activate(wanted, release, true).await
+                self.activate(wanted, release, true, shutdown).await
             }
-            Step::Prove(release) => self.activate(wanted, release, false).await,
+            Step::Prove(release) => self.activate(wanted, release, false, shutdown).await,
             Step::Stop => {
                 self.shim.stop().await?;
                 self.state.update(ServiceState::stopped)?;
@@ -172,7 +189,13 @@ impl Service {
     }
 
     /// Stops the old release, starts the new one, and goes back if it is no good.
-    async fn activate(&mut self, wanted: &Wanted, release: Release, switch: bool) -> Result<(), Error> {
+    async fn activate(
+        &mut self,
+        wanted: &Wanted,
+        release: Release,
+        switch: bool,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
         self.shim.stop().await?;
         let port = self.shared.ports.of(&self.name, self.state.content().port)?;
         self.state.update(|state| {
@@ -183,20 +206,18 @@ impl Service {
         })?;
         self.link_current()?;
         self.report(wanted, NodeStatus::Starting, None);
-        match self.start_and_check(&release).await {
+        match self.start_and_check(&release, shutdown).await {
             Ok(()) => {
                 self.state.update(ServiceState::proved)?;
-                self.keep(None);
                 self.report(wanted, NodeStatus::Healthy, None);
                 Ok(())
             }
-            Err(Error::Unhealthy(reason)) => self.go_back(wanted, &reason).await,
-            Err(error @ Error::Start { .. }) => self.go_back(wanted, &error.to_string()).await,
+            Err(Error::Unhealthy(reason)) => self.go_back(wanted, &reason, shutdown).await,
             Err(error) => Err(error),
         }
     }
 
-    async fn go_back(&mut self, wanted: &Wanted, reason: &str) -> Result<(), Error> {
+    async fn go_back(&mut self, wanted: &Wanted, reason: &str, shutdown: &CancellationToken) -> Result<(), Error> {
         tracing::warn!(service = %self.name, reason, "the release failed");
         self.shim.stop().await?;
         self.state.update(|state| state.gave_way(reason))?;
@@ -205,20 +226,24 @@ impl Service {
             self.report(wanted, NodeStatus::Failed, Some(reason.to_owned()));
             return Ok(());
         };
-        match self.start_and_check(&before).await {
+        match self.start_and_check(&before, shutdown).await {
             Ok(()) => self.report(wanted, NodeStatus::RolledBack, Some(reason.to_owned())),
-            Err(error) => {
-                let reason = format!("{reason}\nand the release before it, {}, failed too: {error}", before.artifact);
+            Err(Error::Unhealthy(again)) => {
+                let reason = format!("{reason}\nand the release before it, {}, failed too: {again}", before.artifact);
+                self.state.update(|state| state.failed_again(&reason))?;
                 self.report(wanted, NodeStatus::Failed, Some(reason));
             }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    async fn start_and_check(&self, release: &Release) -> Result<(), Error> {
+    /// An agent that is told to stop leaves the question open; its next start asks it again.
+    async fn start_and_check(&self, release: &Release, shutdown: &CancellationToken) -> Result<(), Error> {
         self.shim.start(&self.spec(release)).await?;
         let port = self.state.content().port.unwrap_or_default();
-        health::check(&self.shared.http, &release.run.health, &self.shared.host, port, &self.shim).await
+        let check = health::check(&self.shared.http, &release.run.health, &self.shared.host, port, &self.shim);
+        shutdown.run_until_cancelled(check).await.unwrap_or(Err(Error::Stopping))
     }
 
     /// A shim that died is started again; what a living one runs is its own affair.
@@ -282,14 +307,26 @@ impl Service {
     }
 
     /// Notes which artifacts this service needs on disk.
-    fn keep(&mut self, also: Option<ArtifactId>) {
+    fn keep(&self, also: Option<ArtifactId>) {
         let kept = self.state.content().kept().chain(also).collect();
         self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name.clone(), kept);
     }
 
-    async fn clean(&mut self) -> Result<(), Error> {
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().copied().collect();
-        self.shared.releases.clean(kept).await
+    /// What all services keep, if each of them has said so: one that could not be opened may still run.
+    fn kept_by_all(&self, goals: &watch::Receiver<Goals>) -> Option<BTreeSet<ArtifactId>> {
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let complete = goals.borrow().keys().all(|service| kept.contains_key(service));
+        complete.then(|| kept.values().flatten().copied().collect())
+    }
+
+    /// Has removed what no service keeps. Trouble with that is no trouble of the service.
+    async fn clean(&mut self, goals: &watch::Receiver<Goals>) {
+        let Some(kept) = self.kept_by_all(goals).filter(|kept| self.cleaned.as_ref() != Some(kept)) else { return };
+        match self.shared.releases.clean(kept.clone()).await {
+            Ok(true) => self.cleaned = Some(kept),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(service = %self.name, %error, "old releases cannot be removed"),
+        }
     }
 }
 

@@ -53,6 +53,12 @@ const START: Duration = Duration::from_secs(10);
 /// What a shim may take to stop beyond the service's own grace.
 const STOP_EXTRA: Duration = Duration::from_secs(10);
 
+const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Whoever asks whether the shim lives holds its lock for a moment; longer, and it is another shim.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often processes that the service left to the shim are collected.
+const REAP: Duration = Duration::from_secs(5);
+
 /// What to run; `shim.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShimSpec {
@@ -143,8 +149,9 @@ impl Shim {
         let json = serde_json::to_vec_pretty(spec).map_err(|error| Error::Refused(error.to_string()))?;
         durable::write(&spec_path(&self.folder), &json, durable::PRIVATE_MODE)?;
         remove(&status_path(&self.folder))?;
-        let program = std::env::current_exe().map_err(Error::io(Path::new("/proc/self/exe")))?;
-        let mut child = Command::new(&program)
+        // The running program, also when its file was replaced by a newer one.
+        let mut child = Command::new(OWN_PROGRAM)
+            .arg0("longshore-node")
             .arg("shim")
             .arg("--folder")
             .arg(&self.folder)
@@ -152,7 +159,7 @@ impl Shim {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| Error::Start { program: program.display().to_string(), source })?;
+            .map_err(|source| Error::Start { program: OWN_PROGRAM.to_owned(), source })?;
         let deadline = Instant::now() + START;
         while !(self.is_running() && self.status().is_some()) {
             if Instant::now() > deadline || child.try_wait().ok().flatten().is_some() {
@@ -168,6 +175,7 @@ impl Shim {
     /// Stops the service and its shim; returns once both are gone.
     pub async fn stop(&self) -> Result<(), Error> {
         if !self.is_running() {
+            self.kill_leftover().await;
             return Ok(());
         }
         let grace = self.spec().map_or(0, |spec| spec.stop_seconds);
@@ -186,6 +194,30 @@ impl Shim {
             sleep(POLL).await;
         }
         Ok(())
+    }
+
+    /// Kills the service of a shim that was killed itself: nobody owns it any more, and it holds the port.
+    async fn kill_leftover(&self) {
+        let Some(group) = self.leftover() else { return };
+        tracing::warn!(folder = %self.folder.display(), pid = group.as_raw_nonzero(), "killing what a shim left behind");
+        let deadline = Instant::now() + STOP_EXTRA;
+        while self.leftover().is_some() && Instant::now() < deadline {
+            // It may have ended just now.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            sleep(POLL).await;
+        }
+    }
+
+    /// The process that the last status names, if it still is the service's: the number may have gone to another.
+    fn leftover(&self) -> Option<Pid> {
+        let (spec, process) = (self.spec()?, pid(self.status()?.pid?)?);
+        let environment = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).ok()?;
+        let variables: Vec<&[u8]> = environment.split(|byte| *byte == 0).collect();
+        let same = |name: &str| {
+            let value = spec.environment.get(name);
+            value.is_some_and(|value| variables.contains(&format!("{name}={value}").as_bytes()))
+        };
+        ["SERVICE", "NODE", "ARTIFACT", "PORT"].into_iter().all(same).then_some(process)
     }
 
     pub fn spec(&self) -> Option<ShimSpec> {
@@ -212,23 +244,33 @@ pub async fn main(folder: &Path) -> Result<(), Error> {
     // An error means that it leads a session already.
     let _ = rustix::process::setsid();
     let lock = File::create(lock_path(folder)).map_err(Error::io(folder))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::Refused(format!("another shim runs in {}", folder.display())))?;
+    own(&lock).await.map_err(|_| Error::Refused(format!("another shim runs in {}", folder.display())))?;
     let spec = Shim::of(folder).spec().ok_or_else(|| Error::Refused("shim.json is missing or broken".into()))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::io(folder)(error.into()))?;
     let log = RotatedLog::open(&log_folder(folder)).map_err(Error::io(folder))?;
+    log.begin();
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io(folder))?;
     let mut running = Running { folder, spec, log, status: ShimStatus::default() };
     running.status.shim_pid = std::process::id();
     running.write_status()?;
     tokio::select! {
-        result = running.supervise() => result?,
+        () = running.supervise() => {}
         _ = terminate.recv() => {}
     }
     running.stop().await;
     drop(lock);
     Ok(())
+}
+
+async fn own(lock: &File) -> Result<(), rustix::io::Errno> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(_) if Instant::now() < deadline => sleep(POLL).await,
+            result => return result,
+        }
+    }
 }
 
 struct Running<'a> {
@@ -244,8 +286,15 @@ impl Running<'_> {
         Ok(durable::write(&status_path(self.folder), &json, durable::PRIVATE_MODE)?)
     }
 
+    /// A full disk loses the status, never the service.
+    fn tell(&self) {
+        if let Err(error) = self.write_status() {
+            self.log.note(&format!("the status cannot be written: {error}"));
+        }
+    }
+
     /// Starts the service again and again.
-    async fn supervise(&mut self) -> Result<(), Error> {
+    async fn supervise(&mut self) {
         let mut wait = RESTART_FIRST;
         loop {
             let begun = Instant::now();
@@ -253,11 +302,8 @@ impl Running<'_> {
                 Ok(mut child) => {
                     self.status.pid = child.id();
                     self.status.started_at = Some(now());
-                    self.write_status()?;
-                    match child.wait().await {
-                        Ok(status) => status.to_string(),
-                        Err(error) => format!("cannot be waited for: {error}"),
-                    }
+                    self.tell();
+                    self.wait(&mut child).await
                 }
                 Err(error) => error.to_string(),
             };
@@ -268,7 +314,7 @@ impl Running<'_> {
                 last_exit: Some(ended),
                 ..self.status.clone()
             };
-            self.write_status()?;
+            self.tell();
             if begun.elapsed() > RAN_WELL {
                 wait = RESTART_FIRST;
             }
@@ -279,10 +325,23 @@ impl Running<'_> {
         }
     }
 
+    /// Waits for the service's process, and meanwhile collects those that it left behind.
+    async fn wait(&self, child: &mut Child) -> String {
+        loop {
+            match timeout(REAP, child.wait()).await {
+                Ok(Ok(status)) => return status.to_string(),
+                Ok(Err(error)) => return format!("cannot be waited for: {error}"),
+                Err(_) => tree::reap_adopted(self.status.pid.and_then(pid)),
+            }
+        }
+    }
+
     fn start(&self) -> Result<Child, Error> {
-        let (program, arguments) = self.spec.command.split_first().ok_or_else(|| {
-            Error::Refused("the run has no command: give a program and its arguments".into())
-        })?;
+        let (program, arguments) = self
+            .spec
+            .command
+            .split_first()
+            .ok_or_else(|| Error::Refused("the run has no command: give a program and its arguments".into()))?;
         let output = self.log.writer().map_err(Error::io(self.folder))?;
         let errors = output.try_clone().map_err(Error::io(self.folder))?;
         Command::new(program)
@@ -316,8 +375,7 @@ impl Running<'_> {
         }
         tree::kill_descendants().await;
         self.status.pid = None;
-        // The agent looks at the lock; the status is for people.
-        let _ = self.write_status();
+        self.tell();
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 const OLD_FILES: u32 = 2;
+const BEGIN: &str = "[longshore] a release starts";
 
 /// A log that several runs of a service write to. Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ struct Open {
     folder: PathBuf,
     file: File,
     bytes: u64,
+    /// The last line has no end yet.
+    in_line: bool,
 }
 
 impl RotatedLog {
@@ -25,12 +28,23 @@ impl RotatedLog {
         fs::create_dir_all(folder)?;
         let file = File::options().create(true).append(true).open(folder.join("current"))?;
         let bytes = file.metadata()?.len();
-        Ok(Self(Arc::new(Mutex::new(Open { folder: folder.to_owned(), file, bytes }))))
+        Ok(Self(Arc::new(Mutex::new(Open { folder: folder.to_owned(), file, bytes, in_line: false }))))
+    }
+
+    /// Marks where the output of this shim's service begins.
+    pub(super) fn begin(&self) {
+        self.line(BEGIN);
     }
 
     /// A line of the shim's own.
     pub(super) fn note(&self, text: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(format!("[longshore] {text}\n").as_bytes());
+        self.line(&format!("[longshore] {text}"));
+    }
+
+    fn line(&self, line: &str) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = if open.in_line { "\n" } else { "" };
+        open.write(format!("{before}{line}\n").as_bytes());
     }
 
     /// A pipe whose bytes go to the log until its last writer is closed.
@@ -55,6 +69,7 @@ impl Open {
         }
         if self.file.write_all(bytes).is_ok() {
             self.bytes += bytes.len() as u64;
+            self.in_line = bytes.last().is_some_and(|byte| *byte != b'\n');
         }
     }
 
@@ -72,9 +87,9 @@ impl Open {
     }
 }
 
-/// The last lines of the current file.
+/// The last lines of what the release wrote, or as much of them as fits in a message.
 pub(super) fn end(folder: &Path, lines: usize) -> String {
-    const END_BYTES: u64 = 16 * 1024;
+    const END_BYTES: u64 = 1024;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(folder.join("current"))?;
         let from = file.metadata()?.len().saturating_sub(END_BYTES);
@@ -85,7 +100,8 @@ pub(super) fn end(folder: &Path, lines: usize) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().collect();
+    let own = text.rsplit_once(BEGIN).map_or(&*text, |(_, own)| own.trim_start());
+    let all: Vec<&str> = own.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
@@ -102,9 +118,14 @@ mod tests {
             log.0.lock().expect("sound").write(&block);
         }
         log.note("the end");
-        let bytes: u64 =
-            fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("entry").metadata().expect("there").len()).sum();
+        let bytes: u64 = fs::read_dir(folder.path())
+            .expect("a folder")
+            .map(|e| e.expect("entry").metadata().expect("there").len())
+            .sum();
         assert!(bytes <= FILE_BYTES_MAX * u64::from(OLD_FILES + 1), "{bytes}");
-        assert_eq!(end(folder.path(), 1), "[longshore] the end".to_owned());
+        assert_eq!(end(folder.path(), 1), "[longshore] the end");
+        log.begin();
+        log.note("a new one");
+        assert_eq!(end(folder.path(), 5), "[longshore] a new one", "of this release alone");
     }
 }

@@ -9,32 +9,39 @@ const POLL: Duration = Duration::from_millis(20);
 /// A process in an uninterruptible sleep must not hold the shim for ever.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Every process whose line of parents leads here.
+/// What `/proc` tells of a process.
+struct Process {
+    pid: i32,
+    parent: i32,
+    ended: bool,
+}
+
+fn processes() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(process).collect()
+}
+
+fn process(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything, spaces and parentheses too.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let ended = fields.next()? == "Z";
+    Some(Process { pid, parent: fields.next()?.parse().ok()?, ended })
+}
+
+/// Every process whose line of parents leads here and that has not ended.
 fn descendants() -> Vec<Pid> {
-    let parents: Vec<(i32, i32)> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: i32| Some((pid, parent(pid)?)))
-        .collect();
+    let living: Vec<Process> = processes().into_iter().filter(|process| !process.ended).collect();
     let mut found = vec![getpid().as_raw_nonzero().get()];
     let mut at = 0;
     while at < found.len() {
-        let children = parents.iter().filter(|(_, parent)| *parent == found[at]).map(|(pid, _)| *pid);
+        let children = living.iter().filter(|process| process.parent == found[at]).map(|process| process.pid);
         let children: Vec<i32> = children.filter(|pid| !found.contains(pid)).collect();
         found.extend(children);
         at += 1;
     }
     found[1..].iter().filter_map(|pid| Pid::from_raw(*pid)).collect()
-}
-
-/// The parent of a process that is not a zombie.
-fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, spaces and parentheses too.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.next()?.parse().ok() }
 }
 
 /// Waits until no process is left below this one.
@@ -61,6 +68,16 @@ pub(super) async fn kill_descendants() {
         sleep(POLL).await;
     }
     reap();
+}
+
+/// Collects what has ended of the adopted; the service's own process is for whoever waits for it.
+pub(super) fn reap_adopted(own: Option<Pid>) {
+    let here = getpid().as_raw_nonzero().get();
+    let ended = processes().into_iter().filter(|process| process.ended && process.parent == here);
+    for pid in ended.filter_map(|process| Pid::from_raw(process.pid)).filter(|pid| Some(*pid) != own) {
+        // It is a zombie of ours: there is nothing to go wrong.
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
 }
 
 /// Collects what has ended: adopted processes would stay zombies.

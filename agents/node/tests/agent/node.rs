@@ -1,0 +1,168 @@
+//! An agent as a real process, and what its services answer.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use longshore_node::releases::Transfer;
+use longshore_schemas::{
+    ArtifactId,
+    events::{Cohort, GoalVersion, HealthCheck, RegionalGoal, RunSpec, StopSignal, Target},
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::region::{Region, TOKEN};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-node");
+
+pub(crate) struct Node {
+    name: &'static str,
+    folder: TempDir,
+    region: Region,
+    port_base: u16,
+    agent: Option<Child>,
+}
+
+impl Node {
+    /// Starts an agent in an empty folder.
+    pub(crate) fn start(name: &'static str, region: &Region) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).expect("written");
+        let mut node = Self { name, folder, region: region.clone(), port_base: port_base(), agent: None };
+        node.start_agent(&[]);
+        node
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn start_agent(&mut self, more: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("agent.log")).expect("a log");
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--node", self.name, "--host", "127.0.0.1", "--swarm-listen", "127.0.0.1:0"]);
+        command.arg("--region-address").arg(self.region.address().to_string());
+        command.arg("--data").arg(self.data()).arg("--token-file").arg(self.folder.path().join("token"));
+        command.arg("--port-base").arg(self.port_base.to_string()).args(more);
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        self.agent = Some(command.spawn().expect("starts"));
+    }
+
+    /// SIGKILL, to the agent alone.
+    pub(crate) fn kill_agent(&mut self) {
+        let mut agent = self.agent.take().expect("runs");
+        agent.kill().expect("killed");
+        agent.wait().expect("reaped");
+    }
+
+    /// SIGTERM, and waits.
+    pub(crate) fn stop_agent(&mut self) {
+        let mut agent = self.agent.take().expect("runs");
+        signal(agent.id(), "TERM");
+        assert!(agent.wait().expect("reaped").success(), "{}", self.log());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn transfers(&self) -> Vec<Transfer> {
+        let json = std::fs::read(self.data().join("transfers.json")).expect("written");
+        serde_json::from_slice(&json).expect("transfers")
+    }
+
+    pub(crate) fn status(&self) -> String {
+        let output = Command::new(PROGRAM).arg("status").arg("--data").arg(self.data()).output().expect("runs");
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        let _ = Command::new(PROGRAM).arg("stop-services").arg("--data").arg(self.data()).status();
+        if std::thread::panicking() {
+            eprintln!("the agent of {} said:\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// Ports below those that the kernel gives away, other ones for each node of each test.
+fn port_base() -> u16 {
+    static NODES: AtomicU16 = AtomicU16::new(0);
+    let node = NODES.fetch_add(1, Ordering::Relaxed);
+    let process = u16::try_from(std::process::id() % 40).expect("below 40");
+    12_000 + process * 480 + node % 30 * 16
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("runs").success());
+}
+
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a service answers: its version and its process.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+}
+
+/// Asks the service on this port; `None` if none listens.
+pub(crate) async fn ask(port: u16) -> Option<Answer> {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let text = client.get(format!("http://127.0.0.1:{port}/")).send().await.ok()?.text().await.ok()?;
+    let (version, pid) = text.split_once(' ')?;
+    Some(Answer { version: version.to_owned(), pid: pid.parse().ok()? })
+}
+
+/// Writes a release: a script, its version, and what else there is.
+pub(crate) fn release(folder: &Path, version: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(folder).expect("made");
+    std::fs::write(folder.join("version"), version).expect("written");
+    let program = folder.join("run.sh");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("set");
+}
+
+/// A script that answers over HTTP: this test program plays the server.
+pub(crate) const SERVE: &str = r#"exec "$SERVER" --exact serves_its_version --ignored --nocapture"#;
+
+pub(crate) fn goal(service: &str, revision: u64, artifact: Option<ArtifactId>) -> RegionalGoal {
+    let server = std::env::current_exe().expect("it runs").to_string_lossy().into_owned();
+    let run = RunSpec {
+        command: vec!["./run.sh".into()],
+        environment: [("SERVER".to_owned(), server)].into(),
+        health: HealthCheck { http_path: "/".into(), successes: 2, interval_ms: 50, deadline_seconds: 20 },
+        stop_signal: StopSignal::Term,
+        stop_seconds: 2,
+    };
+    let target = artifact.map(|artifact| Target { cohort: Cohort::everyone(), revision, artifact, run });
+    RegionalGoal {
+        region: "eu".parse().expect("valid"),
+        service: service.parse().expect("valid"),
+        version: GoalVersion { revision, step: 1 },
+        targets: target.into_iter().collect(),
+    }
+}

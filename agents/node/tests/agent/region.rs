@@ -1,0 +1,238 @@
+//! A region in the test's own process: a listener for the node, a tiny HTTP server as bucket, and what the test wants said.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use longshore_artifact::{ArtifactRoot, Base, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
+use longshore_schemas::{
+    ArtifactId, PackId,
+    events::{NodeStatus, RegionalGoal},
+    stream::{FromNode, FromRegion, Hello, NodeReport, PeerPacks, Ticket},
+};
+use longshore_swarm::frames::FrameCodec;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{broadcast, watch},
+    time::timeout,
+};
+use tokio_util::codec::Framed;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TOKEN: &str = "ls_node_test";
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Region(Arc<Inner>);
+
+struct Inner {
+    address: SocketAddr,
+    bucket: SocketAddr,
+    packs: Packs,
+    roots: Mutex<BTreeMap<ArtifactId, ArtifactRoot>>,
+    /// Told to each node that connects, and as they come.
+    goals: Mutex<Vec<RegionalGoal>>,
+    pushed: broadcast::Sender<RegionalGoal>,
+    /// In place of tickets, if the test wants so.
+    peers: Mutex<Vec<PeerPacks>>,
+    heard: watch::Sender<Heard>,
+}
+
+/// All that nodes said, in order.
+#[derive(Default)]
+pub(crate) struct Heard {
+    pub(crate) enrolments: usize,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) reports: Vec<NodeReport>,
+}
+
+#[derive(Clone, Default)]
+struct Packs(Arc<Mutex<HashMap<PackId, Bytes>>>);
+
+#[async_trait::async_trait]
+impl PackSink for Packs {
+    async fn put(&self, pack: PackId, bytes: Bytes) -> Result<(), SinkError> {
+        self.0.lock().expect("sound").insert(pack, bytes);
+        Ok(())
+    }
+}
+
+impl PackRead for Packs {
+    fn read_at(&self, pack: &PackRef, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let packs = self.0.lock().expect("sound");
+        let bytes = packs.get(&pack.pack).ok_or(ReadError::Missing)?;
+        buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+}
+
+impl Region {
+    pub(crate) async fn start() -> Self {
+        let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("listens") };
+        let (nodes, bucket) = (listen().await, listen().await);
+        let region = Self(Arc::new(Inner {
+            address: nodes.local_addr().expect("bound"),
+            bucket: bucket.local_addr().expect("bound"),
+            packs: Packs::default(),
+            roots: Mutex::default(),
+            goals: Mutex::default(),
+            pushed: broadcast::Sender::new(100),
+            peers: Mutex::default(),
+            heard: watch::Sender::default(),
+        }));
+        tokio::spawn(serve_bucket(bucket, region.0.packs.clone()));
+        let accepting = region.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = nodes.accept().await {
+                let region = accepting.clone();
+                // It ends when the node goes away.
+                tokio::spawn(async move { region.talk(stream).await });
+            }
+        });
+        region
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Publishes a folder, on top of an earlier artifact.
+    pub(crate) async fn publish(&self, folder: &Path, base: Option<ArtifactId>) -> ArtifactId {
+        let bases: Vec<Base> = base.iter().map(|base| Base::new(&self.index(base))).collect();
+        let published = publish(folder, &bases, Arc::new(self.0.packs.clone())).await.expect("published");
+        let artifact = published.root.artifact;
+        self.0.roots.lock().expect("sound").insert(artifact, published.root);
+        artifact
+    }
+
+    fn index(&self, artifact: &ArtifactId) -> Index {
+        Index::load(&self.0.roots.lock().expect("sound")[artifact], &self.0.packs).expect("readable")
+    }
+
+    /// Sends a goal to all nodes, now and when they connect.
+    pub(crate) fn push(&self, goal: RegionalGoal) {
+        let mut goals = self.0.goals.lock().expect("sound");
+        goals.retain(|old| old.service != goal.service);
+        goals.push(goal.clone());
+        // Nobody may be connected.
+        let _ = self.0.pushed.send(goal);
+    }
+
+    /// From now on nodes are sent to this peer, which has all packs, and get no tickets.
+    pub(crate) fn only_peer(&self, peer: &Hello) {
+        let packs = self.0.packs.0.lock().expect("sound").keys().copied().collect();
+        let address = format!("{}:{}", peer.host, peer.swarm_port);
+        let peer = PeerPacks { node: peer.node.clone(), address, rack: peer.rack.clone(), packs };
+        *self.0.peers.lock().expect("sound") = vec![peer];
+    }
+
+    /// Waits until something in what was heard is as wanted.
+    pub(crate) async fn wait_for<T>(&self, what: &str, find: impl Fn(&Heard) -> Option<T>) -> T {
+        let mut heard = self.0.heard.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(found) = find(&heard.borrow_and_update()) {
+                    return found;
+                }
+                heard.changed().await.expect("the region lives");
+            }
+        };
+        match timeout(PATIENCE, waiting).await {
+            Ok(found) => found,
+            Err(_) => panic!("no {what}; the reports were {:#?}", self.0.heard.borrow().reports),
+        }
+    }
+
+    /// Waits for a report of this status on this revision.
+    pub(crate) async fn wait_status(&self, service: &str, revision: u64, status: NodeStatus) -> NodeReport {
+        let is = |report: &&NodeReport| {
+            report.service.as_str() == service && report.version.revision == revision && report.status == status
+        };
+        let find = |heard: &Heard| heard.reports.iter().find(is).cloned();
+        self.wait_for(&format!("{status:?} of {service} at {revision}"), find).await
+    }
+
+    async fn talk(self, stream: TcpStream) -> Option<()> {
+        let mut stream = Framed::new(stream, FrameCodec::<FromNode, FromRegion>::new());
+        let mut pushed = self.0.pushed.subscribe();
+        loop {
+            tokio::select! {
+                message = stream.next() => {
+                    for answer in self.answers(message?.ok()?) {
+                        stream.send(answer).await.ok()?;
+                    }
+                }
+                goal = pushed.recv() => stream.send(FromRegion::Goal(goal.ok()?)).await.ok()?,
+            }
+        }
+    }
+
+    fn answers(&self, message: FromNode) -> Vec<FromRegion> {
+        let region = "eu".parse().expect("valid");
+        match message {
+            FromNode::Enrol { token, .. } => {
+                assert_eq!(token, TOKEN);
+                self.0.heard.send_modify(|heard| heard.enrolments += 1);
+                vec![FromRegion::Enrolled { credential: "a credential".into(), region }]
+            }
+            FromNode::Hello(hello) => {
+                assert_eq!(hello.credential, "a credential");
+                let goals = self.0.goals.lock().expect("sound").clone();
+                self.0.heard.send_modify(|heard| heard.hellos.push(hello));
+                let welcome = FromRegion::Welcome { region, beat_seconds: 1 };
+                std::iter::once(welcome).chain(goals.into_iter().map(FromRegion::Goal)).collect()
+            }
+            FromNode::Report(report) => {
+                self.0.heard.send_modify(|heard| heard.reports.push(report));
+                vec![]
+            }
+            FromNode::RootWanted { artifact } => {
+                let root = self.0.roots.lock().expect("sound").get(&artifact).map(ArtifactRoot::to_json);
+                let root = root.map(|json| serde_json::from_slice(&json).expect("it is JSON"));
+                vec![FromRegion::Root { artifact, root }]
+            }
+            FromNode::SourcesWanted { artifact, packs } => vec![self.sources(artifact, packs)],
+            _ => vec![],
+        }
+    }
+
+    fn sources(&self, artifact: ArtifactId, packs: Vec<PackId>) -> FromRegion {
+        let peers = self.0.peers.lock().expect("sound").clone();
+        let all = self.0.packs.0.lock().expect("sound");
+        let ticket = |pack: PackId| {
+            let bytes = all.get(&pack)?.len() as u64;
+            Some(Ticket { pack, bytes, url: format!("http://{}/{pack}", self.0.bucket) })
+        };
+        let tickets = if peers.is_empty() { packs.into_iter().filter_map(ticket).collect() } else { vec![] };
+        FromRegion::Sources { artifact, peers, tickets }
+    }
+}
+
+async fn serve_bucket(listener: TcpListener, packs: Packs) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let packs = packs.clone();
+        // The client sees what became of it.
+        tokio::spawn(async move { answer_get(stream, &packs).await });
+    }
+}
+
+async fn answer_get(mut stream: TcpStream, packs: &Packs) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let pack = head.split(' ').nth(1).and_then(|path| path.trim_start_matches('/').parse::<PackId>().ok());
+    let body = pack.and_then(|pack| packs.0.lock().expect("sound").get(&pack).cloned());
+    let (status, body) = body.map_or(("404 Not Found", Bytes::new()), |body| ("200 OK", body));
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await
+}
