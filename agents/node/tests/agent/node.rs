@@ -90,6 +90,7 @@ impl Drop for Node {
             let _ = agent.wait();
         }
         let _ = Command::new(PROGRAM).arg("stop-services").arg("--data").arg(self.data()).status();
+        #[expect(clippy::print_stderr, reason = "it belongs to what a failed test shows")]
         if std::thread::panicking() {
             eprintln!("the agent of {} said:\n{}", self.name, self.log());
         }
