@@ -39,11 +39,14 @@ build() {
   libclang || debian "libclang, for RocksDB's bindings" libclang-dev
 }
 
-# Node.js 20 or newer builds the page. Without it the page says so: the API and the CLI are complete without it.
+# Vite needs Node.js 20 or newer, with npm.
+node20() { have npm && have node && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; }
+
+# Without Node.js the page says so: the API and the CLI are complete without it.
 console() {
   local dir=producers/console stamp
-  if ! have npm; then
-    echo "setup: no Node.js: the console will be a page that says so (install Node.js 20 or newer and run this again)" >&2
+  if ! node20; then
+    echo "setup: no Node.js 20 or newer: the console will be a page that says so" >&2
     return
   fi
   stamp=$(cat "$dir"/package-lock.json "$dir"/*.ts "$dir"/*.html $(find "$dir/src" -type f | sort) | sha256sum | cut -d" " -f1)
@@ -55,7 +58,8 @@ console() {
 }
 
 browser() {
-  have npm || debian "Node.js, for the browser test" nodejs npm
+  node20 || die "the browser test presses buttons of the console, which Node.js 20 or newer builds: install it with npm \
+(Debian 12 packages an older one; Debian 13: apt-get install nodejs npm), then run this again"
   [ -x /usr/bin/chromium ] || debian "Chromium, for the browser test" chromium
   (cd tests/e2e/browser && [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund --silent) >"$CACHE/browser.log" 2>&1 ||
     die "playwright-core could not be installed; see $CACHE/browser.log"

@@ -19,20 +19,20 @@ use longshore_schemas::{
 use reqwest::StatusCode;
 use tokio::task::JoinSet;
 
-pub const WORKERS: usize = 100;
+pub(crate) const WORKERS: usize = 100;
 /// Connections that request builds.
 const REQUESTERS: usize = 64;
 /// For everything: a run that hangs is an error.
 const BOUND: Duration = Duration::from_secs(240);
 
-pub struct Figures {
-    pub jobs_per_second: f64,
+pub(crate) struct Figures {
+    pub(crate) jobs_per_second: f64,
     /// From the request being sent to the worker having the job.
-    pub queue_to_start: Vec<Duration>,
+    pub(crate) queue_to_start: Vec<Duration>,
 }
 
 /// Saturation with `jobs` jobs, three times, then `paced_seconds` at 100 jobs a second.
-pub async fn measure(jobs: u64, paced_seconds: u64) -> Result<Figures> {
+pub(crate) async fn measure(jobs: u64, paced_seconds: u64) -> Result<Figures> {
     let folder = tempfile::tempdir()?;
     let mut cluster = Cluster::start(folder.path(), &["eu"]).await?;
     let token = read_token(&cluster.up.tokens.worker)?;
@@ -144,7 +144,7 @@ async fn pace(client: &Client, starts: &Starts, seconds: u64) -> Result<BTreeMap
     Ok(sent)
 }
 
-pub fn build() -> Result<BuildSpec> {
+pub(crate) fn build() -> Result<BuildSpec> {
     Ok(BuildSpec {
         name: "bench".parse()?,
         repository: "https://git.example/bench.git".into(),

@@ -40,7 +40,7 @@ const BATCH: usize = 500;
 const BOUND: Duration = Duration::from_secs(200);
 
 /// Whole cycles per second, the median of three runs on fresh logs.
-pub async fn measure(jobs: u64) -> Result<f64> {
+pub(crate) async fn measure(jobs: u64) -> Result<f64> {
     let mut rates = Vec::new();
     for _ in 0..3 {
         rates.push(tokio::time::timeout(BOUND, run(jobs)).await.context("the processor did not end in time")??);
