@@ -171,7 +171,7 @@ pub(crate) struct BuildArgs {
     /// A JSON file with the whole request: {"queue": …, "build": {…}}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queue", "name", "output_path", "env", "label", "run", "run_env", "health_path", "build_command"])]
     pub(crate) file: Option<PathBuf>,
-    /// Shows the log until the job has ended
+    /// Shows the log until the job has ended; the exit code says how it did. Ctrl-C ends the showing, not the job
     #[arg(long)]
     pub(crate) follow: bool,
     /// The command that builds; no shell is implied
@@ -181,15 +181,21 @@ pub(crate) struct BuildArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JobsArgs {
+    /// Only of this queue
     #[arg(long)]
     pub(crate) queue: Option<QueueName>,
-    /// queued, running, succeeded, failed or canceled
+    /// Only those that are queued, running, succeeded, failed or canceled
     #[arg(long, value_parser = status)]
     pub(crate) status: Option<JobStatus>,
+    /// Only of this name
     #[arg(long)]
     pub(crate) name: Option<ArtifactName>,
+    /// So many at most, 1 to 1000
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
+    /// Goes on where an earlier list ended, with what it said
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -210,10 +216,15 @@ pub(crate) struct JobArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ArtifactsArgs {
+    /// Only of this name
     #[arg(long)]
     pub(crate) name: Option<ArtifactName>,
+    /// So many at most, 1 to 1000
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
+    /// Goes on where an earlier list ended, with what it said
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -225,11 +236,13 @@ pub(crate) struct ArtifactArg {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServiceArg {
+    /// The service's name
     pub(crate) service: ServiceName,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeployArgs {
+    /// The service's name
     pub(crate) service: ServiceName,
     #[command(flatten)]
     pub(crate) artifact: ArtifactArg,
@@ -245,6 +258,9 @@ pub(crate) struct DeployArgs {
     /// How long each wave must stay converged before the next, such as 30s or 5m
     #[arg(long, value_parser = seconds, value_name = "TIME")]
     pub(crate) bake: Option<u32>,
+    /// Waits until the regions have the artifact, if they do not yet
+    #[arg(long)]
+    pub(crate) wait: bool,
     /// Shows the rollout until it has ended; the exit code says how it did
     #[arg(long)]
     pub(crate) watch: bool,
@@ -261,6 +277,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
+    /// The service's name
     pub(crate) service: ServiceName,
     /// An artifact that the service ran [default: what completed before]
     #[arg(long, value_name = "ARTIFACT")]
@@ -272,6 +289,7 @@ pub(crate) struct RollbackArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HoldArgs {
+    /// The service's name
     pub(crate) service: ServiceName,
     #[command(flatten)]
     pub(crate) artifact: ArtifactArg,
@@ -279,12 +297,18 @@ pub(crate) struct HoldArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodesArgs {
+    /// Only of this region
     #[arg(long)]
     pub(crate) region: Option<RegionName>,
+    /// Only those that run this service
     #[arg(long)]
     pub(crate) service: Option<ServiceName>,
+    /// So many at most, 1 to 1000
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
+    /// Goes on where an earlier list ended, with what it said
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<String>,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -298,7 +322,7 @@ pub(crate) struct TailArgs {
     /// builds, artifacts, goals or fleet
     #[arg(value_parser = ["builds", "artifacts", "goals", "fleet"])]
     pub(crate) topic: String,
-    /// beginning, end, or an id that an earlier tail showed
+    /// beginning, end, or places as a tail shows them, such as p0:17,p1:4
     #[arg(long, default_value = "end", value_name = "PLACE")]
     pub(crate) from: String,
 }

@@ -11,11 +11,11 @@ mod tail;
 mod worker;
 
 use longshore_schemas::{RequestId, http::Identity};
-use longshore_worker::client::{Answer, Call, Client};
+use longshore_worker::client::{self, Answer, Call, Client};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Cli, Command, Connection, LogCommand},
+    args::{Cli, Command, LogCommand},
     defaults::{Speaker, Target},
     error::Error,
     output::{self, Format},
@@ -29,10 +29,6 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn new(connection: &Connection, format: Format) -> Result<Self, Error> {
-        Ok(Self { client: Target::find(connection, Speaker::Person)?.client()?, format })
-    }
-
     /// Data as JSON, or as the text that is made of it.
     fn show<T: serde::Serialize>(&self, data: &T, text: impl FnOnce(&T) -> String) -> Result<(), Error> {
         match self.format {
@@ -51,43 +47,63 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
         _ => {}
     }
-    let context = Context::new(&connection, output)?;
+    let target = Target::find(&connection, Speaker::Person)?;
+    let guessed_without = target.guessed_without.clone();
+    let context = Context { client: target.client()?, format: output };
+    match (ask(&context, command).await, guessed_without) {
+        (Err(Error::Server(source @ client::Error::Unreachable { .. })), Some(up_file)) => {
+            Err(Error::NoServer { up_file, source })
+        }
+        (result, _) => result,
+    }
+}
+
+async fn ask(context: &Context, command: Command) -> Result<(), Error> {
     match command {
         Command::Up(_) | Command::Worker(_) | Command::Guard => Ok(()),
-        Command::Build(args) => builds::build(&context, &args).await,
-        Command::Jobs(args) => builds::jobs(&context, args).await,
-        Command::Job(args) => builds::job(&context, &args).await,
-        Command::Cancel(args) => builds::cancel(&context, &args).await,
-        Command::Artifacts(args) => artifacts::list(&context, args).await,
-        Command::Artifact(args) => artifacts::show(&context, &args).await,
-        Command::Deploy(args) => services::deploy(&context, &args).await,
-        Command::Status(args) => services::status(&context, &args).await,
-        Command::Rollback(args) => services::rollback(&context, &args).await,
-        Command::Pause(args) => services::pause(&context, &args, "pause").await,
-        Command::Resume(args) => services::pause(&context, &args, "resume").await,
-        Command::LiftHold(args) => services::lift_hold(&context, &args).await,
-        Command::Nodes(args) => nodes::list(&context, args).await,
-        Command::Log(LogCommand::Tail(args)) => tail::run(&context, &args).await,
-        Command::Whoami => whoami(&context).await,
+        Command::Build(args) => builds::build(context, &args).await,
+        Command::Jobs(args) => builds::jobs(context, args).await,
+        Command::Job(args) => builds::job(context, &args).await,
+        Command::Cancel(args) => builds::cancel(context, &args).await,
+        Command::Artifacts(args) => artifacts::list(context, args).await,
+        Command::Artifact(args) => artifacts::show(context, &args).await,
+        Command::Deploy(args) => services::deploy(context, &args).await,
+        Command::Status(args) => services::status(context, &args).await,
+        Command::Rollback(args) => services::rollback(context, &args).await,
+        Command::Pause(args) => services::pause(context, &args, "pause").await,
+        Command::Resume(args) => services::pause(context, &args, "resume").await,
+        Command::LiftHold(args) => services::lift_hold(context, &args).await,
+        Command::Nodes(args) => nodes::list(context, args).await,
+        Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,
+        Command::Whoami => whoami(context).await,
     }
 }
 
 async fn whoami(context: &Context) -> Result<(), Error> {
     let identity: Identity = context.client.get(&["whoami"]).fetch().await?;
-    context.show(&identity, |identity| format!("{} ({})", identity.subject, output::word(&identity.role)))
+    context.show(&identity, |identity| {
+        format!("{} with the role {} at {}", identity.subject, output::word(&identity.role), context.client.base())
+    })
 }
 
-/// A call that changes something. None: it is in the log and not decided yet, which is said.
-async fn change<T: DeserializeOwned>(call: Call) -> Result<Option<T>, Error> {
+/// So often the server is given its 5 s to decide.
+const PATIENCE: usize = 6;
+
+/// A call that changes something. While it is accepted and not decided it is repeated, which its key makes harmless.
+async fn change<T: DeserializeOwned>(call: Call) -> Result<T, Error> {
     let key: RequestId =
         format!("cli-{:032x}", rand::random::<u128>()).parse().expect("a word and hexadecimal digits are an id");
-    match call.idempotency_key(&key).send().await? {
-        Answer::Done(data) => Ok(Some(data)),
-        Answer::Nothing => Ok(None),
-        Answer::Accepted { location } => {
-            let place = location.map(|place| format!("; ask {place} what became of it")).unwrap_or_default();
-            output::message(&format!("accepted, and not decided within 5 s{place}"));
-            Ok(None)
+    let call = call.idempotency_key(&key);
+    let mut place = String::new();
+    for _ in 0..PATIENCE {
+        match call.repeat().send().await? {
+            Answer::Done(data) => return Ok(data),
+            Answer::Nothing => return Err(Error::Other(anyhow::anyhow!("the server answered without data"))),
+            Answer::Accepted { location } => {
+                output::message("accepted, and not decided yet; waiting");
+                place = location.map(|place| format!("; {place} tells what became of it")).unwrap_or_default();
+            }
         }
     }
+    Err(Error::Undecided { place })
 }

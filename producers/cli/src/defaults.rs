@@ -49,6 +49,8 @@ pub(crate) enum Speaker {
 pub(crate) struct Target {
     pub(crate) api: Url,
     pub(crate) token: Option<String>,
+    /// Where an address was looked for and not found, so that the default one is tried.
+    pub(crate) guessed_without: Option<PathBuf>,
 }
 
 impl Target {
@@ -71,7 +73,8 @@ impl Target {
             }
             _ => None,
         };
-        Ok(Self { api, token })
+        let guessed = connection.api.is_none() && up.is_none();
+        Ok(Self { api, token, guessed_without: guessed.then(|| connection.data.join(UP_FILE)) })
     }
 
     pub(crate) fn client(self) -> Result<Client, Error> {

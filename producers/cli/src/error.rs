@@ -1,6 +1,6 @@
 //! Errors as people and scripts see them: a message with what to do, and an exit code that says what kind it is.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use longshore_worker::client;
 
@@ -14,8 +14,21 @@ pub(crate) enum Error {
     /// The command line asks for what makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// What was named is not there, or cannot be had now.
+    #[error("{0}")]
+    Refused(String),
     #[error(transparent)]
     Server(#[from] client::Error),
+    /// No address was given, and the default one does not answer.
+    #[error("no `longshore up` has left {up_file:?}, and {source}")]
+    NoServer {
+        up_file: PathBuf,
+        #[source]
+        source: client::Error,
+    },
+    /// The request is in the log, and stays there.
+    #[error("the request was accepted and is not decided yet{place}")]
+    Undecided { place: String },
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
@@ -25,9 +38,15 @@ impl Error {
         match self {
             Self::Failed(_) | Self::Other(_) => 1,
             Self::Usage(_) | Self::Server(client::Error::Address(_) | client::Error::Token) => 2,
-            Self::Server(client::Error::Problem(_) | client::Error::Unexpected { .. }) => 3,
+            Self::Refused(_) | Self::Server(client::Error::Problem(_) | client::Error::Unexpected { .. }) => 3,
             Self::Server(client::Error::Unreachable { .. } | client::Error::Setup(_)) => 4,
+            Self::NoServer { .. } | Self::Undecided { .. } => 4,
         }
+    }
+
+    /// The API's word for what is wrong, such as `artifact-not-deployable`.
+    pub(crate) fn is_problem(&self, kind: &str) -> bool {
+        matches!(self, Self::Server(client::Error::Problem(problem)) if problem.kind.rsplit('/').next() == Some(kind))
     }
 
     /// What to try next, where the message does not say it.
@@ -35,6 +54,15 @@ impl Error {
         match self {
             Self::Server(client::Error::Unreachable { .. }) => {
                 Some("is the server running? Start one with `longshore up`, or name yours with --api or LONGSHORE_API")
+            }
+            Self::NoServer { .. } => Some(
+                "run this in the folder where `longshore up` was started, or give its data folder with --data, or its address and a token with --api and --token-file",
+            ),
+            Self::Undecided { .. } => {
+                Some("the server's log says why it is slow; look again before you repeat the command")
+            }
+            _ if self.is_problem("artifact-not-deployable") => {
+                Some("--wait waits for it; `longshore artifact` shows how far the copies are")
             }
             Self::Server(client::Error::Problem(problem)) => match problem.status {
                 401 => Some("give a token with --token, LONGSHORE_TOKEN or LONGSHORE_TOKEN_FILE"),
@@ -50,9 +78,10 @@ impl Error {
 
     pub(crate) fn report(&self) -> ExitCode {
         match self {
+            // The title says only what kind of error it is, as the hint and the exit code do.
             Self::Server(client::Error::Problem(problem)) => {
-                output::message(&format!("error: {}", problem.title));
-                output::message(&format!("  {}", problem.detail));
+                let text = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+                output::message(&format!("error: {text}"));
             }
             error => output::message(&format!("error: {error}")),
         }
@@ -81,6 +110,8 @@ mod tests {
             (Error::Usage("x".into()), 2),
             (Error::Server(client::Error::Token), 2),
             (problem(404), 3),
+            (Error::Refused("x".into()), 3),
+            (Error::Undecided { place: String::new() }, 4),
             (problem(500), 3),
         ];
         for (error, code) in table {

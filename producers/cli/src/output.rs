@@ -60,12 +60,16 @@ pub(crate) fn now() -> Timestamp {
 
 /// "12 s ago".
 pub(crate) fn ago(time: Timestamp, now: Timestamp) -> String {
-    format!("{} ago", duration(now.since(time)))
+    match now.since(time) {
+        short if short < Duration::from_millis(100) => "now".to_owned(),
+        long => format!("{} ago", duration(long)),
+    }
 }
 
 /// The two largest units.
 pub(crate) fn duration(duration: Duration) -> String {
     match duration.as_secs() {
+        0..10 if duration.subsec_millis() == 0 => format!("{} s", duration.as_secs()),
         0..10 => format!("{:.1} s", duration.as_secs_f64()),
         s @ 10..60 => format!("{s} s"),
         s @ 60..3_600 => format!("{} min {} s", s / 60, s % 60),
@@ -80,11 +84,37 @@ pub(crate) fn mib(bytes: u64) -> String {
     if mib < 10.0 { format!("{mib:.2} MiB") } else { format!("{mib:.1} MiB") }
 }
 
-/// A status, as the API writes it.
+/// A status in words: `rolled back` for `RolledBack`, `not_found` becomes `not found`.
 pub(crate) fn word(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(text)) => text.replace('_', " "),
-        _ => "?".to_owned(),
+    let Ok(serde_json::Value::String(text)) = serde_json::to_value(value) else { return "?".to_owned() };
+    let mut words = String::new();
+    for c in text.chars() {
+        match c {
+            '_' => words.push(' '),
+            'A'..='Z' => {
+                words.push_str(if words.is_empty() { "" } else { " " });
+                words.push(c.to_ascii_lowercase());
+            }
+            c => words.push(c),
+        }
+    }
+    words
+}
+
+/// A command as a shell would take it.
+pub(crate) fn command(words: &[String]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    let quoted = words.iter().map(|word| match word {
+        word if !word.is_empty() && word.chars().all(is_plain) => word.clone(),
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// What a list leaves out, on stderr, so that nobody takes a part for the whole.
+pub(crate) fn more(next: Option<&String>) {
+    if let Some(next) = next {
+        message(&format!("there are more: --after '{next}' shows the next, --limit more at once"));
     }
 }
 
@@ -118,6 +148,10 @@ mod tests {
         assert_eq!(mib(1024 * 1024 / 2), "0.50 MiB");
         assert_eq!(brief("one\ntwo"), "one…");
         assert_eq!(brief("one"), "one");
+        assert_eq!(word(&"RolledBack"), "rolled back");
+        assert_eq!(word(&"not_found"), "not found");
+        let words = ["sh", "-c", "echo it's", ""].map(str::to_owned);
+        assert_eq!(command(&words), r"sh -c 'echo it'\''s' ''");
     }
 
     #[test]

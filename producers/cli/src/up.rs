@@ -9,7 +9,7 @@
 //!  data/up.json    where everything is, there while it is ready
 //! ```
 //!
-//! Ports that were picked once are kept, so that nodes find their region again after a restart.
+//! Ports that were picked once are kept, so that nodes and workers find their server again after a restart.
 
 mod embedded;
 mod metrics;
@@ -40,13 +40,15 @@ use crate::{
     output,
 };
 
+/// That each partition has its leader is news where there are several control nodes.
+const LOG_FILTER: &str = "info,longshore_runtime::partition=warn";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
-    telemetry::init(telemetry::Format::Text, "info").map_err(anyhow::Error::from)?;
+    telemetry::init(telemetry::Format::Text, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
@@ -106,11 +108,10 @@ impl Up {
             limits: ApiLimits::default(),
             allow_file_repositories: true,
         });
-        let listener = TcpListener::bind(args.listen).await.with_context(|| {
-            format!(
-                "the API cannot listen on {}: is another `longshore up` running? Choose another --listen",
-                args.listen
-            )
+        let listen = earlier.map(|up| up.api.trim_start_matches("http://"));
+        let listen = kept(args.listen, listen);
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("the API cannot listen on {listen}: is another `longshore up` running? Choose another --listen")
         })?;
         Ok(Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop })
     }
@@ -155,6 +156,12 @@ impl Up {
     }
 }
 
+/// An earlier address, if the flag leaves the port open and names the same interface.
+fn kept(listen: SocketAddr, before: Option<&str>) -> SocketAddr {
+    let before = before.and_then(|before| before.parse::<SocketAddr>().ok());
+    before.filter(|before| listen.port() == 0 && before.ip() == listen.ip()).unwrap_or(listen)
+}
+
 /// The address that the region had before, if the flag leaves it open.
 fn region_address(
     listen: SocketAddr,
@@ -165,8 +172,7 @@ fn region_address(
     let mut address = listen;
     if listen.port() == 0 {
         let before = earlier.and_then(|up| up.regions.iter().find(|known| known.region == *region));
-        let before = before.and_then(|known| known.address.parse::<SocketAddr>().ok());
-        return Ok(before.filter(|before| before.ip() == listen.ip()).unwrap_or(listen));
+        return Ok(kept(listen, before.map(|known| known.address.as_str())));
     }
     let port = u16::try_from(index).ok().and_then(|index| listen.port().checked_add(index));
     address.set_port(port.context("--region-listen leaves too few ports for the regions")?);
@@ -175,7 +181,7 @@ fn region_address(
 
 fn say_ready(up: &UpFile, path: &Path) {
     let tokens: &PathBuf = &up.tokens.admin;
-    output::message(&format!("longshore is ready at {}", up.api));
+    output::message(&format!("longshore is ready at {}, for browsers too", up.api));
     for region in &up.regions {
         output::message(&format!("  region {} takes nodes at {}", region.region, region.address));
     }

@@ -269,7 +269,7 @@ fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt>
         Ended::TimedOut => (
             FailureReason::TimeLimitExceeded,
             format!(
-                "{command:?} did not end within the time limit of {} s; raise time_limit_seconds or make it faster{last_lines}",
+                "{command:?} did not end within the time limit of {} s; raise the build's time limit or make it faster{last_lines}",
                 build.time_limit_seconds
             ),
         ),

@@ -190,6 +190,12 @@ impl Call {
         self
     }
 
+    /// The same call once more.
+    pub fn repeat(&self) -> Self {
+        let request = self.request.try_clone().expect("a body of JSON is in memory and can be sent again");
+        Self { request, url: self.url.clone(), timeout: self.timeout }
+    }
+
     /// Sends it and reads the whole answer.
     pub async fn send<T: DeserializeOwned>(self) -> Result<Answer<T>, Error> {
         let url = self.url.clone();

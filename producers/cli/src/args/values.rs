@@ -1,5 +1,7 @@
 //! The values of flags that are more than a word.
 
+use std::collections::BTreeSet;
+
 use longshore_schemas::{RegionName, events::Wave, http::JobStatus};
 
 const TIME_SECONDS_MAX: u32 = 24 * 60 * 60;
@@ -41,12 +43,17 @@ pub(super) fn status(text: &str) -> Result<JobStatus, String> {
 
 /// `eu,us+ap`: a wave for eu, then one for us and ap.
 pub(crate) fn waves(text: &str, bake_seconds: u32) -> Result<Vec<Wave>, String> {
-    let wave = |names: &str| {
+    let wave = |names: &str| -> Result<Wave, String> {
         let regions = names.split('+').map(|name| name.trim().parse::<RegionName>()).collect::<Result<_, _>>();
         let regions = regions.map_err(|error| format!("--waves: {error}"))?;
         Ok(Wave { regions, zones: Vec::new(), fraction_bp: 10_000, bake_seconds })
     };
-    text.split(',').map(wave).collect()
+    let waves: Vec<Wave> = text.split(',').map(wave).collect::<Result<_, _>>()?;
+    let mut seen = BTreeSet::new();
+    match waves.iter().flat_map(|wave| &wave.regions).find(|region| !seen.insert(*region)) {
+        Some(twice) => Err(format!("--waves: {twice} is in it twice; a wave takes all nodes of its regions")),
+        None => Ok(waves),
+    }
 }
 
 /// Splits as a shell would, of which only quotes and backslashes are known.
@@ -124,5 +131,6 @@ mod tests {
             waves.iter().map(|wave| wave.regions.iter().map(RegionName::as_str).collect()).collect();
         assert_eq!(names, [vec!["eu"], vec!["us", "ap"]]);
         super::waves("eu,,us", 0).expect_err("an empty name");
+        super::waves("eu,us+eu", 0).expect_err("a region of two waves");
     }
 }

@@ -14,20 +14,22 @@ use crate::{
 };
 
 pub(super) async fn list(context: &Context, args: ArtifactsArgs) -> Result<(), Error> {
-    let query = ArtifactQuery { name: args.name, limit: Some(args.limit), after: None };
+    let query = ArtifactQuery { name: args.name, limit: Some(args.limit), after: args.after };
     let page: Page<ArtifactView> = context.client.get(&["artifacts"]).query(&query).fetch().await?;
-    context.show(&page, |page| table(&page.items, output::now()))
+    context.show(&page, |page| table(&page.items, output::now()))?;
+    output::more(page.next.as_ref());
+    Ok(())
 }
 
 pub(super) async fn show(context: &Context, args: &ArtifactArg) -> Result<(), Error> {
     let artifact = context.find_artifact(&args.artifact).await?;
-    let view: ArtifactView = context.client.get(&["artifacts", &artifact.to_string()]).fetch().await?;
+    let view = context.artifact(&artifact).await?;
     context.show(&view, |view| text(view, output::now()))
 }
 
 fn table(artifacts: &[ArtifactView], now: Timestamp) -> String {
     if artifacts.is_empty() {
-        return "no artifacts".to_owned();
+        return "no artifacts; `longshore build` makes one".to_owned();
     }
     let row = |view: &ArtifactView| {
         let stored = view.replicas.iter().filter(|replica| replica.status == Some(ReplicaStatus::Stored)).count();
@@ -74,7 +76,7 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
                 view.source.commit
             ),
         ),
-        ("runs", view.run.command.join(" ")),
+        ("runs", output::command(&view.run.command)),
         ("kept by", if services.is_empty() { "-".to_owned() } else { services.join(", ") }),
     ];
     let lines: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<9} {value}")).collect();
@@ -84,8 +86,7 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
 }
 
 fn replica_row(replica: &ReplicaView, now: Timestamp) -> Vec<String> {
-    let status =
-        replica.status.as_ref().map_or_else(|| "waiting".to_owned(), |status| output::word(status).to_lowercase());
+    let status = replica.status.as_ref().map_or_else(|| "waiting".to_owned(), |status| output::word(status));
     vec![
         replica.region.to_string(),
         status,

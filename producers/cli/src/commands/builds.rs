@@ -22,20 +22,18 @@ pub(super) async fn build(context: &Context, args: &BuildArgs) -> Result<(), Err
         Some(path) => read_body(path)?,
         None => body(args)?,
     };
-    let Some(view) = change::<JobView>(context.client.post(&["builds"]).json(&body)).await? else {
-        return Ok(());
-    };
+    let view = change::<JobView>(context.client.post(&["builds"]).json(&body)).await?;
     if !args.follow {
         return context.show(&view, |view| view.job.to_string());
     }
-    let place = view.ahead.filter(|ahead| *ahead > 0).map(|ahead| format!(", {ahead} ahead of it")).unwrap_or_default();
-    output::message(&format!("{} is {}{place}", view.job, output::word(&view.status)));
     follow::follow(context, &view.job).await
 }
 
 fn read_body(path: &Path) -> Result<BuildBody, Error> {
     let text = std::fs::read(path).map_err(|error| Error::Usage(format!("{path:?} cannot be read: {error}")))?;
-    serde_json::from_slice(&text).map_err(|error| Error::Usage(format!("{path:?}: {error}")))
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::Usage(format!("{path:?} is no build request, {{\"queue\": …, \"build\": {{…}}}}: {error}"))
+    })
 }
 
 fn body(args: &BuildArgs) -> Result<BuildBody, Error> {
@@ -88,12 +86,27 @@ fn source(repository: &str, commit: &str) -> Result<(String, CommitSha), Error> 
     if let Ok(commit) = commit.parse() {
         return Ok((repository.to_owned(), commit));
     }
-    let listed = git(&["ls-remote", "--quiet", "--", repository, commit]);
-    let id = listed.as_deref().and_then(|text| text.split_whitespace().next()).and_then(|id| id.parse().ok());
-    match id {
+    let Some(listed) = git(&["ls-remote", "--quiet", "--", repository, commit, &format!("{commit}^{{}}")]) else {
+        return Err(Error::Usage(format!(
+            "git cannot ask {repository} what {commit} is; check the address, or give the commit's full id with --commit"
+        )));
+    };
+    match listed_commit(&listed, commit) {
         Some(id) => Ok((repository.to_owned(), id)),
-        None => Err(Error::Usage(format!("{repository} names no commit {commit}; give its full id with --commit"))),
+        None => Err(Error::Usage(format!(
+            "{repository} has no branch or tag {commit}; give another, or a commit's full id, with --commit"
+        ))),
     }
+}
+
+/// What `git ls-remote` says that a name is. It lists `feature/main` for `main` too, and for an annotated tag its own id
+/// besides its commit's.
+fn listed_commit(listed: &str, name: &str) -> Option<CommitSha> {
+    let meanings =
+        [name.to_owned(), format!("refs/tags/{name}^{{}}"), format!("refs/tags/{name}"), format!("refs/heads/{name}")];
+    let entries: Vec<_> = listed.lines().filter_map(|line| line.split_once('\t')).collect();
+    let entry = meanings.iter().find_map(|meaning| entries.iter().find(|(_, reference)| reference == meaning));
+    entry.and_then(|(id, _)| id.parse().ok())
 }
 
 /// What git says on stdout; its complaints go to stderr as they are.
@@ -103,15 +116,17 @@ fn git(arguments: &[&str]) -> Option<String> {
 }
 
 pub(super) async fn jobs(context: &Context, args: JobsArgs) -> Result<(), Error> {
-    let JobsArgs { queue, status, name, limit } = args;
-    let query = JobQuery { queue, status, name, limit: Some(limit), ..JobQuery::default() };
+    let JobsArgs { queue, status, name, limit, after } = args;
+    let query = JobQuery { queue, status, name, after, limit: Some(limit), ..JobQuery::default() };
     let page: Page<JobView> = context.client.get(&["jobs"]).query(&query).fetch().await?;
-    context.show(&page, |page| job_table(&page.items, output::now()))
+    context.show(&page, |page| job_table(&page.items, output::now()))?;
+    output::more(page.next.as_ref());
+    Ok(())
 }
 
 fn job_table(jobs: &[JobView], now: Timestamp) -> String {
     if jobs.is_empty() {
-        return "no jobs".to_owned();
+        return "no jobs; `longshore build` asks for one".to_owned();
     }
     let row = |job: &JobView| {
         vec![
@@ -128,18 +143,28 @@ fn job_table(jobs: &[JobView], now: Timestamp) -> String {
 }
 
 fn took(job: &JobView, now: Timestamp) -> String {
-    job.started_at.map_or_else(|| "-".to_owned(), |start| output::duration(job.ended_at.unwrap_or(now).since(start)))
+    // One that waits again has the start of the attempt that was lost.
+    let started_at = job.started_at.filter(|_| job.status != JobStatus::Queued);
+    started_at.map_or_else(|| "-".to_owned(), |start| output::duration(job.ended_at.unwrap_or(now).since(start)))
 }
 
 fn summary(job: &JobView) -> String {
     match (job.status, &job.artifact, &job.failure) {
-        (JobStatus::Queued, ..) => job.ahead.map_or_else(|| "waits".to_owned(), |ahead| format!("{ahead} ahead")),
+        (JobStatus::Queued, ..) => waits(job),
         (_, Some(artifact), _) => artifact.artifact.short(),
-        (_, _, Some(failure)) => format!("{:?}: {}", failure.reason, output::brief(&failure.message)),
+        (_, _, Some(failure)) => format!("{}: {}", output::word(&failure.reason), output::brief(&failure.message)),
         (JobStatus::Running, ..) => {
             format!("attempt {} on {}", job.attempt, job.worker.as_ref().map_or("?", |worker| worker.as_str()))
         }
         _ => "-".to_owned(),
+    }
+}
+
+fn waits(job: &JobView) -> String {
+    match job.ahead {
+        Some(0) => "next".to_owned(),
+        Some(ahead) => format!("{ahead} ahead"),
+        None => "waits".to_owned(),
     }
 }
 
@@ -158,22 +183,22 @@ fn job_text(job: &JobView, now: Timestamp) -> String {
         ("name", job.build.name.to_string()),
         ("repository", job.build.repository.clone()),
         ("commit", job.build.commit.to_string()),
-        ("command", job.build.command.join(" ")),
+        ("command", output::command(&job.build.command)),
         ("queued", output::ago(job.queued_at, now)),
         ("took", took(job, now)),
     ];
     if let Some(worker) = &job.worker {
         lines.push(("attempt", format!("{} on {worker}", job.attempt)));
     }
-    if let Some(ahead) = job.ahead {
-        lines.push(("ahead", ahead.to_string()));
+    if job.status == JobStatus::Queued {
+        lines.push(("place", format!("{}; workers of the queue {} take it", waits(job), job.job.queue)));
     }
     if let Some(artifact) = &job.artifact {
         let (size, new) = (output::mib(artifact.size_bytes), output::mib(artifact.new_pack_bytes));
         lines.push(("artifact", format!("{} ({size} in {} files, {new} new)", artifact.artifact, artifact.files)));
     }
     if let Some(failure) = &job.failure {
-        lines.push(("failure", format!("{:?}: {}", failure.reason, failure.message)));
+        lines.push(("failure", format!("{}: {}", output::word(&failure.reason), failure.message)));
     }
     lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
 }
@@ -181,10 +206,8 @@ fn job_text(job: &JobView, now: Timestamp) -> String {
 pub(super) async fn cancel(context: &Context, args: &JobName) -> Result<(), Error> {
     let view = context.find_job(&args.job).await?;
     let call = context.client.post(&["jobs", &view.job.to_string(), "cancel"]);
-    match change::<JobView>(call).await? {
-        Some(view) => context.show(&view, |view| format!("{} is {}", view.job, output::word(&view.status))),
-        None => Ok(()),
-    }
+    let view = change::<JobView>(call).await?;
+    context.show(&view, |view| format!("{} is {}", view.job, output::word(&view.status)))
 }
 
 #[cfg(test)]
@@ -225,19 +248,33 @@ mod tests {
 JOB         STATUS   NAME  COMMIT        QUEUED         TOOK  RESULT
 default-12  queued   web   012345678901  1 min 40 s ago  -     2 ahead
 default-11  running  web   012345678901  1 min 40 s ago  1 min 28 s  attempt 1 on w-1
-default-9   failed   web   012345678901  1 min 40 s ago  30 s  CommandFailed: \"make\" ended…";
+default-9   failed   web   012345678901  1 min 40 s ago  30 s  command failed: \"make\" ended…";
         let shown = job_table(&jobs, Timestamp(1_100_000));
         let words = |text: &str| {
             text.lines().map(|l| l.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<_>>>()
         };
         assert_eq!(words(&shown), words(expected), "{shown}");
-        assert_eq!(job_table(&[], Timestamp(0)), "no jobs");
+        assert!(job_table(&[], Timestamp(0)).starts_with("no jobs"));
+    }
+
+    #[test]
+    fn a_name_is_what_git_means_by_it() {
+        let ids = ["1", "2", "3", "4"].map(|digit| digit.repeat(40));
+        let listed = format!(
+            "{}\trefs/heads/feature/main\n{}\trefs/heads/main\n{}\trefs/tags/v1\n{}\trefs/tags/v1^{{}}",
+            ids[0], ids[1], ids[2], ids[3]
+        );
+        let commit = |name: &str| listed_commit(&listed, name).map(|id| id.to_string());
+        assert_eq!(commit("main").as_ref(), Some(&ids[1]));
+        assert_eq!(commit("refs/heads/main").as_ref(), Some(&ids[1]));
+        assert_eq!(commit("v1").as_ref(), Some(&ids[3]));
+        assert_eq!(commit("other"), None);
     }
 
     #[test]
     fn a_failed_job_says_why() {
         let text = job_text(&view(9, JobStatus::Failed), Timestamp(1_100_000));
-        assert!(text.contains("failure     CommandFailed: \"make\" ended\nlines"), "{text}");
+        assert!(text.contains("failure     command failed: \"make\" ended\nlines"), "{text}");
         assert!(text.contains("took        30 s"), "{text}");
     }
 }

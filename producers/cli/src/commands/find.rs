@@ -19,29 +19,36 @@ impl Context {
         self.client.get(&["jobs", &job.to_string()]).fetch().await
     }
 
-    /// `web-1` may be a job of the queue `web`, or a name.
+    pub(super) async fn artifact(&self, artifact: &ArtifactId) -> Result<ArtifactView, client::Error> {
+        self.client.get(&["artifacts", &artifact.to_string()]).fetch().await
+    }
+
+    /// A job by its id, else the newest of that name: `web-1` may be either.
     pub(super) async fn find_job(&self, text: &str) -> Result<JobView, Error> {
-        let by_id = match text.parse::<JobId>() {
-            Ok(job) => match self.job(&job).await {
-                Err(error) if error.status() == Some(404) => Some(error),
+        if let Ok(job) = text.parse::<JobId>() {
+            match self.job(&job).await {
+                Err(error) if error.status() == Some(404) => {}
                 result => return Ok(result?),
-            },
-            Err(_) => None,
-        };
+            }
+        }
         let name: ArtifactName =
             text.parse().map_err(|error| Error::Usage(format!("{text:?} is no job and no name: {error}")))?;
         let query = JobQuery { name: Some(name), limit: Some(1), ..JobQuery::default() };
         let page: Page<JobView> = self.client.get(&["jobs"]).query(&query).fetch().await?;
-        match (page.items.into_iter().next(), by_id) {
-            (Some(job), _) => Ok(job),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Err(Error::Usage(format!("no job has the name {text}; `longshore jobs` lists them"))),
-        }
+        let newest = page.items.into_iter().next();
+        newest.ok_or_else(|| Error::Refused(format!("no job has the id or name {text}; `longshore jobs` lists them")))
     }
 
     pub(super) async fn find_artifact(&self, text: &str) -> Result<ArtifactId, Error> {
-        if let Ok(artifact) = text.parse() {
-            return Ok(artifact);
+        let none = |text: &str| {
+            Error::Refused(format!("no artifact has the id or name {text}; `longshore artifacts` lists them"))
+        };
+        if let Ok(artifact) = text.parse::<ArtifactId>() {
+            return match self.artifact(&artifact).await {
+                Ok(view) => Ok(view.summary.artifact),
+                Err(error) if error.status() == Some(404) => Err(none(text)),
+                Err(error) => Err(error.into()),
+            };
         }
         let (name, wants_name) = match text.split_once('@') {
             None => (text, false),
@@ -56,9 +63,7 @@ impl Context {
         let query = ArtifactQuery { name: Some(parsed), limit: Some(1), after: None };
         let page: Page<ArtifactView> = self.client.get(&["artifacts"]).query(&query).fetch().await?;
         let newest = page.items.first().map(|view| view.summary.artifact);
-        newest.ok_or_else(|| {
-            Error::Usage(format!("no artifact has that id or the name {name}; `longshore artifacts` lists them"))
-        })
+        newest.ok_or_else(|| none(name))
     }
 
     async fn by_prefix(&self, prefix: &str) -> Result<Option<ArtifactId>, Error> {

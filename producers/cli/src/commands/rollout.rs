@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use longshore_schemas::{
     RegionName, RequestId, ServiceName,
+    events::Wave,
     http::{RevisionView, RolloutStatus, ServiceView},
 };
 
@@ -22,6 +23,7 @@ const FAILURES_MAX: u32 = 20;
 pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Option<&RequestId>) -> Result<(), Error> {
     let mut display = Display::new();
     let mut failures = 0;
+    let mut is_paused = false;
     let mut watched = deploy.cloned();
     loop {
         match context.service(service).await {
@@ -36,6 +38,10 @@ pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Opti
                 };
                 watched = Some(revision.deploy.clone());
                 display.show(&view, revision);
+                if revision.status == RolloutStatus::Paused && !is_paused {
+                    display.say(&situation(service, revision).unwrap_or_default());
+                }
+                is_paused = revision.status == RolloutStatus::Paused;
                 if let Some(result) = result(service, revision) {
                     display.end();
                     if context.format == Format::Json {
@@ -62,15 +68,51 @@ fn result(service: &ServiceName, revision: &RevisionView) -> Option<Result<(), E
             Some(Ok(()))
         }
         RolloutStatus::Refused => failed(format!("{service}: the deploy was refused: {reason}")),
-        RolloutStatus::Halted => failed(format!(
-            "{service}: revision {} halted in wave {}: {reason}\n`longshore rollback {service}` goes back, `longshore resume {service}` goes on",
-            revision.revision,
-            revision.wave + 1,
-        )),
+        RolloutStatus::Halted => failed(situation(service, revision).unwrap_or_default()),
         RolloutStatus::Superseded => {
             failed(format!("{service}: a newer revision took the place of {}", revision.revision))
         }
     }
+}
+
+/// What a revision that has not ended does, and what it waits for.
+pub(super) fn situation(service: &ServiceName, revision: &RevisionView) -> Option<String> {
+    let place = format!("{service}: revision {}", revision.revision);
+    let wave = format!("in wave {} of {} ({})", revision.wave + 1, revision.plan.waves.len(), waves(revision));
+    let choice = format!("`longshore rollback {service}` goes back, `longshore resume {service}` goes on");
+    match revision.status {
+        RolloutStatus::Paused => Some(format!("{place} is paused {wave}\n{choice}")),
+        RolloutStatus::Halted => {
+            let reason = revision.reason.as_deref().unwrap_or("no reason was given");
+            let nodes = format!("`longshore nodes --service {service}` shows each node");
+            Some(format!("{place} halted {wave}: {reason}\n{nodes}; {choice}"))
+        }
+        RolloutStatus::Rolling => Some(format!("{place} rolls {wave}{}", conditions(revision))),
+        _ => None,
+    }
+}
+
+/// What a wave has to meet, where the plan asks for more than health.
+fn conditions(revision: &RevisionView) -> String {
+    let bake_seconds = revision.plan.waves.get(revision.wave as usize).map_or(0, |wave| wave.bake_seconds);
+    let bake = match bake_seconds {
+        0 => String::new(),
+        seconds => {
+            let time = output::duration(Duration::from_secs(seconds.into()));
+            format!("; once converged, it must stay so for {time}")
+        }
+    };
+    let budget = match revision.plan.failure_budget_bp {
+        0 => String::new(),
+        share => format!("; {} % of its nodes may fail", f64::from(share) / 100.0),
+    };
+    bake + &budget
+}
+
+/// `eu, then us and ap`
+fn waves(revision: &RevisionView) -> String {
+    let wave = |wave: &Wave| wave.regions.iter().map(RegionName::as_str).collect::<Vec<_>>().join(" and ");
+    revision.plan.waves.iter().map(wave).collect::<Vec<_>>().join(", then ")
 }
 
 struct Display {
@@ -91,19 +133,21 @@ impl Display {
         match &self.bars {
             None => {
                 let levels: Vec<_> = view.regions.iter().map(level).collect();
-                let line = format!("{line}; {}", levels.join(", "));
+                let levels =
+                    if levels.is_empty() { "no region has reported yet".to_owned() } else { levels.join(", ") };
+                let line = format!("{line}; {levels}");
                 if line != self.last {
                     output::message(&line);
                     self.last = line;
                 }
             }
-            Some(bars) => {
+            Some(_) => {
                 if line != self.last {
-                    // A terminal that is gone needs no line.
-                    let _ = bars.println(&line);
+                    self.say(&line);
                     self.last = line;
                 }
                 for region in &view.regions {
+                    let Some(bars) = &self.bars else { continue };
                     let bar =
                         self.regions.entry(region.region.clone()).or_insert_with(|| bars.add(bar(&region.region)));
                     bar.set_length(region.level.eligible.into());
@@ -115,6 +159,14 @@ impl Display {
                     });
                 }
             }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bars {
+            // A terminal that is gone needs no line.
+            Some(bars) => drop(bars.println(text)),
+            None => output::message(text),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longshore_schemas::Timestamp;
 use longshore_service::retry::Backoff;
 use serde_json::Value;
 
@@ -19,19 +20,31 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// So many failures in a row, and the server counts as gone.
 const FAILURES_MAX: u32 = 10;
 
+/// Until Ctrl-C, when it says where to go on.
 pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<(), Error> {
     let mut last_id: Option<String> = None;
+    let ended = tokio::select! {
+        ended = follow(context, args, &mut last_id) => ended,
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(|error| Error::Other(error.into())),
+    };
+    if let Some(id) = last_id {
+        output::message(&format!("`longshore log tail {} --from {id}` goes on from here", args.topic));
+    }
+    ended
+}
+
+async fn follow(context: &Context, args: &TailArgs, last_id: &mut Option<String>) -> Result<(), Error> {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
     loop {
         let mut call = context.client.get(&["facts", &args.topic]);
-        call = match &last_id {
+        call = match &*last_id {
             Some(id) => call.header("last-event-id", id),
             None => call.query(&[("from", &args.from)]),
         };
         match call.stream().await {
             Ok(response) => {
                 backoff.reset();
-                read(context, response, &mut last_id).await?;
+                read(context, response, last_id).await?;
             }
             Err(error) if error.is_transient() && last_id.is_some() && backoff.failures() < FAILURES_MAX => {}
             Err(error) => return Err(error.into()),
@@ -69,10 +82,11 @@ fn show(context: &Context, event: &Event) -> Result<(), Error> {
 fn line(event: &Event) -> String {
     let fact: Value = serde_json::from_str(&event.data).unwrap_or_default();
     let text = |name: &str| fact.get(name).map_or_else(|| "-".to_owned(), plain);
+    let at = fact.get("at").and_then(Value::as_i64).map_or_else(|| text("at"), |at| Timestamp(at).to_string());
     let inner = fact.get("event").unwrap_or(&Value::Null);
     // A union's branch stands under its name.
     let inner = inner.get(&event.kind).unwrap_or(inner);
-    format!("{}  {}/{}  {}  {}  {inner}", text("at"), text("partition"), text("offset"), event.kind, text("actor"))
+    format!("{at}  p{}:{}  {}  {}  {inner}", text("partition"), text("offset"), event.kind, text("actor"))
 }
 
 fn plain(value: &Value) -> String {
@@ -152,9 +166,8 @@ mod tests {
 
     #[test]
     fn a_fact_is_one_line() {
-        let data =
-            r#"{"at":"2026-01-01T00:00:00Z","partition":0,"offset":7,"actor":"admin","event":{"job":"default-1"}}"#;
+        let data = r#"{"at":1767225600000,"partition":0,"offset":7,"actor":"admin","event":{"job":"default-1"}}"#;
         let event = Event { kind: "JobStarted".into(), data: data.into(), id: None };
-        assert_eq!(line(&event), r#"2026-01-01T00:00:00Z  0/7  JobStarted  admin  {"job":"default-1"}"#);
+        assert_eq!(line(&event), r#"2026-01-01T00:00:00.000Z  p0:7  JobStarted  admin  {"job":"default-1"}"#);
     }
 }

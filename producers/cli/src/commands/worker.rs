@@ -12,7 +12,7 @@ use crate::{
 pub(super) async fn run(connection: &Connection, args: WorkerArgs) -> Result<(), Error> {
     let format = if args.json_logs { telemetry::Format::Json } else { telemetry::Format::Text };
     telemetry::init(format, "info").map_err(anyhow::Error::new)?;
-    let Target { api, token } = Target::find(connection, Speaker::Worker)?;
+    let Target { api, token, .. } = Target::find(connection, Speaker::Worker)?;
     let token = token.ok_or_else(|| {
         Error::Usage(
             "a worker needs a token: give --token-file, or --data of the `longshore up` it belongs to".to_owned(),
