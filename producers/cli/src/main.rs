@@ -4,8 +4,9 @@
 //! argv ─▶ args (raw flags, checked) ─▶ defaults (up.json, environment) ─▶ one command ─▶ output (table or JSON) ─▶ exit code
 //! ```
 //!
-//! Data goes to stdout, messages to stderr. The exit code says what happened: 0 it worked, 1 the job or rollout failed, 2 the
-//! command line is wrong, 3 the server refused, 4 the server could not be reached.
+//! Data goes to stdout, messages to stderr. The exit code says what happened: 0 it worked, 1 the job, the rollout or the
+//! program failed, 2 the command line is wrong, 3 the server refused or has nothing of that name, 4 the server could not be
+//! reached or does not decide.
 
 mod args;
 mod commands;

@@ -109,9 +109,9 @@ fn conditions(revision: &RevisionView) -> String {
     bake + &budget
 }
 
-/// `eu, then us and ap`
+/// `eu, then us+ap`
 fn waves(revision: &RevisionView) -> String {
-    let wave = |wave: &Wave| wave.regions.iter().map(RegionName::as_str).collect::<Vec<_>>().join(" and ");
+    let wave = |wave: &Wave| wave.regions.iter().map(RegionName::as_str).collect::<Vec<_>>().join("+");
     revision.plan.waves.iter().map(wave).collect::<Vec<_>>().join(", then ")
 }
 

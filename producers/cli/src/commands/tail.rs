@@ -60,9 +60,9 @@ async fn read(context: &Context, mut response: reqwest::Response, last_id: &mut 
     while let Ok(Some(piece)) = response.chunk().await {
         for event in parser.push(&piece) {
             show(context, &event)?;
-            if event.id.is_some() {
-                *last_id = event.id;
-            }
+        }
+        if parser.last_id.is_some() {
+            last_id.clone_from(&parser.last_id);
         }
         if parser.buffer.len() > EVENT_BYTES_MAX {
             return Err(Error::Other(anyhow::anyhow!("an event has more than {EVENT_BYTES_MAX} bytes")));
@@ -100,7 +100,6 @@ fn plain(value: &Value) -> String {
 struct Event {
     kind: String,
     data: String,
-    id: Option<String>,
 }
 
 /// Lines become events at each empty line. Comments are beats of the connection.
@@ -108,6 +107,10 @@ struct Event {
 struct Parser {
     buffer: Vec<u8>,
     event: Event,
+    /// Of the event that is still being read.
+    id: Option<String>,
+    /// Where to resume: that of the last whole event, or of what comes without one.
+    last_id: Option<String>,
 }
 
 impl Parser {
@@ -126,6 +129,7 @@ impl Parser {
 
     fn line(&mut self, line: &str) -> Option<Event> {
         if line.is_empty() {
+            self.last_id = self.id.take().or_else(|| self.last_id.take());
             let event = std::mem::take(&mut self.event);
             return (!event.data.is_empty()).then_some(event);
         }
@@ -133,7 +137,7 @@ impl Parser {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.event.kind),
-            "id" => self.event.id = Some(value.to_owned()),
+            "id" => self.id = Some(value.to_owned()),
             "data" => {
                 if !self.event.data.is_empty() {
                     self.event.data.push('\n');
@@ -152,13 +156,17 @@ mod tests {
 
     #[test]
     fn events_are_read_however_they_are_cut() {
-        let text = ": beat\n\nid: p0:1\nevent: JobQueued\ndata: {\"at\":1}\n\nevent:X\r\ndata:a\r\ndata: b\r\n\r\n";
-        let whole = Parser::default().push(text.as_bytes());
+        let text = ": beat\n\nid: p0:0\n\nid: p0:1\nevent: JobQueued\ndata: {\"at\":1}\n\nevent:X\r\ndata:a\r\ndata: b\r\n\r\n";
+        let mut parser = Parser::default();
+        let whole = parser.push(text.as_bytes());
         let expected = [
-            Event { kind: "JobQueued".into(), data: "{\"at\":1}".into(), id: Some("p0:1".into()) },
-            Event { kind: "X".into(), data: "a\nb".into(), id: None },
+            Event { kind: "JobQueued".into(), data: "{\"at\":1}".into() },
+            Event { kind: "X".into(), data: "a\nb".into() },
         ];
         assert_eq!(whole, expected);
+        assert_eq!(parser.last_id.as_deref(), Some("p0:1"));
+        assert!(parser.push(b"id: p0:2\n\nid: p0:3\ndata: ").is_empty());
+        assert_eq!(parser.last_id.as_deref(), Some("p0:2"), "p0:3 has not come whole");
         let mut parser = Parser::default();
         let bytewise: Vec<_> = text.as_bytes().chunks(1).flat_map(|byte| parser.push(byte)).collect();
         assert_eq!(bytewise, expected);
@@ -167,7 +175,7 @@ mod tests {
     #[test]
     fn a_fact_is_one_line() {
         let data = r#"{"at":1767225600000,"partition":0,"offset":7,"actor":"admin","event":{"job":"default-1"}}"#;
-        let event = Event { kind: "JobStarted".into(), data: data.into(), id: None };
+        let event = Event { kind: "JobStarted".into(), data: data.into() };
         assert_eq!(line(&event), r#"2026-01-01T00:00:00.000Z  p0:7  JobStarted  admin  {"job":"default-1"}"#);
     }
 }
