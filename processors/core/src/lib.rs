@@ -23,9 +23,7 @@ pub mod testing;
 
 use longshore_schemas::{
     Timestamp,
-    events::{
-        ArtifactRequest, Event, Fact, FactEvent, FleetReport, GoalRequest, RefusalCode, RegionalGoal, Request,
-    },
+    events::{ArtifactRequest, Event, Fact, FactEvent, FleetReport, GoalRequest, RefusalCode, RegionalGoal, Request},
 };
 
 pub use fingerprint::{Fingerprint, fingerprint};

@@ -150,7 +150,6 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     }
 
     fn value(&self, bytes: &[u8]) -> Result<V, StateError> {
-        postcard::from_bytes(bytes)
-            .map_err(|e| StateError::Corrupt { table: self.info.name, reason: e.to_string() })
+        postcard::from_bytes(bytes).map_err(|e| StateError::Corrupt { table: self.info.name, reason: e.to_string() })
     }
 }

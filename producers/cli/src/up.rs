@@ -6,13 +6,15 @@
 //!  data/state      projections; may be deleted while nothing runs
 //!  data/regions    what regions keep to spare work
 //!  data/secrets    keys and the hashes of tokens;  data/tokens: the tokens, for their owners
-//!  data/up.json    where everything is, there while it is ready
+//!  data/ports.json the addresses that were picked, to be picked again
+//!  data/up.json    where everything is, written once it is ready
 //! ```
 //!
 //! Ports that were picked once are kept, so that nodes and workers find their server again after a restart.
 
 mod embedded;
 mod metrics;
+mod ports;
 mod secrets;
 
 use std::{
@@ -32,7 +34,7 @@ use longshore_service::{durable, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{embedded::Buckets, secrets::Secrets};
+use self::{embedded::Buckets, ports::Ports, secrets::Secrets};
 use crate::{
     args::UpArgs,
     defaults::{UP_FILE, UpFile, UpRegion},
@@ -52,9 +54,9 @@ pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
-    // Told of an earlier run; this one is not ready yet.
-    let earlier = UpFile::read(&data).ok().flatten();
-    let up = Up::start(&data, &args, earlier.as_ref()).await?;
+    // What an earlier run left there says nothing of this one, which is not ready yet.
+    let _ = std::fs::remove_file(data.join(UP_FILE));
+    let up = Up::start(&data, &args).await?;
     up.serve(&data, stop).await?;
     Ok(())
 }
@@ -73,17 +75,19 @@ struct Up {
 }
 
 impl Up {
-    async fn start(data: &Path, args: &UpArgs, earlier: Option<&UpFile>) -> anyhow::Result<Self> {
+    async fn start(data: &Path, args: &UpArgs) -> anyhow::Result<Self> {
+        let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
-        let buckets = Buckets::start(data, args.s3_listen, &args.regions, &secrets).await?;
+        let buckets = Buckets::start(data, ports.before("s3", args.s3_listen), &args.regions, &secrets).await?;
+        ports.keep("s3", buckets.address()?)?;
         let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
         let mut config = ControlConfig::new(log.clone(), data.join("state"), args.regions.clone());
         config.shards_per_region = SHARDS_PER_REGION;
         let control = Control::start(config, &roles_stop)?;
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
-            let listen = region_address(args.region_listen, index, region, earlier)?;
+            let listen = ports.before(region.as_str(), nth_port(args.region_listen, index)?);
             let config = RegionConfig {
                 region: region.clone(),
                 log: log.clone(),
@@ -96,7 +100,9 @@ impl Up {
                 data_dir: data.join("regions").join(region.as_str()),
                 limits: RegionLimits::default(),
             };
-            regions.push((region.clone(), Region::start(config, roles_stop.clone()).await?));
+            let running = Region::start(config, roles_stop.clone()).await?;
+            ports.keep(region.as_str(), running.address())?;
+            regions.push((region.clone(), running));
         }
         let api = Api::new(ApiConfig {
             log: log.clone(),
@@ -162,21 +168,13 @@ fn kept(listen: SocketAddr, before: Option<&str>) -> SocketAddr {
     before.filter(|before| listen.port() == 0 && before.ip() == listen.ip()).unwrap_or(listen)
 }
 
-/// The address that the region had before, if the flag leaves it open.
-fn region_address(
-    listen: SocketAddr,
-    index: usize,
-    region: &RegionName,
-    earlier: Option<&UpFile>,
-) -> anyhow::Result<SocketAddr> {
-    let mut address = listen;
-    if listen.port() == 0 {
-        let before = earlier.and_then(|up| up.regions.iter().find(|known| known.region == *region));
-        return Ok(kept(listen, before.map(|known| known.address.as_str())));
+/// The n-th port from the given one on; port 0 stays open for any.
+fn nth_port(mut listen: SocketAddr, index: usize) -> anyhow::Result<SocketAddr> {
+    if listen.port() > 0 {
+        let port = u16::try_from(index).ok().and_then(|index| listen.port().checked_add(index));
+        listen.set_port(port.context("--region-listen leaves too few ports for the regions")?);
     }
-    let port = u16::try_from(index).ok().and_then(|index| listen.port().checked_add(index));
-    address.set_port(port.context("--region-listen leaves too few ports for the regions")?);
-    Ok(address)
+    Ok(listen)
 }
 
 fn say_ready(up: &UpFile, path: &Path) {

@@ -54,6 +54,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub workers: Vec<Process>,
     pub control: Process,
+    ports: Ports,
 }
 
 pub struct Node {
@@ -66,10 +67,11 @@ pub struct Node {
 impl Cluster {
     /// Starts `longshore up` with these regions, all its data under `folder`.
     pub async fn start(folder: &Path, regions: &[&str]) -> Result<Self> {
-        let (control, up) = start_up(folder, regions).await?;
+        let ports = Ports::find(regions.len())?;
+        let (control, up) = start_up(folder, regions, ports).await?;
         let client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
         let (nodes, workers) = (Vec::new(), Vec::new());
-        Ok(Self { folder: folder.to_owned(), up, client, nodes, workers, control })
+        Ok(Self { folder: folder.to_owned(), up, client, nodes, workers, control, ports })
     }
 
     pub fn start_workers(&mut self, count: usize) -> Result<()> {
@@ -140,7 +142,7 @@ impl Cluster {
     /// Ends `longshore up` as a crash does and starts it again on the same data.
     pub async fn restart_control(&mut self, regions: &[&str]) -> Result<()> {
         self.control.kill()?;
-        let (control, up) = start_up(&self.folder, regions).await?;
+        let (control, up) = start_up(&self.folder, regions, self.ports).await?;
         self.client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
         (self.control, self.up) = (control, up);
         Ok(())
@@ -165,18 +167,43 @@ impl Cluster {
     }
 }
 
-async fn start_up(folder: &Path, regions: &[&str]) -> Result<(Process, UpFile)> {
+/// Where one `longshore up` listens: below the ephemeral range, so that no connection takes a port while it is away.
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    api: u16,
+    s3: u16,
+    regions: u16,
+}
+
+impl Ports {
+    fn find(regions: usize) -> Result<Self> {
+        let regions = u16::try_from(regions)?;
+        let first = process::free_ports(regions + 2)?;
+        Ok(Self { api: first, s3: first + 1, regions: first + 2 })
+    }
+}
+
+async fn start_up(folder: &Path, regions: &[&str], ports: Ports) -> Result<(Process, UpFile)> {
     let data = folder.join("up");
     std::fs::create_dir_all(&data)?;
     let ready_file = data.join("up.json");
-    // A file of an earlier run says nothing of this one. Its ports do: nodes and workers know them.
-    let earlier = read_up_file(&ready_file).ok();
+    // A file of an earlier run says nothing of this one.
     let _ = std::fs::remove_file(&ready_file);
     let regions = regions.join(",");
-    let mut arguments = vec!["up", "--data", path_text(&data)?, "--regions", &regions];
-    let listen = earlier.as_ref().map(|up| up.api.trim_start_matches("http://").to_owned());
-    let listen = listen.unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    arguments.extend(["--listen", &listen]);
+    let [api, s3, first] = [ports.api, ports.s3, ports.regions].map(|port| format!("127.0.0.1:{port}"));
+    let arguments = [
+        "up",
+        "--data",
+        path_text(&data)?,
+        "--regions",
+        &regions,
+        "--listen",
+        &api,
+        "--s3-listen",
+        &s3,
+        "--region-listen",
+        &first,
+    ];
     let mut process = Process::start("longshore", &arguments, &folder.join("up.log"))?;
     let up = process::wait_for("`longshore up` to be ready", READY, async || {
         process.check_running()?;

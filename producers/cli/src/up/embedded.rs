@@ -55,6 +55,11 @@ impl Buckets {
         self.regional.get(region).with_context(|| format!("region {region} has no bucket"))
     }
 
+    pub(super) fn address(&self) -> anyhow::Result<SocketAddr> {
+        let endpoint = self.server.endpoint();
+        endpoint.trim_start_matches("http://").parse().with_context(|| format!("the S3 server's address {endpoint}"))
+    }
+
     pub(super) fn endpoint(&self) -> &str {
         self.server.endpoint()
     }
