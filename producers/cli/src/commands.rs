@@ -52,7 +52,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
     let context = Context { client: target.client()?, format: output };
     match (ask(&context, command).await, guessed_without) {
         (Err(Error::Server(source @ client::Error::Unreachable { .. })), Some(up_file)) => {
-            Err(Error::NoServer { up_file, source })
+            Err(Error::NoServer { up_file, source: Box::new(source) })
         }
         (result, _) => result,
     }

@@ -24,7 +24,7 @@ pub(crate) enum Error {
     NoServer {
         up_file: PathBuf,
         #[source]
-        source: client::Error,
+        source: Box<client::Error>,
     },
     /// The request is in the log, and stays there.
     #[error("the request was accepted and is not decided yet{place}")]

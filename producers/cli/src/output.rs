@@ -79,9 +79,18 @@ pub(crate) fn duration(duration: Duration) -> String {
 }
 
 /// "12.5 MiB".
-pub(crate) fn mib(bytes: u64) -> String {
-    let mib = bytes as f64 / (1024.0 * 1024.0);
-    if mib < 10.0 { format!("{mib:.2} MiB") } else { format!("{mib:.1} MiB") }
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// A status in words: `rolled back` for `RolledBack`, `not_found` becomes `not found`.
@@ -144,8 +153,10 @@ mod tests {
         for (ms, text) in table {
             assert_eq!(duration(Duration::from_millis(ms)), text);
         }
-        assert_eq!(mib(64 * 1024 * 1024), "64.0 MiB");
-        assert_eq!(mib(1024 * 1024 / 2), "0.50 MiB");
+        assert_eq!(size(64 * 1024 * 1024), "64.0 MiB");
+        assert_eq!(size(1024 * 1024 / 2), "512.0 KiB");
+        assert_eq!(size(10 * 1024 * 1024 * 1024), "10.0 GiB");
+        assert_eq!(size(1023), "1023 B");
         assert_eq!(brief("one\ntwo"), "one…");
         assert_eq!(brief("one"), "one");
         assert_eq!(word(&"RolledBack"), "rolled back");

@@ -44,6 +44,9 @@ use crate::{
 
 /// That each partition has its leader is news where there are several control nodes.
 const LOG_FILTER: &str = "info,longshore_runtime::partition=warn";
+/// Whose ports are kept besides the regions', which have no slash in their names.
+const API: &str = "/api";
+const S3: &str = "/s3";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -79,8 +82,8 @@ impl Up {
         let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
-        let buckets = Buckets::start(data, ports.before("s3", args.s3_listen), &args.regions, &secrets).await?;
-        ports.keep("s3", buckets.address()?)?;
+        let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &secrets).await?;
+        ports.keep(S3, buckets.address()?)?;
         let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
         let mut config = ControlConfig::new(log.clone(), data.join("state"), args.regions.clone());
         config.shards_per_region = SHARDS_PER_REGION;
@@ -114,11 +117,11 @@ impl Up {
             limits: ApiLimits::default(),
             allow_file_repositories: true,
         });
-        let listen = earlier.map(|up| up.api.trim_start_matches("http://"));
-        let listen = kept(args.listen, listen);
+        let listen = ports.before(API, args.listen);
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("the API cannot listen on {listen}: is another `longshore up` running? Choose another --listen")
         })?;
+        ports.keep(API, listener.local_addr()?)?;
         Ok(Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop })
     }
 
@@ -160,12 +163,6 @@ impl Up {
         tracing::info!("stopped");
         Ok(())
     }
-}
-
-/// An earlier address, if the flag leaves the port open and names the same interface.
-fn kept(listen: SocketAddr, before: Option<&str>) -> SocketAddr {
-    let before = before.and_then(|before| before.parse::<SocketAddr>().ok());
-    before.filter(|before| listen.port() == 0 && before.ip() == listen.ip()).unwrap_or(listen)
 }
 
 /// The n-th port from the given one on; port 0 stays open for any.

@@ -38,8 +38,8 @@ fn table(artifacts: &[ArtifactView], now: Timestamp) -> String {
             view.summary.name.to_string(),
             output::word(&view.status),
             format!("{stored} of {}", view.replicas.len()),
-            output::mib(view.summary.size_bytes),
-            output::mib(view.summary.new_pack_bytes),
+            output::size(view.summary.size_bytes),
+            output::size(view.summary.new_pack_bytes),
             output::ago(view.built_at, now),
             view.source.job.to_string(),
         ]
@@ -59,13 +59,13 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
             "size",
             format!(
                 "{} in {} files, {} chunks, {} packs",
-                output::mib(summary.size_bytes),
+                output::size(summary.size_bytes),
                 summary.files,
                 summary.chunks,
                 summary.packs
             ),
         ),
-        ("new", output::mib(summary.new_pack_bytes)),
+        ("new", output::size(summary.new_pack_bytes)),
         (
             "built",
             format!(
@@ -86,12 +86,12 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
 }
 
 fn replica_row(replica: &ReplicaView, now: Timestamp) -> Vec<String> {
-    let status = replica.status.as_ref().map_or_else(|| "waiting".to_owned(), |status| output::word(status));
+    let status = replica.status.as_ref().map_or_else(|| "waiting".to_owned(), output::word);
     vec![
         replica.region.to_string(),
         status,
         format!("{} of {}", replica.packs_done, replica.packs),
-        output::mib(replica.bytes_copied),
+        output::size(replica.bytes_copied),
         replica.reported_at.map_or_else(|| "-".to_owned(), |time| output::ago(time, now)),
         replica.error.as_deref().map_or_else(|| "-".to_owned(), output::brief),
     ]

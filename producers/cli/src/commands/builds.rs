@@ -194,7 +194,7 @@ fn job_text(job: &JobView, now: Timestamp) -> String {
         lines.push(("place", format!("{}; workers of the queue {} take it", waits(job), job.job.queue)));
     }
     if let Some(artifact) = &job.artifact {
-        let (size, new) = (output::mib(artifact.size_bytes), output::mib(artifact.new_pack_bytes));
+        let (size, new) = (output::size(artifact.size_bytes), output::size(artifact.new_pack_bytes));
         lines.push(("artifact", format!("{} ({size} in {} files, {new} new)", artifact.artifact, artifact.files)));
     }
     if let Some(failure) = &job.failure {

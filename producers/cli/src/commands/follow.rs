@@ -104,8 +104,8 @@ fn result(view: &JobView, is_shown: bool) -> Result<(), Error> {
     };
     match (view.status, &view.artifact, &view.failure) {
         (JobStatus::Succeeded, Some(artifact), _) => {
-            let size = output::mib(artifact.size_bytes);
-            let new = output::mib(artifact.new_pack_bytes);
+            let size = output::size(artifact.size_bytes);
+            let new = output::size(artifact.new_pack_bytes);
             output::message(&format!(
                 "{} succeeded{took}: artifact {} ({size}, {new} new)",
                 view.job, artifact.artifact

@@ -43,11 +43,11 @@ pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Opti
                 }
                 is_paused = revision.status == RolloutStatus::Paused;
                 if let Some(result) = result(service, revision) {
-                    display.end();
+                    display.end(&view);
                     if context.format == Format::Json {
                         output::json(&view)?;
                     }
-                    return result;
+                    return result.map(|text| output::message(&text));
                 }
             }
             Err(error) if error.is_transient() && failures < FAILURES_MAX => failures += 1,
@@ -58,15 +58,12 @@ pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Opti
 }
 
 /// None: it goes on. A paused rollout waits for a person, and so do we.
-fn result(service: &ServiceName, revision: &RevisionView) -> Option<Result<(), Error>> {
+fn result(service: &ServiceName, revision: &RevisionView) -> Option<Result<String, Error>> {
     let reason = revision.reason.as_deref().unwrap_or("no reason was given");
     let failed = |text: String| Some(Err(Error::Failed(text)));
     match revision.status {
         RolloutStatus::Pending | RolloutStatus::Rolling | RolloutStatus::Paused => None,
-        RolloutStatus::Completed => {
-            output::message(&format!("{service}: revision {} completed", revision.revision));
-            Some(Ok(()))
-        }
+        RolloutStatus::Completed => Some(Ok(format!("{service}: revision {} completed", revision.revision))),
         RolloutStatus::Refused => failed(format!("{service}: the deploy was refused: {reason}")),
         RolloutStatus::Halted => failed(situation(service, revision).unwrap_or_default()),
         RolloutStatus::Superseded => {
@@ -132,10 +129,7 @@ impl Display {
         let line = headline(view, revision);
         match &self.bars {
             None => {
-                let levels: Vec<_> = view.regions.iter().map(level).collect();
-                let levels =
-                    if levels.is_empty() { "no region has reported yet".to_owned() } else { levels.join(", ") };
-                let line = format!("{line}; {levels}");
+                let line = format!("{line}; {}", levels(view));
                 if line != self.last {
                     output::message(&line);
                     self.last = line;
@@ -170,9 +164,12 @@ impl Display {
         }
     }
 
-    /// Leaves the bars as they are.
-    fn end(&self) {
-        self.regions.values().for_each(ProgressBar::abandon);
+    /// Bars become a line: what is written next would land among them.
+    fn end(&self, view: &ServiceView) {
+        if self.bars.is_some() {
+            self.regions.values().for_each(ProgressBar::finish_and_clear);
+            output::message(&levels(view));
+        }
     }
 }
 
@@ -180,6 +177,13 @@ fn headline(view: &ServiceView, revision: &RevisionView) -> String {
     let status = output::word(&revision.status);
     let wave = format!("wave {} of {}", revision.wave + 1, revision.plan.waves.len());
     format!("{} {} revision {}: {status}, {wave}", view.service, revision.artifact.short(), revision.revision)
+}
+
+fn levels(view: &ServiceView) -> String {
+    if view.regions.is_empty() {
+        return "no region has reported yet".to_owned();
+    }
+    view.regions.iter().map(level).collect::<Vec<_>>().join(", ")
 }
 
 fn level(region: &longshore_schemas::http::RegionConvergence) -> String {
