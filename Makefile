@@ -3,6 +3,9 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/longshore/target
 export CARGO_TERM_COLOR ?= auto
 CARGO ?= cargo
+# One selection for demo, tests and benchmarks: with another, Cargo resolves other features and compiles much of it again.
+BUILD = $(CARGO) build --workspace --all-targets
+BIN = $(CARGO_TARGET_DIR)/debug
 
 .PHONY: help setup demo test lint fmt bench console
 
@@ -14,13 +17,13 @@ setup: ## install what the machine lacks (make demo and make test do it themselv
 
 demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (ONCE=1: check it and exit)
 	@infra/setup.sh build console
-	$(CARGO) build -p longshore -p longshore-node
-	@$(CARGO) run -q -p longshore-e2e --bin longshore-demo -- $(if $(ONCE),--once)
+	$(BUILD)
+	@$(BIN)/longshore-demo $(if $(ONCE),--once)
 
 test: ## every test
 	@infra/setup.sh build console browser
-	$(CARGO) build --workspace --all-targets
-	$(CARGO) test --workspace
+	$(BUILD)
+	$(CARGO) test --workspace --all-targets
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny
@@ -42,5 +45,5 @@ bench: ## list the benchmarks
 
 bench-%: ## run one benchmark; its last line is one JSON object
 	@infra/setup.sh build
-	@$(CARGO) build -q -p longshore -p longshore-bench
-	@$(CARGO) run -q -p longshore-bench --bin $* -- $(if $(FULL),--full)
+	@$(BUILD) --quiet
+	@$(BIN)/$* $(if $(FULL),--full)
