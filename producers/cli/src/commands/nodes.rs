@@ -36,7 +36,7 @@ fn table(nodes: &[NodeView], service: Option<&ServiceName>, now: Timestamp) -> S
             continue;
         }
         for view in node.services.iter().filter(|view| service.is_none_or(|service| view.service == *service)) {
-            row(service_columns(view, &reported));
+            row(service_columns(view, node.lost, &reported));
         }
     }
     let header =
@@ -44,11 +44,12 @@ fn table(nodes: &[NodeView], service: Option<&ServiceName>, now: Timestamp) -> S
     output::table(&header, rows)
 }
 
-fn service_columns(view: &NodeServiceView, reported: &str) -> [String; 6] {
+fn service_columns(view: &NodeServiceView, is_lost: bool, reported: &str) -> [String; 6] {
+    let status = output::word(&view.status);
     [
         format!("{} {}", view.service, view.version),
         view.artifact.map_or_else(dash, |artifact| artifact.short()),
-        output::word(&view.status),
+        if is_lost { format!("was {status}") } else { status },
         view.port.map_or_else(dash, |port| port.to_string()),
         reported.to_owned(),
         view.message.as_deref().map_or_else(dash, output::brief),

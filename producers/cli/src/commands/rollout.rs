@@ -42,7 +42,7 @@ pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Opti
                     display.say(&situation(service, revision).unwrap_or_default());
                 }
                 is_paused = revision.status == RolloutStatus::Paused;
-                if let Some(result) = result(service, revision) {
+                if let Some(result) = result(&view, revision) {
                     display.end(&view);
                     if context.format == Format::Json {
                         output::json(&view)?;
@@ -58,12 +58,22 @@ pub(super) async fn watch(context: &Context, service: &ServiceName, deploy: Opti
 }
 
 /// None: it goes on. A paused rollout waits for a person, and so do we.
-fn result(service: &ServiceName, revision: &RevisionView) -> Option<Result<String, Error>> {
+fn result(view: &ServiceView, revision: &RevisionView) -> Option<Result<String, Error>> {
+    let service = &view.service;
     let reason = revision.reason.as_deref().unwrap_or("no reason was given");
     let failed = |text: String| Some(Err(Error::Failed(text)));
     match revision.status {
         RolloutStatus::Pending | RolloutStatus::Rolling | RolloutStatus::Paused => None,
-        RolloutStatus::Completed => Some(Ok(format!("{service}: revision {} completed", revision.revision))),
+        RolloutStatus::Completed => {
+            let converged: u32 = view.regions.iter().map(|region| region.level.converged).sum();
+            let nodes = match converged {
+                // A plan is met by the nodes that are here, be they none.
+                0 => ", and no node is here to run it: `longshore nodes` shows which are lost".to_owned(),
+                1 => " on 1 node".to_owned(),
+                nodes => format!(" on {nodes} nodes"),
+            };
+            Some(Ok(format!("{service}: revision {} completed{nodes}", revision.revision)))
+        }
         RolloutStatus::Refused => failed(format!("{service}: the deploy was refused: {reason}")),
         RolloutStatus::Halted => failed(situation(service, revision).unwrap_or_default()),
         RolloutStatus::Superseded => {
