@@ -46,6 +46,9 @@ pub enum ReadError {
     /// The query contradicts itself; the text names the field.
     #[error("{0}")]
     Invalid(String),
+    /// The claim was used, and what it got is over: it gets nothing any more.
+    #[error("{0}")]
+    Spent(String),
 }
 
 #[async_trait]
@@ -64,7 +67,7 @@ pub trait ReadModel: Send + Sync + 'static {
     /// Waits until the request at this position was processed and applied here, or the time is over.
     async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError>;
 
-    /// Waits until the claim has a job that it still runs, or the time is over. Cancel safe.
+    /// Waits until the claim has a job that it still runs, or the time is over. An error if it had one. Cancel safe.
     async fn claimed(
         &self,
         queue: &QueueName,

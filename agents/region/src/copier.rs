@@ -39,6 +39,8 @@ use crate::{
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
+/// Artifacts that are copied or wait for their next try; further ones begin when one of these is done.
+const JOBS_MAX: usize = 1_000;
 /// Offsets alone are written to disk at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest error text in a report, in characters.
@@ -78,7 +80,7 @@ pub(crate) struct Copier {
     log: Arc<dyn Log>,
     outbox: Arc<Outbox>,
     copy: Copy,
-    artifact_copies_max: usize,
+    slots: Arc<Semaphore>,
     progress_interval: Duration,
     ledger: Ledger<Pending>,
     pending: Pending,
@@ -111,7 +113,7 @@ impl Copier {
             log: config.log.clone(),
             outbox,
             copy,
-            artifact_copies_max: config.limits.artifact_copies_max.max(1),
+            slots: Arc::new(Semaphore::new(config.limits.artifact_copies_max.max(1))),
             progress_interval: config.limits.progress_interval,
             ledger,
             pending,
@@ -203,7 +205,7 @@ impl Copier {
 
     fn start_jobs(&self, jobs: &mut Jobs, shutdown: &CancellationToken) {
         for artifact in &self.pending.artifacts {
-            if jobs.running.len() >= self.artifact_copies_max {
+            if jobs.running.len() >= JOBS_MAX {
                 return;
             }
             if jobs.taken.insert(*artifact) {
@@ -211,6 +213,7 @@ impl Copier {
                     region: self.region.clone(),
                     artifact: *artifact,
                     copy: self.copy.clone(),
+                    slots: self.slots.clone(),
                     outbox: self.outbox.clone(),
                     progress_interval: self.progress_interval,
                 };
@@ -221,7 +224,7 @@ impl Copier {
         }
     }
 
-    fn ended(&self, done: Result<(task::Id, bool), task::JoinError>, jobs: &mut Jobs) {
+    fn ended(&mut self, done: Result<(task::Id, bool), task::JoinError>, jobs: &mut Jobs) {
         let (id, stored) = match done {
             Ok(done) => done,
             Err(error) => {
@@ -229,10 +232,11 @@ impl Copier {
                 (error.id(), false)
             }
         };
-        // What is stored stays taken until the fact has come.
-        if let Some(artifact) = jobs.ids.remove(&id)
-            && !stored
-        {
+        if let Some(artifact) = jobs.ids.remove(&id) {
+            // The log has the report. A fact need not follow: replication may have known already.
+            if stored {
+                self.pending.remove(&artifact);
+            }
             jobs.taken.remove(&artifact);
         }
     }
@@ -255,6 +259,8 @@ struct Job {
     region: RegionName,
     artifact: ArtifactId,
     copy: Copy,
+    /// Held while bytes are copied, and not while a failed copy rests: broken artifacts must not keep good ones out.
+    slots: Arc<Semaphore>,
     outbox: Arc<Outbox>,
     progress_interval: Duration,
 }
@@ -265,8 +271,12 @@ impl Job {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let progress = Progress::default();
         loop {
+            let copying = async {
+                let _slot = self.slots.acquire().await;
+                self.copy.artifact(&self.artifact, &progress).await
+            };
             let copied = tokio::select! {
-                copied = self.copy.artifact(&self.artifact, &progress) => copied,
+                copied = copying => copied,
                 never = self.report_progress(&progress, shutdown) => match never {},
                 () = shutdown.cancelled() => return false,
             };

@@ -17,7 +17,7 @@ use longshore_schemas::{
 use serde::{Deserialize, Serialize};
 
 /// Most nodes of each kind (described, lost, returned, with a status) in one report; a record has at most 1 MiB.
-const REPORT_NODES_MAX: usize = 1_000;
+const REPORT_NODES_MAX: usize = 400;
 /// Longest message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Services that one node may report on.
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn a_report_is_bounded_and_the_rest_follows() {
         let mut levels = levels(&[]);
-        for n in 0..2_500 {
+        for n in 0..1_000 {
             levels.hello(description(&format!("n{n}")), SECOND);
             levels.report(&id(&format!("n{n}")), status("web", NodeStatus::Healthy, None));
         }
@@ -320,7 +320,7 @@ mod tests {
             let statuses: usize = report.statuses.iter().map(|status| status.nodes.len()).sum();
             sizes.push((report.seen.len(), statuses, report.returned.len()));
         }
-        assert_eq!(sizes, [(1000, 0, 0), (1000, 0, 0), (500, 1000, 1000), (0, 1000, 1000), (0, 500, 500)]);
+        assert_eq!(sizes, [(400, 0, 0), (400, 0, 0), (200, 400, 400), (0, 400, 400), (0, 200, 200)]);
     }
 
     #[test]

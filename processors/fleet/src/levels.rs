@@ -17,13 +17,14 @@ pub(crate) fn is_eligible(cohort: &ShardCohort, service: &ServiceName, node: &No
     !node.lost && cohort.cohort.contains(slot(service, &description.node), &description.zone)
 }
 
-/// What a node of the cohort adds to its level with its last status. A failure counts for the revision that it happened
-/// at; an artifact that runs already counts whichever revision brought it.
+/// What a node of the cohort adds to its level with its last status. Only what the node says of this revision or a later one
+/// counts: the same artifact may be run in another way by the next revision.
 pub(crate) fn share(cohort: &ShardCohort, status: Option<&Status>) -> Convergence {
     let same_artifact = status.filter(|status| status.artifact() == Some(cohort.artifact));
-    let converged = same_artifact.is_some_and(|status| status.status == NodeStatus::Healthy);
-    let failed = same_artifact
-        .is_some_and(|status| status.status.is_failure() && status.version.revision == cohort.version.revision);
+    let revision = cohort.version.revision;
+    let converged =
+        same_artifact.is_some_and(|status| status.status == NodeStatus::Healthy && status.version.revision >= revision);
+    let failed = same_artifact.is_some_and(|status| status.status.is_failure() && status.version.revision == revision);
     Convergence { eligible: 1, converged: u32::from(converged), failed: u32::from(failed) }
 }
 

@@ -192,13 +192,13 @@ fn goals_is_told_levels_at_most_once_a_second() {
 }
 
 #[test]
-fn failures_count_for_their_revision_and_health_for_the_artifact() {
+fn health_and_failures_count_for_the_revision_that_they_were_reported_for() {
     let mut driver = driver(1);
     driver.request(joined(&["n1", "n2"]));
     driver.request(says(&["n1"], version(1, 1), 1, NodeStatus::Healthy));
     driver.request(says(&["n2"], version(1, 1), 1, NodeStatus::Failed));
     let key = (id::<RegionName>("eu"), 0, id::<ServiceName>("web"));
-    for (at, converged, failed) in [(version(1, 2), 1, 1), (version(2, 1), 1, 0)] {
+    for (at, converged, failed) in [(version(1, 2), 1, 1), (version(2, 1), 0, 0)] {
         driver.request(announced(at, 1, Cohort::everyone()));
         let row = tables::COHORTS.get(driver.state(), &key).expect("state").expect("set");
         assert_eq!(row.level, Convergence { eligible: 2, converged, failed }, "at {at}");

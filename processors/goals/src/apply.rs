@@ -201,9 +201,11 @@ fn rollout_completed(state: &mut dyn StoreMut, fact: &RolloutCompleted, at: Time
 }
 
 fn halt_reason(fact: &RolloutHalted) -> String {
+    // People count waves from 1.
+    let wave = fact.wave.saturating_add(1);
     let counts = format!(
-        "{} of {} nodes failed in wave {}, of which {} were allowed",
-        fact.level.failed, fact.level.eligible, fact.wave, fact.allowed
+        "{} of {} nodes failed in wave {wave}, of which {} were allowed",
+        fact.level.failed, fact.level.eligible, fact.allowed
     );
     match &fact.failure {
         Some(failure) => format!("{counts}: {failure}"),

@@ -131,6 +131,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Invalid(reason) => Self::invalid(reason),
+            ReadError::Spent(reason) => Self::conflict(reason),
             ReadError::Unavailable(_) => Self::unavailable(error.to_string()),
         }
     }

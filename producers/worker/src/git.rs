@@ -90,7 +90,10 @@ impl Git {
             return Ok(());
         }
         match self.fetch(repository, wanted, lease).await {
-            Err(Halt::Failed(failure)) if was_there => {
+            // A commit that is not there says nothing of the cache, and objects that another build borrows must stay.
+            Err(Halt::Failed(failure))
+                if was_there && failure.reason != FailureReason::CommitNotFound && lease.is_alone() =>
+            {
                 tracing::info!(repository = repository.shown(), failure.message, "the cached repository is made anew");
                 lease.clear().await.map_err(Failure::worker)?;
                 self.fetch(repository, wanted, lease).await

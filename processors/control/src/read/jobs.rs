@@ -54,13 +54,17 @@ pub(super) fn claimed(
     handle: &Handle<Queue>,
     queue: &QueueName,
     claim: &ClaimId,
-) -> Result<Option<ClaimedJob>, StateError> {
+) -> Result<Option<ClaimedJob>, ReadError> {
     let state = handle.store_of(queue.as_str()).view();
-    let Some(job) = CLAIMS.get(&state, claim)? else { return Ok(None) };
-    let row = JOBS.expect(&state, &job)?;
+    let Some(job) = CLAIMS.get(&state, claim).map_err(unavailable)? else { return Ok(None) };
+    let row = JOBS.expect(&state, &job).map_err(unavailable)?;
     let current = row.is_running() && row.claim.as_ref() == Some(claim);
-    let Some(worker) = row.worker.filter(|_| current) else { return Ok(None) };
-    let build = SPECS.expect(&state, &job)?.build;
+    let Some(worker) = row.worker.filter(|_| current) else {
+        return Err(ReadError::Spent(format!(
+            "claim {claim} got job {job}, and that attempt is over: make a new claim"
+        )));
+    };
+    let build = SPECS.expect(&state, &job).map_err(unavailable)?.build;
     Ok(Some(ClaimedJob { job, attempt: row.attempt, worker, claim: claim.clone(), build }))
 }
 

@@ -112,7 +112,7 @@ impl ReadModel for Projections {
         wait: Duration,
     ) -> Result<Option<ClaimedJob>, ReadError> {
         let waiter = self.claims.wait_for(claim).ok_or_else(crowded)?;
-        let look = || jobs::claimed(&self.queue, queue, claim).map_err(unavailable);
+        let look = || jobs::claimed(&self.queue, queue, claim);
         match tokio::time::timeout(wait, waiter.until(look)).await {
             Ok(claimed) => claimed.map(Some),
             Err(_) => Ok(None),

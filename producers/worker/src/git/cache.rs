@@ -46,6 +46,11 @@ impl Lease {
         self.lock.lock().await
     }
 
+    /// Whether nobody else leases it: the list of known repositories and this lease hold the lock.
+    pub(super) fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.lock) == 2
+    }
+
     /// Empties it. Only while the lock is held.
     pub(super) async fn clear(&self) -> io::Result<()> {
         remove(self.path.clone()).await
