@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 test: ## every test
 	@infra/setup.sh build console browser
 	$(BUILD)
-	$(CARGO) test --workspace --all-targets
+	$(CARGO) test --workspace --all-targets --no-fail-fast
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny

@@ -18,7 +18,7 @@ use longshore_schemas::{
         ReportOrder, Request, RolloutPlan, RunSpec, StatusReport, Wave, WorkerReady, WorkerSignal,
     },
     http::{ArtifactQuery, ArtifactStatus, JobQuery, JobStatus, NodeQuery, RolloutStatus},
-    read::{Outcome, ReadModel, RequestPosition},
+    read::{Outcome, ReadError, ReadModel, RequestPosition},
     topics,
 };
 use tempfile::TempDir;
@@ -206,7 +206,8 @@ async fn build_once(stage: &Stage) -> ArtifactId {
     assert_eq!((view.status, view.artifact), (JobStatus::Succeeded, Some(summary(artifact))));
     let late = stage.ask::<BuildRequest>("cancel-1", CancelRequested { job: claimed.job }).await;
     assert!(matches!(late, Outcome::Refused(_)), "{late:?}");
-    assert!(read.claimed(&queue, &claim_id, Duration::ZERO).await.expect("readable").is_none(), "its attempt is over");
+    let again = read.claimed(&queue, &claim_id, Duration::ZERO).await;
+    assert!(matches!(again, Err(ReadError::Spent(_))), "a claim whose attempt is over gets nothing more: {again:?}");
     artifact
 }
 
