@@ -114,7 +114,7 @@ async fn request_all(log: Arc<dyn Log>, queues: Vec<QueueName>, jobs: u64) -> Re
     let mut records = Vec::with_capacity(BATCH);
     for (number, queue) in (0..jobs).zip(queues.iter().cycle()) {
         let event = BuildRequest::from(BuildRequested { queue: queue.clone(), build: build.clone() });
-        records.push(record(event, format!("bench-{number}"))?);
+        records.push(record(event, &format!("bench-{number}"))?);
         if records.len() == BATCH {
             append(&*log, topics::BUILD_REQUESTS.name, std::mem::take(&mut records)).await?;
         }
@@ -140,7 +140,7 @@ async fn finish_all(
             let outcome = AttemptOutcome::AttemptFailed(failed);
             let JobStarted { job, attempt, worker, .. } = started;
             let event = BuildRequest::from(AttemptFinished { job, attempt, worker, outcome });
-            finishes.push(record(event, format!("finish-{done}"))?);
+            finishes.push(record(event, &format!("finish-{done}"))?);
         }
         append(&*log, topics::BUILD_REQUESTS.name, finishes).await?;
         append(&*log, topics::WORKER_SIGNALS.name, claims).await?;
@@ -152,10 +152,10 @@ fn claim(queue: &QueueName, worker: &WorkerId, wish: u64) -> Result<Record> {
     let claim = format!("{queue}-{worker}-{wish}").parse()?;
     let expires_at = system_clock()() + Duration::from_secs(300);
     let event = WorkerReady { queue: queue.clone(), worker: worker.clone(), claim, expires_at };
-    record(WorkerSignal::from(event), format!("claim-{queue}-{worker}-{wish}"))
+    record(WorkerSignal::from(event), &format!("claim-{queue}-{worker}-{wish}"))
 }
 
-fn record<E: Event>(event: E, id: String) -> Result<Record>
+fn record<E: Event>(event: E, id: &str) -> Result<Record>
 where
     Request<E>: Message,
 {
