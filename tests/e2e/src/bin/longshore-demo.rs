@@ -134,7 +134,10 @@ impl Demo {
     }
 
     fn step(&mut self, begun: Instant, what: &str, result: impl Into<String>) {
-        let (took, result) = (begun.elapsed(), result.into());
+        self.record(begun.elapsed(), what, result.into());
+    }
+
+    fn record(&mut self, took: Duration, what: &str, result: String) {
         println!("{:>7.2} s  {what}: {result}", took.as_secs_f64());
         self.steps.push(Step { what: what.to_owned(), took, result });
     }
@@ -189,11 +192,11 @@ impl Demo {
     }
 
     async fn expect_failed(&mut self, job: &JobView) -> Result<()> {
-        let begun = Instant::now();
         let job = self.cluster.client.job_ended(&job.job, BOUND).await?;
         ensure!(job.status == JobStatus::Failed, "{} should have failed: {:?}", job.job, job.status);
         let failure = job.failure.context("a job that failed says why")?;
-        self.step(begun, "a failing build beside it", format!("{}: {}", job.job, last_line(&failure.message)));
+        let took = job.ended_at.zip(job.started_at).map_or(Duration::ZERO, |(ended, started)| ended.since(started));
+        self.record(took, "a failing build beside it", format!("{}: {}", job.job, last_line(&failure.message)));
         Ok(())
     }
 
@@ -323,9 +326,9 @@ fn wave(regions: &[&str]) -> Wave {
     Wave { regions, zones: Vec::new(), fraction_bp: 10_000, bake_seconds: 0 }
 }
 
-/// Where a program says what is wrong.
+/// Where a program says what is wrong; lines in brackets are its shim's.
 fn last_line(text: &str) -> &str {
-    text.lines().next_back().unwrap_or_default()
+    text.lines().rfind(|line| !line.starts_with("[longshore]")).unwrap_or_default()
 }
 
 fn mib(bytes: u64) -> String {
