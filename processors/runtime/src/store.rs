@@ -85,7 +85,7 @@ pub struct PartitionStore {
 
 impl PartitionStore {
     /// How far the stored state is; None if there is none that this processor and version can use.
-    pub(crate) fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
+    pub fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
         let row = self.view().row()?;
         Ok(row.filter(|row| row.processor == processor && row.state_version == state_version).map(|row| row.applied))
     }

@@ -77,7 +77,7 @@ pub(crate) enum Command {
     LiftHold(HoldArgs),
     /// Lists nodes and what they run
     Nodes(NodesArgs),
-    /// Reads the log of facts
+    /// Reads the log of facts, or checks it
     #[command(subcommand)]
     Log(LogCommand),
     /// Shows what the token may do
@@ -315,6 +315,8 @@ pub(crate) struct NodesArgs {
 pub(crate) enum LogCommand {
     /// Shows facts as they are written, until stopped
     Tail(TailArgs),
+    /// Checks the log of a stopped `longshore up`: nothing missing, twice or in part, and projections that say the same
+    Verify,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -363,6 +365,7 @@ mod tests {
             "lift-hold web abcd",
             "nodes --region eu",
             "log tail builds --from beginning",
+            "log verify --data /tmp/x --output json",
             "whoami",
         ];
         for line in lines {
