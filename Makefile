@@ -7,7 +7,7 @@ CARGO ?= cargo
 BUILD = $(CARGO) build --workspace --all-targets
 BIN = $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup demo test lint fmt bench console
+.PHONY: help setup demo test faults lint fmt bench console
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,9 +21,14 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once)
 
 test: ## every test
-	@infra/setup.sh build console browser
+	@infra/setup.sh build console browser faketime
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
+
+faults: ## kills, races and clocks alone, with their figures (FULL=1: ten times as many; SEED=n: the same choices again)
+	@infra/setup.sh build faketime
+	$(BUILD)
+	$(CARGO) test -p longshore-e2e --test kill_control --test worker_races --test clock_jumps -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny

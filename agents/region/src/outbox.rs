@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use longshore_log::{Log, Record};
+use longshore_log::{Log, Record, clock};
 use longshore_schemas::{
-    RegionName, Timestamp,
+    RegionName,
     codec::{self, Message},
     events::{ArtifactRequest, Event, FleetReport, ReportOrder, Request},
 };
@@ -38,7 +38,7 @@ impl Outbox {
     pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
         // Also later than every boot before the file was lost, unless the clock went back.
-        let now = u64::try_from(now().millis()).unwrap_or(0);
+        let now = u64::try_from(clock::now().millis()).unwrap_or(0);
         let boot = boots.content().last.saturating_add(1).max(now);
         boots.store(Boots { last: boot })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
@@ -69,7 +69,7 @@ impl Outbox {
         let id = format!("{}/{boot}/{sequence}", self.sender).parse().expect("names and numbers are token characters");
         let report = Some(ReportOrder { sender: self.sender.clone(), boot, sequence });
         let key = event.key();
-        let request = Request { id, at: now(), actor: self.sender.clone(), trace: None, report, event };
+        let request = Request { id, at: clock::now(), actor: self.sender.clone(), trace: None, report, event };
         match codec::encode(&request) {
             Ok(bytes) => Some(Record::new(key, bytes)),
             Err(error) => {
@@ -100,9 +100,4 @@ impl Outbox {
             }
         }
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -32,9 +32,10 @@ mod store;
 mod wire;
 
 pub use error::Error;
+pub use longshore_log::clock::{Clock, system_clock};
 pub use outcomes::Applied;
 pub use partition::{Role, Status};
 pub use replay::{Replayed, replay};
-pub use service::{Clock, Config, Handle, Health, Observer, Runtime, system_clock};
+pub use service::{Config, Handle, Health, Observer, Runtime};
 pub use store::{PartitionStore, Rocks, View};
 pub use wire::Wire;

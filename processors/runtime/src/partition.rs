@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition, Writer};
+use longshore_log::{
+    Log, ReadLimit, Reader, StoredRecord, TopicPartition, Writer,
+    clock::{self, Clock},
+};
 use longshore_schemas::{Timestamp, events::Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,14 +18,13 @@ use crate::{
     Error, Wire,
     error::chain,
     replica::Replica,
-    service::Clock,
     step::{Barrier, Leader, Place},
 };
 
 /// What a leader reads at once.
 const READ: ReadLimit = ReadLimit { records: 2_000, bytes: 1024 * 1024 };
-/// How far back a new leader reads signals: beyond the time that an open claim lasts.
-const SIGNALS_LOOKBACK: Duration = Duration::from_secs(30);
+/// How far back a new leader reads signals: those of a moment ago were heard by nobody yet, and are repeated every 5 s.
+const SIGNALS_LOOKBACK: Duration = Duration::from_secs(6);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Between deadlines at least, should a processor say that one stays due.
@@ -168,10 +170,12 @@ impl<P: Wire> Task<P> {
         let requests = TopicPartition::new(P::Request::TOPIC.name, self.place.partition);
         let signals = TopicPartition::new(P::Signal::TOPIC.name, self.place.partition);
         let applied = self.replica.applied();
+        // The predecessor's clock may have been ahead: deadlines count from what it wrote last.
+        let clock = clock::from(self.clock.clone(), applied.at);
         let mut leader = Leader::new(self.processor.clone(), self.place, applied);
         let mut sources = vec![(requests.clone(), applied.request_offset)];
         if self.signals {
-            let now = (self.clock)();
+            let now = clock();
             let since = Timestamp(now.millis().saturating_sub(SIGNALS_LOOKBACK.as_millis() as i64));
             let from = self.log.offset_at(&signals, since).await?;
             leader.offer_signals([], from);
@@ -181,9 +185,9 @@ impl<P: Wire> Task<P> {
         let mut reader = self.log.reader(sources)?;
         tracing::info!(processor = P::NAME, partition = self.place.partition, ?applied, "leading");
         self.set_role(Role::Leading);
-        let mut next_wake = self.settle(&mut leader, &mut *writer).await?;
+        let mut next_wake = self.settle(&mut leader, &mut *writer, &clock).await?;
         loop {
-            let due = next_wake.filter(|_| !leader.has_barrier()).map(|at| self.until(at));
+            let due = next_wake.filter(|_| !leader.has_barrier()).map(|at| until(at, clock()));
             let mut wait = Wait { assigned: &mut self.assigned, shutdown: &self.shutdown, role: true };
             match wait.next(&mut *reader, due).await? {
                 Action::Stop => return Ok(()),
@@ -194,12 +198,12 @@ impl<P: Wire> Task<P> {
                 }
                 Action::Due => {
                     // The time first, the ends second: whatever came before the deadline is before the ends.
-                    let at = (self.clock)();
+                    let at = clock();
                     let ends = self.ends(&requests, &signals).await?;
                     leader.set_barrier(Barrier { at, requests: ends.0, signals: ends.1 });
                 }
             }
-            next_wake = self.settle(&mut leader, &mut *writer).await?;
+            next_wake = self.settle(&mut leader, &mut *writer, &clock).await?;
         }
     }
 
@@ -207,10 +211,6 @@ impl<P: Wire> Task<P> {
         let requests = self.log.end_offset(requests).await?;
         let signals = if self.signals { self.log.end_offset(signals).await? } else { 0 };
         Ok((requests, signals))
-    }
-
-    fn until(&self, at: Timestamp) -> Duration {
-        at.since((self.clock)()).max(WAKE_INTERVAL_MIN)
     }
 
     /// Applies every fact that is committed now. The predecessor is fenced, so these are all of its facts.
@@ -239,9 +239,14 @@ impl<P: Wire> Task<P> {
     }
 
     /// Decides and commits until there is nothing more to do. Answers the next deadline.
-    async fn settle(&mut self, leader: &mut Leader<P>, writer: &mut dyn Writer) -> Result<Option<Timestamp>, Error> {
+    async fn settle(
+        &mut self,
+        leader: &mut Leader<P>,
+        writer: &mut dyn Writer,
+        clock: &Clock,
+    ) -> Result<Option<Timestamp>, Error> {
         loop {
-            let step = leader.step(self.replica.base(), (self.clock)())?;
+            let step = leader.step(self.replica.base(), clock())?;
             if let Some(mut transaction) = step.transaction {
                 let batch = std::mem::take(&mut transaction.batch);
                 let positions = writer.commit(batch).await?;
@@ -255,4 +260,8 @@ impl<P: Wire> Task<P> {
             }
         }
     }
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    at.since(now).max(WAKE_INTERVAL_MIN)
 }

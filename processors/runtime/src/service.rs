@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{Log, Membership, Ownership, TopicPartition};
+use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
-    Timestamp,
     events::{Event, Fact},
     read::Outcome,
     topics::{self, Topic},
@@ -22,17 +21,6 @@ use crate::{
 };
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
-
-/// What time it is. The only clock of the runtime.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// The machine's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    })
-}
 
 /// Told of every batch of facts that was applied on this replica, by whom else it was decided. Must return at once.
 pub trait Observer<F: Event>: Send + Sync + 'static {
@@ -53,6 +41,7 @@ pub struct Config {
     pub store_id: u8,
     /// Whether the processor has signals, which then have as many partitions as its requests.
     pub signals: bool,
+    /// The only clock of the runtime.
     pub clock: Clock,
 }
 
