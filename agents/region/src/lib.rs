@@ -8,7 +8,9 @@
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
-//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack.
+//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack, and gives back to the main bucket
+//!   what was lost there.
+//! - `mender`: looks at packs that a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`: what the nodes are and run, batched per shard into at most one report a second.
@@ -23,8 +25,10 @@ mod copy;
 mod error;
 mod goals;
 mod levels;
+mod mender;
 mod nodes;
 mod outbox;
+mod quarantine;
 mod reports;
 mod roots;
 mod session;
@@ -42,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use copier::Copier;
 pub use error::Error;
 use goals::GoalBoard;
+use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
 use reports::Reports;
@@ -121,9 +126,11 @@ impl Region {
         let roots = Arc::new(Roots::new(config.bucket.clone()));
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
-        let copier = Copier::open(&config, outbox.clone())?;
+        let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
+        let copier = Copier::open(&config, outbox.clone(), damaged.clone())?;
         let (tracker, tracker_events) = tracker::channel();
-        let sessions = Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker));
+        let sessions =
+            Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
 
         let listener = nodes::bind(config.listen).await?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -131,6 +138,7 @@ impl Region {
         let follower = goals::Follower::catch_up(config.log.clone(), goals).await?;
         tasks.spawn(follower.run(shutdown.clone()));
         tasks.spawn(copier.run(shutdown.clone()));
+        tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));

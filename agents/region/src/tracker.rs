@@ -77,7 +77,7 @@ impl Actor {
                 self.sessions.tell(&node, FromRegion::Sources { artifact, peers, tickets });
             }
             Action::Ban { node } => {
-                tracing::error!(%node, "several nodes got wrong bytes from this node: no node is sent to it any more");
+                tracing::error!(%node, "several nodes got wrong bytes from this node: no node is sent to it for a while");
             }
         }
     }

@@ -17,8 +17,8 @@ use longshore_artifact::{ArtifactRoot, ROOT_BYTES_MAX, pack_key, root_key};
 use longshore_log::clock;
 use longshore_schemas::{
     ArtifactId, ArtifactName, QueueName, Timestamp,
-    events::{WorkerReady, WorkerSignal},
-    http::{ArtifactQuery, ArtifactStatus, Assignment, BaseArtifact, ClaimBody, ClaimedJob, PackUrl},
+    events::{ReplicaStatus, WorkerReady, WorkerSignal},
+    http::{ArtifactQuery, ArtifactStatus, ArtifactView, Assignment, BaseArtifact, ClaimBody, ClaimedJob, PackUrl},
 };
 use tokio::time::Instant;
 
@@ -118,7 +118,7 @@ async fn bases(shared: &Arc<Shared>, name: &ArtifactName) -> Vec<BaseArtifact> {
     let query = ArtifactQuery { name: Some(name.clone()), after: None, limit: Some(BASES_MAX) };
     let artifacts = shared.read.artifacts(&query).map(|page| page.items).unwrap_or_default();
     let mut bases = Vec::new();
-    for artifact in artifacts.iter().filter(|artifact| artifact.status != ArtifactStatus::Retired) {
+    for artifact in artifacts.iter().filter(|artifact| can_be_base(artifact)) {
         let id = &artifact.summary.artifact;
         match base(shared, id).await {
             Ok(base) => bases.push(base),
@@ -126,6 +126,12 @@ async fn bases(shared: &Arc<Shared>, name: &ArtifactName) -> Vec<BaseArtifact> {
         }
     }
     bases
+}
+
+/// An artifact that a region cannot copy and none has may lack packs in the main bucket. If one has it, it gives them back.
+fn can_be_base(artifact: &ArtifactView) -> bool {
+    let has = |status| artifact.replicas.iter().any(|replica| replica.status == Some(status));
+    artifact.status != ArtifactStatus::Retired && (!has(ReplicaStatus::Failed) || has(ReplicaStatus::Stored))
 }
 
 async fn base(shared: &Arc<Shared>, artifact: &ArtifactId) -> Result<BaseArtifact, String> {
