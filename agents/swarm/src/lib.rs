@@ -19,6 +19,8 @@
 
 pub mod fetch;
 pub mod frames;
+#[doc(hidden)]
+pub mod hooks;
 mod peer;
 pub mod server;
 mod store;
