@@ -7,7 +7,7 @@ CARGO ?= cargo
 BUILD = $(CARGO) build --workspace --all-targets
 BIN = $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup demo test faults lint fmt bench console
+.PHONY: help setup demo test faults lint fmt fuzz bench console
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,11 @@ lint: ## formatting, clippy, licences and sources, dependency rules
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+fuzz: ## feed everything that reads bytes of others with lies, MINUTES=n in all (10); findings join tests/fuzz/corpus
+	@infra/setup.sh build
+	@$(BUILD) --quiet
+	@$(BIN)/longshore-fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 console: ## build the console's page into producers/console/dist
 	@infra/setup.sh console

@@ -45,6 +45,18 @@ use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, Topic
 
 pub use self::maintenance::{Maintained, TOMBSTONE_KEPT};
 
+/// Reads a record as the log's folder holds it, for tests that bring bytes of their choice; `None` if these are none.
+#[doc(hidden)]
+pub fn decode_stored(stored: bytes::Bytes) -> Option<(Timestamp, Record)> {
+    format::decode(stored)
+}
+
+/// The bytes of a record as the log's folder holds it.
+#[doc(hidden)]
+pub fn encode_stored(at: Timestamp, record: &Record) -> Vec<u8> {
+    format::Encoded::new(record).stamped(at).to_vec()
+}
+
 /// Partitions of all topics together.
 const PARTITIONS_MAX: usize = 100_000;
 /// Longest name of a topic.
