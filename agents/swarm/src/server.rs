@@ -110,7 +110,10 @@ where
 }
 
 /// Sends a file; answers what the bytes were.
-async fn send(mut file: tokio::io::Take<tokio::fs::File>, stream: &mut TcpStream) -> std::io::Result<PackId> {
+async fn send(
+    mut file: tokio::io::Take<tokio::fs::File>,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<PackId> {
     let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; BLOCK_BYTES]);
     loop {
         let count = file.read(&mut block).await?;
