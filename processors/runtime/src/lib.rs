@@ -24,6 +24,7 @@
 mod error;
 mod outcomes;
 mod partition;
+mod past;
 mod replay;
 mod replica;
 mod service;

@@ -16,6 +16,7 @@ use crate::{
     Applied, Error, PartitionStore, Rocks, Wire,
     error::chain,
     partition::{Role, Status, Task},
+    past,
     replica::{Replica, Shared},
     step::Place,
 };
@@ -237,9 +238,23 @@ impl<P: Wire> Handle<P> {
 
     /// Waits until the request at `offset` was processed and applied here, or the time is over.
     pub async fn outcome(&self, partition: u32, offset: u64, wait: Duration) -> Outcome {
-        match self.slots.get(partition as usize) {
-            Some(slot) => slot.shared.outcomes.of(offset, wait).await,
-            None => Outcome::Pending,
+        let Some(slot) = self.slots.get(partition as usize) else { return Outcome::Pending };
+        if let Some(outcome) = slot.shared.outcomes.of(offset, wait).await {
+            return outcome;
+        }
+        let end = slot.shared.applied.borrow().fact_offset;
+        match past::outcome::<P>(&*self.log, partition, offset, end).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(
+                    processor = P::NAME,
+                    partition,
+                    offset,
+                    error = chain(&error),
+                    "an outcome cannot be read"
+                );
+                Outcome::Pending
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use longshore_schemas::{
     http::{ArtifactStatus, DeployBody, JobStatus, JobView, RolloutStatus, ServiceView},
 };
 
-use common::{Left, folder};
+use common::{Left, folder, verify};
 
 const BOUND: Duration = Duration::from_secs(120);
 const REGIONS: [&str; 2] = ["eu", "us"];
@@ -114,8 +114,8 @@ async fn an_hour_forward_and_back_loses_nobody_and_changes_no_order() -> Result<
     ensure!(client.nodes().await?.iter().all(|node| !node.lost), "a node is lost");
 
     cluster.stop()?;
+    verify(folder.path())?;
     let left = Left::open(folder.path())?;
-    left.is_sound().await?;
     nobody_was_lost(&left).await?;
     first_in_first_out(&left, &jobs).await?;
     left.equals_replay(&REGIONS).await
@@ -150,7 +150,7 @@ async fn after_an_hour_back_and_a_restart_deadlines_still_come() -> Result<()> {
     let canceled: JobView = client.post(&format!("/v1/jobs/{job}/cancel"), &serde_json::json!({})).await?;
     ensure!(canceled.status == JobStatus::Canceled);
     cluster.stop()?;
-    Left::open(folder.path())?.is_sound().await
+    verify(folder.path())
 }
 
 async fn start(folder: &Path, control: &WallClock, machines: &WallClock) -> Result<Cluster> {

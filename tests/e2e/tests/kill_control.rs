@@ -40,15 +40,18 @@ use longshore_schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use common::{Left, folder, is_end};
+use common::{Left, folder, is_end, verify};
 
 const REGIONS: [&str; 2] = ["eu", "us"];
 const ROLLED: [&str; 2] = ["alpha", "beta"];
 const STEADY: &str = "steady";
 /// For what takes as long as it takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(120);
-/// From one start to the next kill: some hit it before it is ready.
-const ALIVE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(5_500));
+/// From one start to the next kill, at most.
+const ALIVE_MAX: Duration = Duration::from_millis(5_500);
+/// One in so many starts is killed within [`STARTING`], before it is ready.
+const KILLED_EARLY: u64 = 4;
+const STARTING: Duration = Duration::from_millis(400);
 /// Jobs that may be under way at once.
 const JOBS_MAX: u32 = 6;
 const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -93,8 +96,8 @@ async fn kills_at_random_moments_lose_nothing() -> Result<()> {
     ensure!(jobs >= 5 && deploys >= 2, "too little happened between the kills");
 
     cluster.stop()?;
+    verify(folder.path())?;
     let left = Left::open(folder.path())?;
-    left.is_sound().await?;
     each_job_ended_once(&left, &requested).await?;
     each_deploy_was_decided_once(&left, &deployed).await?;
     left.equals_replay(&REGIONS).await
@@ -129,7 +132,9 @@ async fn kill(cluster: &mut Cluster, kills: usize, random: &mut Random) -> Resul
     for _ in 0..kills {
         let killed = Instant::now();
         cluster.kill_control()?;
-        let alive = random.between(ALIVE.0, ALIVE.1);
+        let (early, late) = ((Duration::ZERO, STARTING), (STARTING, ALIVE_MAX));
+        let (from, to) = if random.below(KILLED_EARLY) == 0 { early } else { late };
+        let alive = random.between(from, to);
         // A pulse that was not answered is sent again after the next kill, as the request that it is.
         let pulse = async {
             pulse(&client, &format!("pulse-{pulses}")).await?;

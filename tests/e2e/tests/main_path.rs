@@ -13,7 +13,7 @@ use longshore_schemas::{
     http::{ArtifactStatus, DeployBody, JobStatus, RollbackBody, RolloutStatus, ServiceView},
 };
 
-use common::Left;
+use common::{Left, verify};
 
 const BOUND: Duration = Duration::from_secs(120);
 const REGIONS: [&str; 2] = ["eu", "us"];
@@ -46,9 +46,8 @@ async fn a_commit_becomes_a_process_and_the_projections_equal_a_replay() -> Resu
     ensure!(refused.starts_with("409") && refused.contains("hold"), "{refused}");
 
     cluster.stop()?;
-    let left = Left::open(folder.path())?;
-    left.equals_replay(&REGIONS).await?;
-    left.is_sound().await
+    verify(folder.path())?;
+    Left::open(folder.path())?.equals_replay(&REGIONS).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

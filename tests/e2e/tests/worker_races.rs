@@ -31,7 +31,7 @@ use longshore_schemas::{
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, LocalSet};
 
-use common::{Left, folder, is_end};
+use common::{Left, folder, is_end, verify};
 
 const LANES: usize = 13;
 const BOUND: Duration = Duration::from_secs(120);
@@ -73,8 +73,8 @@ async fn workers_that_die_or_stand_still_never_spoil_a_build() -> Result<()> {
     published_once(&cluster.client).await?;
     let mut cluster = Arc::into_inner(cluster).context("the lanes have ended")?;
     cluster.stop()?;
+    verify(folder.path())?;
     let left = Left::open(folder.path())?;
-    left.is_sound().await?;
     let mut again = 0;
     for (job, facts) in left.jobs().await? {
         let ends: Vec<_> = facts.iter().filter(|fact| is_end(&fact.event)).collect();
@@ -187,12 +187,12 @@ impl Lane {
         }
         self.workers[victim].1.resume()?;
         let resumed = Instant::now();
-        let view = self.cluster.client.job_ended(&job, BOUND).await?;
         if !next {
             return Ok(None);
         }
         let at_finish = self.refused(&job, victim).await?;
         let refused = resumed.elapsed();
+        let view = self.cluster.client.job_ended(&job, BOUND).await?;
         self.succeeded(&view)?;
         self.no_process_left(&job).await?;
         Ok(Some(Race { refused: Some(refused), at_finish, ..Race::default() }))
@@ -322,7 +322,7 @@ async fn a_worker_that_comes_back_too_late_is_refused_everything_and_may_claim_a
     let mut cluster = Cluster::start_with(folder.path(), &["eu"], options()).await?;
     let late = Client::new(&cluster.up.api, &read_token(&cluster.up.tokens.worker)?)?;
     let job = cluster.client.build(&repository.build("default", "late", commit, "true")?).await?.job;
-    let first = claim(&late, "first").await?;
+    let first = claim(&late, "default", "first").await?;
     ensure!(first.job == job && first.attempt == 1 && first.beat_seconds == 1, "{first:?}");
     let attempt = Client::new(&cluster.up.api, &first.credential)?;
     let path = format!("/v1/jobs/{job}/attempts/1");
@@ -353,24 +353,23 @@ async fn a_worker_that_comes_back_too_late_is_refused_everything_and_may_claim_a
     ensure!(after == view, "a late worker changed {view:?} to {after:?}");
     published_once(&cluster.client).await?;
 
-    cluster.workers[0].kill()?;
-    let again = repository.build("default", "late", repository.commit("again")?, "true")?;
+    let again = repository.build("another", "late", repository.commit("again")?, "true")?;
     let job = cluster.client.build(&again).await?.job;
-    let second = claim(&late, "second").await?;
+    let second = claim(&late, "another", "second").await?;
     ensure!((&second.job, second.attempt) == (&job, 1), "{second:?}");
     let canceled: JobView = cluster.client.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await?;
     ensure!(canceled.status == JobStatus::Canceled);
     cluster.stop()
 }
 
-async fn claim(client: &Client, claim: &str) -> Result<Assignment> {
+async fn claim(client: &Client, queue: &str, claim: &str) -> Result<Assignment> {
     let body = json!({ "worker": "late", "claim": claim, "wait_seconds": 30 });
-    client.post("/v1/queues/default/claims", &body).await
+    client.post(&format!("/v1/queues/{queue}/claims"), &body).await
 }
 
 /// The root of the one artifact that there is: what a late worker that built the same would finish with.
 fn stored_root(folder: &Path) -> Result<Value> {
-    let mut open = vec![folder.join("up/s3/longshore-main")];
+    let mut open = vec![folder.join("up/s3/buckets/longshore-main")];
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(fs::read_dir(path)?.flatten().map(|entry| entry.path()));

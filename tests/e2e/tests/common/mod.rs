@@ -1,11 +1,17 @@
-//! What a stopped `longshore up` left: its log, read by the tests, and its projections.
+//! What a stopped `longshore up` left: its log, read by the tests and by `longshore log verify`, and its projections.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_control::{Control, ControlConfig, replay_fingerprints};
+use longshore_e2e::process::binary_path;
 use longshore_log::{
     Log, ReadLimit, StoredRecord, TopicPartition,
     local::{Config as LogConfig, LocalLog},
@@ -13,7 +19,7 @@ use longshore_log::{
 use longshore_schemas::{
     JobId,
     codec::{self, Message},
-    events::{ArtifactFact, BuildFact, Event, Fact, FleetFact, GoalFact},
+    events::{BuildFact, Event, Fact},
     topics::{self, Topic},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,6 +32,18 @@ pub(crate) fn folder() -> Result<tempfile::TempDir> {
         folder.disable_cleanup(true);
     }
     Ok(folder)
+}
+
+/// `longshore log verify` on what the cluster in this folder left: no gap, no duplicate, no torn output, nothing set aside,
+/// and projections that say what the log says.
+pub(crate) fn verify(folder: &Path) -> Result<()> {
+    let mut verify = Command::new(binary_path("longshore")?);
+    let output = verify.args(["log", "verify", "--data"]).arg(folder.join("up")).output()?;
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "longshore log verify: {out}{err}");
+    ensure!(out.contains("no gap, no duplicate, no torn output"), "{out}");
+    ensure!(out.contains(", 0 dead letters"), "{out}");
+    Ok(())
 }
 
 pub(crate) struct Left {
@@ -61,46 +79,6 @@ impl Left {
             ensure!(live.fingerprint == replayed.fingerprint, "{place} is not what its facts say");
         }
         Ok(())
-    }
-
-    /// No fact is missing, twice, torn or out of order, and no record was set aside.
-    pub(crate) async fn is_sound(&self) -> Result<()> {
-        let builds = self.are_sound::<BuildFact>().await?;
-        ensure!(builds > 0, "there are no facts of builds");
-        self.are_sound::<ArtifactFact>().await?;
-        self.are_sound::<GoalFact>().await?;
-        self.are_sound::<FleetFact>().await?;
-        let dead = self.records(topics::DEAD_LETTERS).await?.concat();
-        ensure!(dead.is_empty(), "{} dead letters", dead.len());
-        Ok(())
-    }
-
-    /// Answers how many there are.
-    async fn are_sound<E: Event>(&self) -> Result<usize>
-    where
-        Fact<E>: Message,
-    {
-        let mut total = 0;
-        for (partition, facts) in self.facts::<E>().await?.iter().enumerate() {
-            let place = format!("{}/{partition}", E::TOPIC.name);
-            for (sequence, fact) in (1..).zip(facts) {
-                ensure!(fact.sequence == sequence, "{place}: sequence {} where {sequence} is next", fact.sequence);
-            }
-            for pair in facts.windows(2) {
-                let [one, next] = pair else { continue };
-                let sequence = next.sequence;
-                ensure!(one.at <= next.at, "{place}: time goes back at {sequence}: {} to {}", one.at, next.at);
-                let (before, cause) = (&one.cause, &next.cause);
-                let goes_on = before.trigger == cause.trigger && before.index + 1 == cause.index;
-                let begins = before.index + 1 == before.count && cause.index == 0;
-                ensure!(goes_on || begins, "{place}: torn at {sequence}: {cause:?} after {before:?}");
-            }
-            if let Some(Fact { cause, .. }) = facts.last() {
-                ensure!(cause.index + 1 == cause.count, "{place}: torn at its end: {cause:?}");
-            }
-            total += facts.len();
-        }
-        Ok(total)
     }
 
     /// Every fact of a topic, by partition.
