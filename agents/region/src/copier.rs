@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use longshore_artifact::PackRef;
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
 use longshore_schemas::{
     ArtifactId, RegionName, codec,
@@ -38,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, RegionConfig,
     copy::{Copied, Copy, Progress},
-    mender::{Word, Words},
+    mender::{What, Word, Words},
     outbox::Outbox,
 };
 
@@ -341,11 +340,12 @@ async fn sleep_until(at: Option<Instant>) {
 async fn give_back(region: &RegionName, copy: &Copy, artifact: ArtifactId, damaged: &Words) {
     match copy.give_back(&artifact).await {
         Ok(back) => {
-            if back.packs > 0 {
-                tracing::warn!(%region, %artifact, packs = back.packs, "packs that the main bucket had lost were given back");
+            if back.packs > 0 || back.root {
+                let (packs, root) = (back.packs, back.root);
+                tracing::warn!(%region, %artifact, packs, root, "what the main bucket had lost was given back");
             }
-            for PackRef { pack, bytes } in back.damaged {
-                damaged.say(Word { node: None, artifact, pack, bytes });
+            for pack in back.damaged {
+                damaged.say(Word { node: None, artifact, what: What::Pack(pack) });
             }
         }
         Err(error) => tracing::warn!(%region, %artifact, %error, "what the main bucket may lack cannot be given back"),

@@ -16,7 +16,7 @@ use longshore_s3::{Bucket, Error as BucketError};
 use longshore_schemas::{ArtifactId, PackId};
 use tokio::sync::Semaphore;
 
-use crate::quarantine::{Held, inspect, set_aside};
+use crate::quarantine::{Held, inspect, set_aside, set_root_aside};
 
 /// Packs of one artifact that are looked for or copied at the same time; how many of them are in memory, the permits say.
 const PACKS_AT_ONCE: usize = 32;
@@ -88,8 +88,15 @@ impl Copy {
         let key = root_key(artifact);
         let json = self.main.get(&key, ROOT_BYTES_MAX as u64).await;
         let json = json.map_err(|source| CopyError::Read { key: key.clone(), source })?;
-        let root = ArtifactRoot::from_json(artifact, &json);
-        let packs = root.map_err(|source| CopyError::Root { artifact: *artifact, source })?.all_packs();
+        let packs = match ArtifactRoot::from_json(artifact, &json) {
+            Ok(root) => root.all_packs(),
+            Err(source) => {
+                // Out of the way, so that a region that has it can put the right one there.
+                let aside = set_root_aside(&self.main, artifact).await;
+                aside.map_err(|source| CopyError::Write { key, source })?;
+                return Err(CopyError::Root { artifact: *artifact, source });
+            }
+        };
         let count = u32::try_from(packs.len()).unwrap_or(u32::MAX);
         // No `spawn`: dropping this future drops every transfer with it.
         stream::iter(packs)
@@ -144,7 +151,9 @@ impl Copy {
             .buffer_unordered(PACKS_AT_ONCE)
             .try_collect()
             .await?;
-        let mut back = GivenBack::default();
+        let root = self.main.put_if_absent(&key, json).await;
+        let root = root.map_err(|source| CopyError::Write { key, source })?;
+        let mut back = GivenBack { root, ..GivenBack::default() };
         for given in given {
             match given {
                 Given::NotNeeded => {}
@@ -177,6 +186,7 @@ impl Copy {
 
 #[derive(Debug, Default)]
 pub(crate) struct GivenBack {
+    pub(crate) root: bool,
     pub(crate) packs: usize,
     pub(crate) damaged: Vec<PackRef>,
 }

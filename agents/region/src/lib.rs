@@ -123,10 +123,10 @@ impl Region {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, &config.data_dir)?);
-        let roots = Arc::new(Roots::new(config.bucket.clone()));
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
+        let roots = Arc::new(Roots::new(config.bucket.clone(), damaged.clone()));
         let copier = Copier::open(&config, outbox.clone(), damaged.clone())?;
         let (tracker, tracker_events) = tracker::channel();
         let sessions =

@@ -4,9 +4,9 @@
 //! right bytes can be put there by whoever has them: a build, a copy, another region.
 
 use bytes::Bytes;
-use longshore_artifact::pack_key;
+use longshore_artifact::{ArtifactRoot, ROOT_BYTES_MAX, pack_key, root_key};
 use longshore_s3::{Bucket, Error};
-use longshore_schemas::PackId;
+use longshore_schemas::{ArtifactId, PackId};
 
 /// What a bucket has under a pack's key.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +23,8 @@ impl Held {
     }
 }
 
-pub(crate) fn quarantine_key(pack: &PackId) -> String {
-    format!("quarantine/{}", pack_key(pack))
+fn quarantine_key(key: &str) -> String {
+    format!("quarantine/{key}")
 }
 
 /// Reads the object and compares it with its name.
@@ -46,9 +46,24 @@ pub(crate) async fn set_aside(bucket: &Bucket, pack: &PackId, bytes: u64, wrong:
         return Ok(again);
     }
     if let Held::Wrong(Some(content)) = again {
-        bucket.put(&quarantine_key(pack), content).await?;
+        bucket.put(&quarantine_key(&pack_key(pack)), content).await?;
     }
     bucket.delete(&pack_key(pack)).await?;
     tracing::error!(%pack, bucket = bucket.name(), "a pack with wrong bytes was moved to quarantine/");
     Ok(Held::Gone)
+}
+
+/// Moves an artifact's root into quarantine if it is there and cannot be used; answers whether it is gone.
+pub(crate) async fn set_root_aside(bucket: &Bucket, artifact: &ArtifactId) -> Result<bool, Error> {
+    let key = root_key(artifact);
+    match bucket.get(&key, ROOT_BYTES_MAX as u64).await {
+        Ok(json) if ArtifactRoot::from_json(artifact, &json).is_ok() => return Ok(false),
+        Ok(json) => bucket.put(&quarantine_key(&key), json).await?,
+        Err(Error::TooLarge { .. }) => {}
+        Err(Error::NotFound { .. }) => return Ok(true),
+        Err(error) => return Err(error),
+    }
+    bucket.delete(&key).await?;
+    tracing::error!(%artifact, bucket = bucket.name(), "the root of an artifact is not usable and was moved to quarantine/");
+    Ok(true)
 }

@@ -11,6 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use longshore_artifact::PackRef;
 use longshore_schemas::{
     ArtifactId, NodeId, RegionName, ServiceName,
     events::{GoalVersion, NodeDescription},
@@ -30,7 +31,11 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::{MISSED_BEATS_MAX, mender::Word, nodes::Sessions};
+use crate::{
+    MISSED_BEATS_MAX,
+    mender::{What, Word},
+    nodes::Sessions,
+};
 
 /// A node must say who it is within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -246,7 +251,8 @@ async fn take(
         FromNode::PackDamaged { artifact, pack } => {
             let root = sessions.roots.get(&artifact).await;
             if let Some(bytes) = root.and_then(|root| root.size(&pack)) {
-                sessions.damaged.say(Word { node: Some(node), artifact, pack, bytes });
+                let what = What::Pack(PackRef { pack, bytes });
+                sessions.damaged.say(Word { node: Some(node), artifact, what });
             }
             Ok(())
         }

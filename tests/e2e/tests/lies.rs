@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::{Cluster, greeter::Repository, process::wait_for, read_token};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
-    events::{NodeStatus, ReplicaStatus},
+    events::{NodeStatus, ReplicaStatus, RolloutPlan, Wave},
     http::{ArtifactStatus, DeployBody, JobStatus, RolloutStatus, ServiceView},
     stream::{FromNode, FromRegion, Hello, NodeReport},
 };
@@ -116,6 +116,95 @@ async fn a_node_that_serves_wrong_bytes_is_banned_and_everybody_gets_the_release
     .await?;
     liar.stop();
     cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_breaks_while_it_bakes_halts_the_rollout() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(&folder.path().join("repository"))?;
+    let mut cluster = Cluster::start(folder.path(), &["eu"]).await?;
+    cluster.start_workers(1)?;
+    cluster.start_nodes(2).await?;
+    let one = build(&cluster, &repository, "one").await?;
+    deploy(&cluster, one, "one").await?;
+    let two = build(&cluster, &repository, "two").await?;
+    let wave = Wave { regions: vec!["eu".parse()?], zones: vec![], fraction_bp: 10_000, bake_seconds: 3_600 };
+    let plan = Some(RolloutPlan { waves: vec![wave], failure_budget_bp: 0 });
+    cluster.client.deploy("greeter", &DeployBody { artifact: two, plan }).await?;
+    answers(&cluster, "two").await?;
+
+    // It was healthy everywhere, and bakes. Then it ends twice on one node.
+    let status = cluster.nodes[0].folder.join("services/greeter/status.json");
+    let mut killed = 0;
+    let begun = Instant::now();
+    while killed < 2 {
+        let text = fs::read(&status)?;
+        let shim: serde_json::Value = serde_json::from_slice(&text)?;
+        if shim["exits"] == killed
+            && let Some(pid) = shim["pid"].as_i64()
+        {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a pid")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+            killed += 1;
+        }
+        ensure!(begun.elapsed() < BOUND, "it was started once only");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let halted = |view: &ServiceView| view.revisions[0].status == RolloutStatus::Halted;
+    let view = cluster.client.service_when("greeter", "to halt", BOUND, halted).await?;
+    println!("a release that breaks while it bakes halts the rollout {:?} after its first end", begun.elapsed());
+    let reason = view.revisions[0].reason.clone().context("a reason")?;
+    ensure!(reason.contains("it was healthy and then ended"), "{reason}");
+    // The node started it again, and goes nowhere by itself.
+    answers(&cluster, "two").await?;
+    cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_stage_of_an_attempt_leaves_no_process() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(&folder.path().join("repository"))?;
+    let mut cluster = Cluster::start(folder.path(), &["eu"]).await?;
+    let mark = format!("LONGSHORE_WORK={}/", folder.path().canonicalize()?.display());
+    let mut body = repository.build("greeter", repository.commit("one", 4, &[])?)?;
+    body.build.command = ["sh", "-c", "(setsid sleep 300 &); setsid sleep 300"].map(str::to_owned).to_vec();
+    let mut slowest = Duration::ZERO;
+    // From the claim on, through fetch and checkout, until the command and its daemon run.
+    for moment_ms in [0, 40, 80, 120, 200, 300, 500, u64::MAX] {
+        let job = cluster.client.build(&body).await?.job;
+        cluster.start_workers(1)?;
+        wait_for("the job to start", BOUND, async || {
+            Ok((cluster.client.job(&job).await?.status == JobStatus::Running).then_some(()))
+        })
+        .await?;
+        if moment_ms == u64::MAX {
+            wait_for("the daemon", BOUND, async || Ok((marked(&mark)?.len() >= 2).then_some(()))).await?;
+        } else {
+            // This waits for nothing: the moment is what is tried.
+            tokio::time::sleep(Duration::from_millis(moment_ms)).await;
+        }
+        let begun = Instant::now();
+        cluster.workers.last_mut().context("a worker")?.kill()?;
+        let what = format!("nothing to be left of a worker killed {moment_ms} ms after its job started");
+        wait_for(&what, BOUND, async || Ok(marked(&mark)?.is_empty().then_some(()))).await?;
+        slowest = slowest.max(begun.elapsed());
+        let path = format!("/v1/jobs/{job}/cancel");
+        let _: serde_json::Value = cluster.client.post(&path, &serde_json::json!({})).await?;
+    }
+    println!("a worker killed at 8 moments: nothing is left of its builds after {slowest:?} at most");
+    cluster.stop()
+}
+
+/// Living processes with a variable that begins so.
+fn marked(prefix: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes())) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// A node that enrolled as any other, says that it has everything, and serves noise of the right size.
@@ -242,6 +331,11 @@ async fn deploy(cluster: &Cluster, artifact: ArtifactId, version: &str) -> Resul
     cluster.client.deploy("greeter", &DeployBody { artifact, plan: None }).await?;
     let done = |view: &ServiceView| view.revisions[0].status == RolloutStatus::Completed;
     cluster.client.service_when("greeter", "to complete", BOUND, done).await?;
+    answers(cluster, version).await
+}
+
+/// Waits until every node is healthy and answers with this version.
+async fn answers(cluster: &Cluster, version: &str) -> Result<()> {
     wait_for(&format!("every node to answer {version:?}"), BOUND, async || {
         for node in cluster.client.nodes().await?.into_iter().filter(|node| node.node.as_str() != "liar") {
             let running = node.services.first().context("runs something")?;

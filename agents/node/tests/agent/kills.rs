@@ -73,6 +73,9 @@ async fn an_agent_killed_at_any_moment_of_an_upgrade_comes_back_to_one_release()
         }
         let (_, shims) = node.processes();
         assert!(shims.len() <= 1, "round {round}: shims {shims:?}");
+        if round % 5 == 4 {
+            node.replace_program();
+        }
         let begun = Instant::now();
         node.start_agent(&[]);
         if round % 3 == 2 {

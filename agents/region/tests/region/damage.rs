@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use longshore_artifact::{PackRef, pack_key};
+use longshore_artifact::{PackRef, pack_key, root_key};
 use longshore_region::Region;
 use longshore_s3::Bucket;
 use longshore_schemas::{
@@ -148,6 +148,30 @@ async fn what_the_main_bucket_lost_comes_back_from_a_region_that_has_it() {
     let failed = report(&world, ReplicaStatus::Failed, 0).await;
     assert!(failed.error.expect("it says why").contains(&nowhere.pack.to_string()), "it found its own damaged");
     assert_eq!(world.main.head(&pack_key(&nowhere.pack)).await.expect("asked"), None);
+    shutdown.cancel();
+    region.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_cannot_be_read_is_copied_anew_and_given_back() {
+    let (world, region, shutdown, root) = stored(3).await;
+    let (artifact, key) = (root.artifact, root_key(&root.artifact));
+    world.own.put(&key, Bytes::from_static(b"{\"artifact\": ")).await.expect("put");
+    let mut node = Node::join(&world, &region, "n1", &[]).await;
+    node.say(FromNode::RootWanted { artifact }).await;
+    assert!(matches!(node.hear().await, Some(FromRegion::Root { root: None, .. })), "nothing is better than nonsense");
+    let error = report(&world, ReplicaStatus::Failed, 0).await.error.expect("it says why");
+    assert!(error.contains("root"), "{error}");
+    world.fact(ReplicaFailed { artifact, region: "eu".parse().expect("valid"), error }).await;
+    report(&world, ReplicaStatus::Stored, 1).await;
+    node.say(FromNode::RootWanted { artifact }).await;
+    assert!(matches!(node.hear().await, Some(FromRegion::Root { root: Some(_), .. })));
+
+    world.main.delete(&key).await.expect("deleted");
+    let (us, error) = ("us".parse().expect("valid"), "the root is not usable".to_owned());
+    world.fact(ReplicaFailed { artifact, region: us, error }).await;
+    until("the main bucket has it again", async || world.main.head(&key).await.is_ok_and(|bytes| bytes.is_some()))
+        .await;
     shutdown.cancel();
     region.stopped().await;
 }
