@@ -10,19 +10,19 @@
 //! there, so an artifact that was half copied goes on where it stopped.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_region_policy::pending::Pending;
 use longshore_schemas::{
     ArtifactId, RegionName, codec,
     events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
     topics,
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
     task::{self, JoinSet},
@@ -45,34 +45,6 @@ const JOBS_MAX: usize = 1_000;
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest error text in a report, in characters.
 const ERROR_CHARS_MAX: usize = 500;
-
-/// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-struct Pending {
-    /// The next offset of each partition.
-    offsets: BTreeMap<u32, u64>,
-    artifacts: Vec<ArtifactId>,
-}
-
-impl Pending {
-    fn apply(&mut self, region: &RegionName, fact: ArtifactFact) {
-        match fact {
-            ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
-                let artifact = started.summary.artifact;
-                if !self.artifacts.contains(&artifact) {
-                    self.artifacts.push(artifact);
-                }
-            }
-            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
-            ArtifactFact::ArtifactRetired(retired) => self.remove(&retired.artifact),
-            _ => {}
-        }
-    }
-
-    fn remove(&mut self, artifact: &ArtifactId) {
-        self.artifacts.retain(|pending| pending != artifact);
-    }
-}
 
 /// See the module.
 pub(crate) struct Copier {

@@ -11,7 +11,7 @@
 //! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
-//! - `levels`: what the nodes are and run, batched per shard into at most one report a second.
+//! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
 //!
@@ -22,7 +22,6 @@ mod copier;
 mod copy;
 mod error;
 mod goals;
-mod levels;
 mod nodes;
 mod outbox;
 mod reports;
@@ -33,6 +32,7 @@ mod tracker;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_log::Log;
+use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_service::{signed::Signer, tokens::Tokens};
