@@ -12,7 +12,7 @@
 //! time since it was last looked at is simply right.
 //!
 //! A process whose wall clock is behind what was written before ([`begin_after`]), and a leader whose predecessor's clock was
-//! ahead ([`from`]), start with what was written last and go on from there. Were time to stand there until the wall clock has
+//! ahead ([`Steady::from_time`]), start with what was written last and go on from there. Were time to stand there until the wall clock has
 //! caught up, no deadline would come meanwhile.
 
 use std::{
@@ -29,7 +29,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 const SLEW: u32 = 20;
 
 /// Goes with real time, and slowly towards the wall clock. Pure: both clocks are read by its owner.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Steady {
     /// Since 1970.
     now: Duration,
@@ -40,6 +40,16 @@ pub struct Steady {
 impl Steady {
     pub fn new(start: Duration, monotonic: Duration) -> Self {
         Self { now: start, monotonic }
+    }
+
+    /// As [`Steady::new`], with the time that it starts with.
+    pub fn from_time(start: Timestamp, monotonic: Duration) -> Self {
+        Self::new(duration(start), monotonic)
+    }
+
+    /// As [`Steady::read`], with times.
+    pub fn read_at(&mut self, wall: Timestamp, monotonic: Duration) -> Timestamp {
+        timestamp(self.read(duration(wall), monotonic))
     }
 
     /// The time, given what the two clocks show. A monotonic clock that goes back, as it must not, stands still instead.
@@ -83,21 +93,6 @@ pub fn system_clock() -> Clock {
     Arc::new(now)
 }
 
-/// A clock that shows no less than `start` and is otherwise `clock`: where that is behind, time goes on from `start` and
-/// is a twentieth slower until `clock` has caught up.
-pub fn from(clock: Clock, start: Timestamp) -> Clock {
-    let first = clock();
-    if start <= first {
-        return clock;
-    }
-    let steady = Mutex::new(Steady::new(duration(start), duration(first)));
-    Arc::new(move || {
-        let mut steady = steady.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = duration(clock());
-        timestamp(steady.read(base, base))
-    })
-}
-
 fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -112,8 +107,6 @@ fn duration(time: Timestamp) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
     use super::*;
 
     const HOUR: i64 = 3_600_000;
@@ -179,20 +172,14 @@ mod tests {
 
     #[test]
     fn a_successor_goes_on_from_what_was_written_last() {
-        let wall = Arc::new(AtomicI64::new(START));
-        let base: Clock = {
-            let wall = wall.clone();
-            Arc::new(move || Timestamp(wall.load(Ordering::Relaxed)))
-        };
-        let behind = from(base.clone(), Timestamp(START + HOUR));
-        let ahead = from(base, Timestamp(START - HOUR));
-        let mut read = |passed| {
-            wall.store(START + passed, Ordering::Relaxed);
-            (behind().millis() - START, ahead().millis() - START)
-        };
-        assert_eq!(read(0), (HOUR, 0));
-        assert_eq!(read(60_000), (HOUR + 57_000, 60_000), "deadlines come due");
-        assert_eq!(read(20 * HOUR), (20 * HOUR, 20 * HOUR), "the clock has caught up");
+        let mut behind = Steady::from_time(Timestamp(START + HOUR), Duration::ZERO);
+        for (passed, shown, what) in [
+            (0, HOUR, "time does not go back"),
+            (60_000, HOUR + 57_000, "deadlines come due"),
+            (20 * HOUR, 20 * HOUR, "the clock has caught up"),
+        ] {
+            assert_eq!(behind.read_at(Timestamp(START + passed), millis(passed)), Timestamp(START + shown), "{what}");
+        }
     }
 
     #[test]

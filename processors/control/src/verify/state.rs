@@ -8,7 +8,7 @@ use longshore_log::{Log, TopicPartition};
 use longshore_processor::{Processor, fingerprint};
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-use longshore_runtime::{Rocks, Wire};
+use longshore_runtime::{Projection as _, Rocks, Wire};
 use longshore_schemas::events::Event;
 
 use super::{FaultKind, Faults};
