@@ -77,7 +77,7 @@ pub(super) async fn compare(log: &dyn Log, state_dir: &Path) -> Result<(u64, Fau
                 }
             }
             // A fact that cannot be applied is told, and the other partitions are looked at.
-            Err(Error::Runtime(error @ longshore_runtime::Error::Unappliable { .. })) => {
+            Err(Error::Runtime(error)) if error.halts() => {
                 faults.add(FaultKind::State, &of, None, error.to_string());
             }
             Err(error) => return Err(error),
