@@ -14,7 +14,7 @@
 //! there, so an artifact that was half copied goes on where it stopped.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
