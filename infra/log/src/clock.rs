@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn time_is_real_time_and_follows_the_wall_slowly() {
         // Wall and monotonic clock (both from the start, in ms), and the time that is shown.
-        let table: [(&str, &[(i64, i64, i64)]); 6] = [
+        type Rows = &'static [(i64, i64, i64)];
+        let table: [(&str, Rows); 6] = [
             ("clocks that agree", &[(0, 0, 0), (10, 10, 10), (60_000, 60_000, 60_000)]),
             (
                 "a small correction is taken over",
@@ -186,7 +187,7 @@ mod tests {
         };
         let behind = from(base.clone(), Timestamp(START + HOUR));
         let ahead = from(base, Timestamp(START - HOUR));
-        let mut read = |passed| {
+        let read = |passed| {
             wall.store(START + passed, Ordering::Relaxed);
             (behind().millis() - START, ahead().millis() - START)
         };
