@@ -6,8 +6,10 @@ CARGO ?= cargo
 # One selection for demo, tests and benchmarks: with another, Cargo resolves other features and compiles much of it again.
 BUILD = $(CARGO) build --workspace --all-targets
 BIN = $(CARGO_TARGET_DIR)/debug
+# The simulator alone, with bugs to plant: never in the selection above, where they would reach every program.
+SIM = $(CARGO) test -p longshore-sim --features planted-bugs
 
-.PHONY: help setup demo test lint fmt bench console
+.PHONY: help setup demo test sim lint fmt bench console
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +26,11 @@ test: ## every test
 	@infra/setup.sh build console browser
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
+	$(SIM) --test planted -- --nocapture
+
+sim: ## simulated worlds: SEEDS=n (300; FULL=1: 2,000), or one alone with its whole trace: SEED=k
+	@infra/setup.sh build
+	@$(subst test,run,$(SIM)) --quiet -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),$(if $(FULL),2000,300)))
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny

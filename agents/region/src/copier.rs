@@ -20,13 +20,13 @@ use std::{
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_region_policy::pending::Pending;
 use longshore_schemas::{
     ArtifactId, RegionName, codec,
     events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
     topics,
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
     task::{self, JoinSet},
@@ -50,65 +50,8 @@ const JOBS_MAX: usize = 1_000;
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// As long as another region lacks an artifact, the main bucket is looked at this often.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(30);
-/// Artifacts that other regions lack and that are remembered.
-const FAILED_ELSEWHERE_MAX: usize = 1_000;
 /// Longest error text in a report, in characters.
 const ERROR_CHARS_MAX: usize = 500;
-
-/// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-struct Pending {
-    /// The next offset of each partition.
-    offsets: BTreeMap<u32, u64>,
-    artifacts: Vec<ArtifactId>,
-    /// What other regions failed to copy, and which.
-    #[serde(default)]
-    failed_elsewhere: BTreeMap<ArtifactId, BTreeSet<RegionName>>,
-}
-
-impl Pending {
-    fn apply(&mut self, region: &RegionName, fact: ArtifactFact) {
-        match fact {
-            ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
-                self.add(started.summary.artifact);
-            }
-            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
-            ArtifactFact::ReplicaStored(stored) => self.stored_elsewhere(&stored.artifact, &stored.region),
-            // It was stored, and is damaged. If it is pending already, this says nothing new.
-            ArtifactFact::ReplicaFailed(failed) if failed.region == *region => self.add(failed.artifact),
-            ArtifactFact::ReplicaFailed(failed) => {
-                let known = self.failed_elsewhere.contains_key(&failed.artifact);
-                if known || self.failed_elsewhere.len() < FAILED_ELSEWHERE_MAX {
-                    self.failed_elsewhere.entry(failed.artifact).or_default().insert(failed.region);
-                }
-            }
-            ArtifactFact::ArtifactRetired(retired) => {
-                self.remove(&retired.artifact);
-                self.failed_elsewhere.remove(&retired.artifact);
-            }
-            _ => {}
-        }
-    }
-
-    fn add(&mut self, artifact: ArtifactId) {
-        if !self.artifacts.contains(&artifact) {
-            self.artifacts.push(artifact);
-        }
-    }
-
-    fn stored_elsewhere(&mut self, artifact: &ArtifactId, region: &RegionName) {
-        if let Some(regions) = self.failed_elsewhere.get_mut(artifact) {
-            regions.remove(region);
-            if regions.is_empty() {
-                self.failed_elsewhere.remove(artifact);
-            }
-        }
-    }
-
-    fn remove(&mut self, artifact: &ArtifactId) {
-        self.artifacts.retain(|pending| pending != artifact);
-    }
-}
 
 /// See the module.
 pub(crate) struct Copier {

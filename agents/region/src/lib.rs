@@ -13,7 +13,7 @@
 //! - `mender`: looks at packs that a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
-//! - `levels`: what the nodes are and run, batched per shard into at most one report a second.
+//! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
 //!
@@ -24,7 +24,6 @@ mod copier;
 mod copy;
 mod error;
 mod goals;
-mod levels;
 mod mender;
 mod nodes;
 mod outbox;
@@ -37,6 +36,7 @@ mod tracker;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_log::Log;
+use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_service::{signed::Signer, tokens::Tokens};

@@ -1,4 +1,4 @@
-//! How far a partition is, and what became of its requests.
+//! What became of a partition's requests.
 
 use std::{
     collections::BTreeMap,
@@ -7,29 +7,15 @@ use std::{
 };
 
 use longshore_schemas::{
-    Timestamp,
     events::{Processed, Refusal},
     read::Outcome,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 /// Refusals remembered per partition. Who asks does so within seconds of its request.
 const REFUSALS_MAX: usize = 10_000;
 /// Those who wait for a request of one partition. Each is an open call, which the API bounds as well.
 const WAITERS_MAX: usize = 100_000;
-
-/// How far a partition's State is. Stored in the same RocksDB batch as what it counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Applied {
-    /// The next fact to apply.
-    pub fact_offset: u64,
-    /// The next request to process, as the last `Processed` says.
-    pub request_offset: u64,
-    /// Of the last fact.
-    pub sequence: u64,
-    pub at: Timestamp,
-}
 
 /// What became of one partition's requests: the newest refusals, and who waits for a request.
 pub(crate) struct Outcomes(Mutex<Known>);
@@ -118,7 +104,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_schemas::events::RefusalCode;
+    use longshore_schemas::{Timestamp, events::RefusalCode};
 
     fn processed(offsets: impl IntoIterator<Item = u64>) -> Processed {
         let refusal = |offset| Refusal {

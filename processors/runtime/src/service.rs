@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::{Log, Membership, Ownership, TopicPartition};
+use longshore_partition::{Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
     Timestamp,
@@ -10,15 +11,13 @@ use longshore_schemas::{
     read::Outcome,
     topics::{self, Topic},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Applied, Error, PartitionStore, Rocks, Wire,
-    error::chain,
-    partition::{Role, Status, Task},
-    replica::{Replica, Shared},
-    step::Place,
+    Applied, Error, PartitionStore, Rocks, Role, Status, Wire,
+    partition::{Hands, Task},
+    shared::{Shared, Tell},
 };
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
@@ -75,20 +74,21 @@ impl Runtime {
             let number = u16::try_from(partition).expect("the count was checked");
             let store = config.rocks.partition(config.store_id, number);
             let facts = TopicPartition::new(P::Fact::TOPIC.name, partition);
-            let replica = Replica::<P>::open(store.clone(), facts, observer.clone())?;
-            let shared = replica.shared().clone();
+            let mut shared = None;
+            let replica = Replica::<P, _>::open(store.clone(), facts, |applied| {
+                let seen = Shared::new(partition, applied, observer.clone());
+                Box::new(Tell(shared.insert(seen).clone()))
+            })?;
+            let shared = shared.expect("an open replica has made its listener");
             let (assign, assigned) = watch::channel(false);
             let (status, statuses) = watch::channel(Status { role: Role::Following, error: None });
+            let place = Place { partition, partitions };
             let task = Task {
-                processor: processor.clone(),
-                log: config.log.clone(),
+                machine: Machine::new(processor.clone(), place, config.signals, replica),
+                hands: Hands::new(config.log.clone(), assigned, shutdown.clone()),
                 clock: config.clock.clone(),
-                place: Place { partition, partitions },
-                signals: config.signals,
-                replica,
-                assigned,
+                started: Instant::now(),
                 status: status.clone(),
-                shutdown: shutdown.clone(),
             };
             supervise::<P>(&tracker, task, status);
             slots.push(Slot { store, shared, status: statuses.clone() });
@@ -118,7 +118,7 @@ fn check<P: Wire>(config: &Config) -> Result<u32, Error> {
 
 /// Runs a partition's task; if it panics, that partition halts and nothing else.
 fn supervise<P: Wire>(tracker: &TaskTracker, task: Task<P>, status: watch::Sender<Status>) {
-    let partition = task.place.partition;
+    let partition = task.machine.place().partition;
     let running = tokio::spawn(task.run());
     tracker.spawn(async move {
         if let Err(error) = running.await {

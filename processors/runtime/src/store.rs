@@ -6,6 +6,7 @@
 
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
+use longshore_partition::Projection;
 use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
@@ -84,15 +85,22 @@ pub struct PartitionStore {
 }
 
 impl PartitionStore {
+    /// All tables as they are at one moment.
+    pub fn view(&self) -> View<'_> {
+        View { snapshot: self.db.snapshot(), prefix: self.prefix }
+    }
+}
+
+impl Projection for PartitionStore {
     /// How far the stored state is; None if there is none that this processor and version can use.
-    pub(crate) fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
+    fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
         let row = self.view().row()?;
         Ok(row.filter(|row| row.processor == processor && row.state_version == state_version).map(|row| row.applied))
     }
 
     /// Writes the changes and how far they bring the state, both or neither.
-    pub(crate) fn apply(
-        &self,
+    fn apply(
+        &mut self,
         changes: &Changes,
         processor: &str,
         state_version: u32,
@@ -113,16 +121,11 @@ impl PartitionStore {
     }
 
     /// Forgets everything of this partition.
-    pub(crate) fn clear(&self) -> Result<(), StateError> {
+    fn clear(&mut self) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
         let from = place(self.prefix, 0, &[]);
         batch.delete_range(from, place(self.prefix, RUNTIME_TABLE, &[u8::MAX]));
         self.db.write(batch).map_err(|e| unreadable(e.to_string()))
-    }
-
-    /// All tables as they are at one moment.
-    pub fn view(&self) -> View<'_> {
-        View { snapshot: self.db.snapshot(), prefix: self.prefix }
     }
 }
 
@@ -237,7 +240,7 @@ mod tests {
     fn reads_as_memory_does_and_keeps_partitions_apart() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let rocks = Rocks::open(folder.path()).expect("opens");
-        let (one, other) = (rocks.partition(1, 0), rocks.partition(1, 1));
+        let (mut one, other) = (rocks.partition(1, 0), rocks.partition(1, 1));
         let mut memory = Memory::default();
         let mut changes = Changes::new();
         for (table, key) in [(0u8, 0u8), (0, 3), (0, 255), (1, 1), (239, 7)] {
