@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use longshore_log::{Log, Record};
+use longshore_log::{Log, Record, clock};
 use longshore_region_policy::order;
 use longshore_schemas::{
-    RegionName, Timestamp,
+    RegionName,
     codec::{self, Message},
     events::{ArtifactRequest, Event, FleetReport, Request},
 };
@@ -38,7 +38,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
-        let boot = order::next_boot(boots.content().last, now());
+        let boot = order::next_boot(boots.content().last, clock::now());
         boots.store(Boots { last: boot })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
@@ -65,7 +65,7 @@ impl Outbox {
     {
         *sequence += 1;
         let key = event.key();
-        let request = order::report(&self.sender, self.boot, *sequence, now(), event);
+        let request = order::report(&self.sender, self.boot, *sequence, clock::now(), event);
         match codec::encode(&request) {
             Ok(bytes) => Some(Record::new(key, bytes)),
             Err(error) => {
@@ -96,9 +96,4 @@ impl Outbox {
             }
         }
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -22,6 +22,8 @@
 
 pub mod fetch;
 pub mod frames;
+#[doc(hidden)]
+pub mod hooks;
 mod pace;
 mod peer;
 pub mod server;

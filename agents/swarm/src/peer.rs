@@ -14,7 +14,7 @@ use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::{NodeId, PackId};
 use longshore_swarm_policy::fetch::Failure;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -154,7 +154,15 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// One request and its answer. After an error that is not the peer's plain refusal the stream is of no more use.
-async fn transfer(stream: &mut TcpStream, store: &PackStore, pack: PackId, bytes: u64) -> Result<u64, FetchFailure> {
+pub(crate) async fn transfer<S>(
+    stream: &mut S,
+    store: &PackStore,
+    pack: PackId,
+    bytes: u64,
+) -> Result<u64, FetchFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let lost = |error: io::Error| FetchFailure::unreachable(&error);
     stream.write_all(pack.as_bytes()).await.map_err(lost)?;
     let mut head = [0; 9];

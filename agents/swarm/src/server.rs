@@ -7,8 +7,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use longshore_schemas::PackId;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     sync::Semaphore,
     time::timeout,
 };
@@ -55,7 +55,12 @@ async fn accept(listener: TcpListener, store: PackStore, shutdown: CancellationT
         };
         let (store, uploads, shutdown) = (store.clone(), uploads.clone(), shutdown.clone());
         tokio::spawn(async move {
-            let served = shutdown.run_until_cancelled(serve(stream, &store, &uploads)).await;
+            let serving = async {
+                let mut stream = stream;
+                stream.set_nodelay(true)?;
+                serve(&mut stream, &store, &uploads).await
+            };
+            let served = shutdown.run_until_cancelled(serving).await;
             if let Some(Err(error)) = served {
                 tracing::debug!(%peer, %error, "a peer's connection ended");
             }
@@ -64,8 +69,11 @@ async fn accept(listener: TcpListener, store: PackStore, shutdown: CancellationT
     }
 }
 
-async fn serve(mut stream: TcpStream, store: &PackStore, uploads: &Semaphore) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+/// One connection, until the peer hangs up. What it reads is whatever a stranger sends.
+pub(crate) async fn serve<S>(stream: &mut S, store: &PackStore, uploads: &Semaphore) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut theirs = [0; MAGIC.len()];
     timeout(GREETING, stream.read_exact(&mut theirs)).await??;
     if theirs != MAGIC {
@@ -79,11 +87,14 @@ async fn serve(mut stream: TcpStream, store: &PackStore, uploads: &Semaphore) ->
             // The peer hung up, or has nothing to ask.
             Ok(Err(_)) | Err(_) => return Ok(()),
         }
-        answer(&mut stream, store, uploads, &PackId::from_bytes(id)).await?;
+        answer(stream, store, uploads, &PackId::from_bytes(id)).await?;
     }
 }
 
-async fn answer(stream: &mut TcpStream, store: &PackStore, uploads: &Semaphore, pack: &PackId) -> std::io::Result<()> {
+async fn answer<S>(stream: &mut S, store: &PackStore, uploads: &Semaphore, pack: &PackId) -> std::io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
     let Some((path, bytes)) = store.path(pack) else { return head(stream, Status::Missing, 0).await };
     let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
     // It may have been removed since.
@@ -99,7 +110,10 @@ async fn answer(stream: &mut TcpStream, store: &PackStore, uploads: &Semaphore, 
 }
 
 /// Sends a file; answers what the bytes were.
-async fn send(mut file: tokio::io::Take<tokio::fs::File>, stream: &mut TcpStream) -> std::io::Result<PackId> {
+async fn send(
+    mut file: tokio::io::Take<tokio::fs::File>,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<PackId> {
     let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; BLOCK_BYTES]);
     loop {
         let count = file.read(&mut block).await?;
@@ -111,7 +125,7 @@ async fn send(mut file: tokio::io::Take<tokio::fs::File>, stream: &mut TcpStream
     }
 }
 
-async fn head(stream: &mut TcpStream, status: Status, bytes: u64) -> std::io::Result<()> {
+async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64) -> std::io::Result<()> {
     let mut head = [0; 9];
     head[0] = status as u8;
     head[1..].copy_from_slice(&bytes.to_be_bytes());

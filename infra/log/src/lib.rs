@@ -17,10 +17,13 @@
 //! Implementations are features: `local` is the embedded log, `simulated` the one of simulations. The suite in `conformance` (a feature of that name) says what
 //! all implementations have in common.
 //!
+//! [`clock`] is the time that records are stamped with, and that all parts of a process share.
+//!
 //! This crate deliberately does not know what a record means: keys, values and headers are bytes. It knows no Avro, no
 //! processor and no list of topics.
 
 mod api;
+pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;

@@ -14,7 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{Batch, CommitError, Position, StoredRecord, TopicPartition};
+use longshore_log::{Batch, CommitError, Position, StoredRecord, TopicPartition, clock::Steady};
 use longshore_planted::{Bug, planted};
 use longshore_schemas::{Timestamp, events::Event};
 
@@ -24,8 +24,8 @@ use crate::{
     step::{Barrier, Leader, Place, Transaction},
 };
 
-/// How far back a new leader reads signals: beyond the time that an open claim lasts.
-const SIGNALS_LOOKBACK: Duration = Duration::from_secs(30);
+/// How far back a new leader reads signals: those of a moment ago were heard by nobody yet, and are repeated every 5 s.
+const SIGNALS_LOOKBACK: Duration = Duration::from_secs(6);
 const REST_MIN: Duration = Duration::from_millis(10);
 const REST_MAX: Duration = Duration::from_secs(5);
 /// Between deadlines at least, should a processor say that one stays due.
@@ -155,20 +155,14 @@ struct Lead<P: Wire> {
     committing: Option<Transaction<P::Fact>>,
     /// When a deadline was seen to be due, while the ends are asked for.
     due_at: Timestamp,
-    began: Began,
+    /// Its time: from what its predecessor wrote last on, so that deadlines come due also where that one's clock was ahead.
+    /// A clock that is set must not end any lease, nor prolong it.
+    clock: Steady,
 }
 
-/// When a leader began, by both clocks. While it leads, its time is the one then and what passed since: a clock that is set
-/// must not end any lease, nor prolong it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Began {
-    at: Timestamp,
-    steady: Duration,
-}
-
-impl Began {
-    fn now(self, around: Around) -> Timestamp {
-        self.at + around.steady.saturating_sub(self.steady)
+impl<P: Wire> Lead<P> {
+    fn now(&mut self, around: Around) -> Timestamp {
+        self.clock.read_at(around.now, around.steady)
     }
 }
 
@@ -233,7 +227,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             }
             (Phase::AskingWhereToLead, Answer::Offsets(offsets)) => Ok(self.open_to_lead(&offsets)),
             (Phase::OpeningToLead(mut lead), Answer::Done) => {
-                lead.began = Began { at: around.now.max(self.replica.applied().at), steady: around.steady };
+                lead.clock = Steady::from_time(around.now.max(self.replica.applied().at), around.steady);
                 self.set_role(Role::Leading);
                 self.settle(lead, around)
             }
@@ -313,7 +307,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         let mut questions = vec![Question::Start(self.requests())];
         if self.signals {
             let lookback = SIGNALS_LOOKBACK.as_millis() as i64;
-            let since = Timestamp::from_millis(around.now.millis().saturating_sub(lookback));
+            let since = Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
             questions.push(Question::At(self.signals(), since));
         }
         Effect::Ask(questions)
@@ -340,7 +334,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             sources.push((self.signals(), *from));
         }
         let (next_wake, again, committing, due_at) = (None, false, None, Timestamp::default());
-        let lead = Lead { leader, requests, next_wake, again, committing, due_at, began: Began::default() };
+        let lead = Lead { leader, requests, next_wake, again, committing, due_at, clock: Steady::default() };
         self.phase = Phase::OpeningToLead(Box::new(lead));
         Effect::Open(sources)
     }
@@ -356,7 +350,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             }
             Answer::Due => {
                 // The time first, the ends second: whatever came before the deadline is before the ends.
-                lead.due_at = lead.began.now(around);
+                lead.due_at = lead.now(around);
                 let mut questions = vec![Question::End(lead.requests.clone())];
                 if self.signals {
                     questions.push(Question::End(self.signals()));
@@ -380,7 +374,8 @@ impl<P: Wire, S: Projection> Machine<P, S> {
     /// Decides until something is to be committed or nothing more is to be done.
     fn settle(&mut self, mut lead: Box<Lead<P>>, around: Around) -> Result<Effect, Error> {
         loop {
-            let step = lead.leader.step(self.replica.store(), lead.began.now(around))?;
+            let now = lead.now(around);
+            let step = lead.leader.step(self.replica.store(), now)?;
             (lead.next_wake, lead.again) = (step.next_wake, step.again);
             if let Some(mut transaction) = step.transaction {
                 let batch = std::mem::take(&mut transaction.batch);
@@ -413,9 +408,9 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         Ok(())
     }
 
-    fn wait(&mut self, lead: Box<Lead<P>>, around: Around) -> Effect {
+    fn wait(&mut self, mut lead: Box<Lead<P>>, around: Around) -> Effect {
         let due = lead.next_wake.filter(|_| !lead.leader.has_barrier());
-        let due = due.map(|due| due.since(lead.began.now(around)).max(WAKE_INTERVAL_MIN));
+        let due = due.map(|due| due.since(lead.now(around)).max(WAKE_INTERVAL_MIN));
         self.phase = Phase::Leading(lead);
         Effect::Read { due, assigned: true }
     }

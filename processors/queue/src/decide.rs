@@ -86,15 +86,24 @@ impl Queue {
         Ok(decision)
     }
 
-    /// A claim waits, or gets the oldest job at once.
-    pub(crate) fn ready(&self, state: &dyn Store, soft: &mut Soft, event: &WorkerReady, now: Timestamp) -> Decided {
+    /// A claim waits, or gets the oldest job at once. How long it waits is its sender's word, by its sender's clock from
+    /// `said_at` on: that clock need not agree with ours.
+    pub(crate) fn ready(
+        &self,
+        state: &dyn Store,
+        soft: &mut Soft,
+        event: &WorkerReady,
+        said_at: Timestamp,
+        now: Timestamp,
+    ) -> Decided {
         let WorkerReady { queue, worker, claim, expires_at } = event;
+        let valid = expires_at.since(said_at);
         let is_spent = tables::CLAIMS.contains(state, claim)? && !planted(Bug::ForgetSpentClaims);
-        let is_over = *expires_at <= now && !planted(Bug::ForgetClaimExpiry);
+        let is_over = valid.is_zero() && !planted(Bug::ForgetClaimExpiry);
         if is_over || is_spent {
             return Ok(Decision::nothing());
         }
-        soft.claims.add(queue, worker, claim, *expires_at, now, self.config.claims_max as usize);
+        soft.claims.add(queue, worker, claim, now + valid, now, self.config.claims_max as usize);
         self.start_oldest(state, soft, queue, None, now, Decision::nothing())
     }
 

@@ -17,3 +17,10 @@ pub enum Error {
     #[error("topic {topic} has {found} partitions where {expected} are needed: create it again with {expected}")]
     Partitions { topic: &'static str, found: u32, expected: u32 },
 }
+
+impl Error {
+    /// Whether a committed fact cannot be applied: trying again can never help.
+    pub fn halts(&self) -> bool {
+        matches!(self, Self::Partition(error) if error.halts())
+    }
+}

@@ -23,13 +23,15 @@
 mod error;
 mod outcomes;
 mod partition;
+mod past;
 mod replay;
 mod service;
 mod shared;
 mod store;
 
 pub use error::Error;
-pub use longshore_partition::{Applied, Role, Status, Wire, step};
+pub use longshore_log::clock::{Clock, system_clock};
+pub use longshore_partition::{Applied, Projection, Role, Status, Wire, step};
 pub use replay::{Replayed, replay};
-pub use service::{Clock, Config, Handle, Health, Observer, Runtime, system_clock};
+pub use service::{Config, Handle, Health, Observer, Runtime};
 pub use store::{PartitionStore, Rocks, View};

@@ -77,14 +77,15 @@ impl Outcomes {
         let _ = done.await;
     }
 
-    /// Waits for the request's outcome. [`Outcome::Pending`] if the time is over, or if it is too long ago to tell.
-    pub(crate) async fn of(&self, offset: u64, wait: Duration) -> Outcome {
+    /// Waits for the request's outcome: [`Outcome::Pending`] if the time is over. None if it is too long ago to be known here.
+    pub(crate) async fn of(&self, offset: u64, wait: Duration) -> Option<Outcome> {
         let _ = tokio::time::timeout(wait, self.processed(offset)).await;
         let known = self.lock();
         match known.refusals.get(&offset) {
-            Some(refusal) => Outcome::Refused(refusal.clone()),
-            None if offset < known.from || offset >= known.processed => Outcome::Pending,
-            None => Outcome::Processed,
+            Some(refusal) => Some(Outcome::Refused(refusal.clone())),
+            None if offset >= known.processed => Some(Outcome::Pending),
+            None if offset < known.from => None,
+            None => Some(Outcome::Processed),
         }
     }
 }
@@ -120,14 +121,14 @@ mod tests {
     async fn what_is_forgotten_is_not_called_processed() {
         let outcomes = Outcomes::new(5);
         let of = async |offset| outcomes.of(offset, Duration::ZERO).await;
-        assert_eq!(of(4).await, Outcome::Pending, "before this process");
-        assert_eq!(of(5).await, Outcome::Pending, "not processed yet");
+        assert_eq!(of(4).await, None, "before this process");
+        assert_eq!(of(5).await, Some(Outcome::Pending), "not processed yet");
         outcomes.advance(100_000, [processed([7])].iter());
-        assert_eq!(of(5).await, Outcome::Processed);
-        assert!(matches!(of(7).await, Outcome::Refused(refusal) if refusal.offset == 7));
+        assert_eq!(of(5).await, Some(Outcome::Processed));
+        assert!(matches!(of(7).await, Some(Outcome::Refused(refusal)) if refusal.offset == 7));
         outcomes.advance(100_000, [processed(100..100 + REFUSALS_MAX as u64)].iter());
-        assert_eq!(of(7).await, Outcome::Pending, "evicted");
-        assert_eq!(of(8).await, Outcome::Processed);
+        assert_eq!(of(7).await, None, "evicted");
+        assert_eq!(of(8).await, Some(Outcome::Processed));
     }
 
     #[tokio::test]
@@ -138,8 +139,8 @@ mod tests {
             tokio::join!(outcomes.of(3, wait), outcomes.of(3, wait), outcomes.of(9, Duration::ZERO), async {
                 outcomes.advance(4, [processed([3])].iter());
             },);
-        assert!(matches!((first, second), (Outcome::Refused(_), Outcome::Refused(_))));
-        assert_eq!(given_up, Outcome::Pending);
+        assert!(matches!((first, second), (Some(Outcome::Refused(_)), Some(Outcome::Refused(_)))));
+        assert_eq!(given_up, Some(Outcome::Pending));
         assert!(outcomes.lock().waiting.is_empty());
     }
 }

@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{CommitError, Log, ReadLimit, Reader, TopicPartition, Writer};
+use longshore_log::{CommitError, Log, ReadLimit, Reader, TopicPartition, Writer, clock::Clock};
 use longshore_partition::{Answer, Around, Effect, Error, Machine, Question, Role, Status, Wire};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{PartitionStore, service::Clock};
+use crate::PartitionStore;
 
 /// What is read at once.
 const READ: ReadLimit = ReadLimit { records: 2_000, bytes: 1024 * 1024 };

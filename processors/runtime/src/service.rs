@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{Log, Membership, Ownership, TopicPartition};
+use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
 use longshore_partition::{Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
-    Timestamp,
     events::{Event, Fact},
     read::Outcome,
     topics::{self, Topic},
@@ -17,21 +16,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Applied, Error, PartitionStore, Rocks, Role, Status, Wire,
     partition::{Hands, Task},
+    past,
     shared::{Shared, Tell},
 };
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
-
-/// What time it is. The only clock of the runtime.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// The machine's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    })
-}
 
 /// Told of every batch of facts that was applied on this replica, by whom else it was decided. Must return at once.
 pub trait Observer<F: Event>: Send + Sync + 'static {
@@ -52,6 +41,7 @@ pub struct Config {
     pub store_id: u8,
     /// Whether the processor has signals, which then have as many partitions as its requests.
     pub signals: bool,
+    /// The only clock of the runtime.
     pub clock: Clock,
 }
 
@@ -248,9 +238,23 @@ impl<P: Wire> Handle<P> {
 
     /// Waits until the request at `offset` was processed and applied here, or the time is over.
     pub async fn outcome(&self, partition: u32, offset: u64, wait: Duration) -> Outcome {
-        match self.slots.get(partition as usize) {
-            Some(slot) => slot.shared.outcomes.of(offset, wait).await,
-            None => Outcome::Pending,
+        let Some(slot) = self.slots.get(partition as usize) else { return Outcome::Pending };
+        if let Some(outcome) = slot.shared.outcomes.of(offset, wait).await {
+            return outcome;
+        }
+        let end = slot.shared.applied.borrow().fact_offset;
+        match past::outcome::<P>(&*self.log, partition, offset, end).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(
+                    processor = P::NAME,
+                    partition,
+                    offset,
+                    error = chain(&error),
+                    "an outcome cannot be read"
+                );
+                Outcome::Pending
+            }
         }
     }
 

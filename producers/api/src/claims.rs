@@ -14,6 +14,7 @@ use axum::{
 };
 use futures::future::try_join_all;
 use longshore_artifact::{ArtifactRoot, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_log::clock;
 use longshore_schemas::{
     ArtifactId, ArtifactName, QueueName, Timestamp,
     events::{ReplicaStatus, WorkerReady, WorkerSignal},
@@ -24,7 +25,6 @@ use tokio::time::Instant;
 use crate::{
     Shared,
     access::AttemptCredential,
-    clock,
     extract::{App, Asker, Json, Params, new_id},
     problem::{Answer, Failure},
     submit::append,
@@ -36,8 +36,6 @@ const WAIT_SECONDS_MAX: u32 = 60;
 const CLAIM_REPEATED: Duration = Duration::from_secs(5);
 /// How long a claim counts that is not repeated.
 const CLAIM_VALID: Duration = Duration::from_secs(15);
-/// How often workers shall say that they are at work.
-const BEAT_SECONDS: u32 = 10;
 /// Earlier artifacts that a worker may build upon.
 const BASES_MAX: u32 = 3;
 /// A base is worth no more waiting than this: the assignment must be confirmed soon.
@@ -111,7 +109,7 @@ async fn assign(shared: &Arc<Shared>, claimed: ClaimedJob) -> Answer<Response> {
         tracing::warn!(%job, "the bases of an assignment took too long; it goes without");
         Vec::new()
     });
-    let assignment = Assignment { job, attempt, build, credential, beat_seconds: BEAT_SECONDS, bases };
+    let assignment = Assignment { job, attempt, build, credential, beat_seconds: shared.limits.beat_seconds, bases };
     Ok(Answered(assignment).into_response())
 }
 

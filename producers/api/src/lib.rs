@@ -21,7 +21,6 @@ mod access;
 mod attempts;
 mod builds;
 mod claims;
-mod clock;
 mod console;
 mod extract;
 mod facts;
@@ -73,11 +72,19 @@ pub struct Limits {
     pub streams_max: usize,
     /// Workers that wait for a job at the same time.
     pub claims_max: usize,
+    /// How often workers shall say that they are at work; the queue gives an attempt up after several of them.
+    pub beat_seconds: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { outcome_wait: Duration::from_secs(5), connections_max: 4_096, streams_max: 256, claims_max: 2_048 }
+        Self {
+            outcome_wait: Duration::from_secs(5),
+            connections_max: 4_096,
+            streams_max: 256,
+            claims_max: 2_048,
+            beat_seconds: 10,
+        }
     }
 }
 

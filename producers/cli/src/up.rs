@@ -16,6 +16,7 @@ mod embedded;
 mod metrics;
 mod ports;
 mod secrets;
+mod settings;
 
 use std::{
     net::SocketAddr,
@@ -27,14 +28,17 @@ use std::{
 use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
 use longshore_control::{Control, ControlConfig};
-use longshore_log::local::{Config as LogConfig, LocalLog};
+use longshore_log::{
+    clock,
+    local::{Config as LogConfig, LocalLog},
+};
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
-use longshore_schemas::{RegionName, Timestamp, topics};
+use longshore_schemas::{RegionName, topics};
 use longshore_service::{durable, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{embedded::Buckets, ports::Ports, secrets::Secrets};
+use self::{embedded::Buckets, ports::Ports, secrets::Secrets, settings::Settings};
 use crate::{
     args::UpArgs,
     defaults::{UP_FILE, UpFile, UpRegion},
@@ -53,13 +57,14 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
+    let settings = Settings::load(&args)?;
     telemetry::init(telemetry::Format::Text, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
     // What an earlier run left there says nothing of this one, which is not ready yet.
     let _ = std::fs::remove_file(data.join(UP_FILE));
-    let up = Up::start(&data, &args).await?;
+    let up = Up::start(&data, &args, &settings).await?;
     up.serve(&data, stop).await?;
     Ok(())
 }
@@ -78,7 +83,7 @@ struct Up {
 }
 
 impl Up {
-    async fn start(data: &Path, args: &UpArgs) -> anyhow::Result<Self> {
+    async fn start(data: &Path, args: &UpArgs, settings: &Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
@@ -87,6 +92,8 @@ impl Up {
         let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
         let mut config = ControlConfig::new(log.clone(), data.join("state"), args.regions.clone());
         config.shards_per_region = SHARDS_PER_REGION;
+        config.queue.confirm_seconds = settings.worker.confirm.0;
+        config.queue.silent_seconds = settings.worker.silence.0;
         let control = Control::start(config, &roles_stop)?;
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
@@ -114,7 +121,7 @@ impl Up {
             regions: args.regions.clone(),
             tokens: secrets.tokens.clone(),
             signer: secrets.signer.clone(),
-            limits: ApiLimits::default(),
+            limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::default() },
             allow_file_repositories: true,
         });
         let listen = ports.before(API, args.listen);
@@ -186,10 +193,8 @@ fn say_ready(up: &UpFile, path: &Path) {
 
 /// Retention and compaction, now and then.
 async fn maintain(log: Arc<LocalLog>, stop: CancellationToken) {
-    let clock = longshore_control::system_clock();
     while stop.run_until_cancelled(tokio::time::sleep(MAINTENANCE)).await.is_some() {
-        let now: Timestamp = clock();
-        if let Err(error) = log.maintain(now).await {
+        if let Err(error) = log.maintain(clock::now()).await {
             tracing::warn!(%error, "the log could not be tidied");
         }
     }

@@ -25,7 +25,9 @@ impl Pending {
             ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
                 self.add(started.summary.artifact);
             }
-            // Also of one that was stored: wrong bytes were found in it.
+            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
+            ArtifactFact::ReplicaStored(stored) => self.stored_elsewhere(&stored.artifact, &stored.region),
+            // It was stored, and is damaged. If it is pending already, this says nothing new.
             ArtifactFact::ReplicaFailed(failed) if failed.region == *region => self.add(failed.artifact),
             ArtifactFact::ReplicaFailed(failed) => {
                 let known = self.failed_elsewhere.contains_key(&failed.artifact);
@@ -33,13 +35,17 @@ impl Pending {
                     self.failed_elsewhere.entry(failed.artifact).or_default().insert(failed.region);
                 }
             }
-            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
-            ArtifactFact::ReplicaStored(stored) => self.stored_elsewhere(&stored.artifact, &stored.region),
             ArtifactFact::ArtifactRetired(retired) => {
                 self.remove(&retired.artifact);
                 self.failed_elsewhere.remove(&retired.artifact);
             }
             _ => {}
+        }
+    }
+
+    fn add(&mut self, artifact: ArtifactId) {
+        if !self.artifacts.contains(&artifact) {
+            self.artifacts.push(artifact);
         }
     }
 
@@ -49,12 +55,6 @@ impl Pending {
             if regions.is_empty() {
                 self.failed_elsewhere.remove(artifact);
             }
-        }
-    }
-
-    fn add(&mut self, artifact: ArtifactId) {
-        if !self.artifacts.contains(&artifact) {
-            self.artifacts.push(artifact);
         }
     }
 
