@@ -36,5 +36,5 @@ pub use outcomes::Applied;
 pub use partition::{Role, Status};
 pub use replay::{Replayed, replay};
 pub use service::{Clock, Config, Handle, Health, Observer, Runtime, system_clock};
-pub use store::{PartitionStore, Rocks, View};
+pub use store::{Held, PartitionStore, Rocks, View};
 pub use wire::Wire;

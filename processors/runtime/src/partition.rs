@@ -102,7 +102,11 @@ impl<P: Wire> Task<P> {
         while !self.shutdown.is_cancelled() {
             let assigned = *self.assigned.borrow_and_update();
             let before = self.replica.applied();
-            let ended = if assigned { self.lead().await } else { self.follow().await };
+            let ended = match self.replica.refresh() {
+                Err(error) => Err(error),
+                Ok(()) if assigned => self.lead().await,
+                Ok(()) => self.follow().await,
+            };
             let Err(error) = ended else { continue };
             let text = chain(&error);
             if error.halts() {

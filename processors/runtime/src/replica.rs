@@ -11,7 +11,8 @@ use longshore_schemas::events::{Event, Fact, FactEvent};
 use tokio::sync::watch;
 
 use crate::{
-    Applied, Error, PartitionStore, Wire, outcomes::Outcomes, service::Observer, step::Transaction, wire::apply_fact,
+    Applied, Error, PartitionStore, Wire, outcomes::Outcomes, service::Observer, step::Transaction, store::Epoch,
+    wire::apply_fact,
 };
 
 /// What others see of a partition.
@@ -26,6 +27,8 @@ pub(crate) struct Replica<P: Wire> {
     store: PartitionStore,
     facts: TopicPartition,
     applied: Applied,
+    /// In which `applied` was read from the store.
+    epoch: Epoch,
     shared: Arc<Shared<P::Fact>>,
 }
 
@@ -36,6 +39,7 @@ impl<P: Wire> Replica<P> {
         facts: TopicPartition,
         observer: Arc<dyn Observer<P::Fact>>,
     ) -> Result<Self, Error> {
+        let epoch = store.epoch();
         let applied = match store.applied(P::NAME, P::STATE_VERSION)? {
             Some(applied) => applied,
             None => {
@@ -49,7 +53,18 @@ impl<P: Wire> Replica<P> {
             outcomes: Outcomes::new(applied.request_offset),
             observer,
         };
-        Ok(Self { store, facts, applied, shared: Arc::new(shared) })
+        Ok(Self { store, facts, applied, epoch, shared: Arc::new(shared) })
+    }
+
+    /// Before a role begins. After a write that failed the store may be ahead of what is known here, or behind.
+    pub(crate) fn refresh(&mut self) -> Result<(), Error> {
+        self.epoch = self.store.epoch();
+        let applied = self.store.applied(P::NAME, P::STATE_VERSION)?.unwrap_or_default();
+        if applied != self.applied {
+            tracing::info!(processor = P::NAME, partition = self.shared.partition, ?applied, "the stored state counts");
+            self.publish(applied, &[]);
+        }
+        Ok(())
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<P::Fact>> {
@@ -93,7 +108,7 @@ impl<P: Wire> Replica<P> {
         }
         applied.fact_offset = applied.fact_offset.max(position);
         let changes = overlay.into_changes();
-        self.store.apply(&changes, P::NAME, P::STATE_VERSION, applied)?;
+        self.store.apply(self.epoch, &changes, P::NAME, P::STATE_VERSION, applied)?;
         self.publish(applied, &facts);
         Ok(())
     }
@@ -103,7 +118,7 @@ impl<P: Wire> Replica<P> {
         let Transaction { changes, facts, next_offset, .. } = transaction;
         let Some(last) = facts.last() else { return Ok(()) };
         let applied = Applied { fact_offset, request_offset: next_offset, sequence: last.sequence, at: last.at };
-        self.store.apply(&changes, P::NAME, P::STATE_VERSION, applied)?;
+        self.store.apply(self.epoch, &changes, P::NAME, P::STATE_VERSION, applied)?;
         self.publish(applied, &facts);
         Ok(())
     }
