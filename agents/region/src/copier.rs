@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use longshore_schemas::{
     events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
     topics,
 };
-use longshore_service::{ledger::Ledger, retry::Backoff};
+use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
@@ -45,6 +45,12 @@ const JOBS_MAX: usize = 1_000;
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest error text in a report, in characters.
 const ERROR_CHARS_MAX: usize = 500;
+
+static COPIES: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_region_copies", "Tries to bring an artifact into the region", ["outcome"])
+});
+static COPIED_BYTES: LazyLock<Counters<0>> =
+    LazyLock::new(|| Counters::new("longshore_region_copied_bytes", "Packs copied from the main bucket", []));
 
 /// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -195,7 +201,9 @@ impl Copier {
             let Some(value) = &stored.record.value else { continue };
             match codec::decode::<Fact<ArtifactFact>>(value) {
                 Ok(fact) => self.pending.apply(&self.region, fact.event),
-                Err(error) => tracing::error!(source = %stored.source, offset = stored.offset, %error, "fact skipped"),
+                Err(error) => {
+                    tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped")
+                }
             }
             self.pending.offsets.insert(stored.source.partition, stored.offset + 1);
         }
@@ -284,10 +292,13 @@ impl Job {
                 Ok(Copied { packs }) => {
                     let bytes = progress.bytes_copied();
                     tracing::info!(region = %self.region, artifact = %self.artifact, packs, bytes, "artifact stored");
+                    COPIES.count(["stored"], 1);
+                    COPIED_BYTES.count([], bytes);
                     return self.report(ReplicaStatus::Stored, packs, bytes, None, shutdown).await;
                 }
                 Err(error) => error,
             };
+            COPIES.count(["failed"], 1);
             let wait = backoff.next_wait(&mut rand::rng());
             let (artifact, retry_ms) = (self.artifact, wait.as_millis());
             tracing::warn!(region = %self.region, %artifact, %error, retry_ms, "artifact not stored yet");
