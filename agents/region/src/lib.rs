@@ -108,7 +108,7 @@ static FRAME_BYTES: Limit =
     Limit::fixed("region.frame_bytes", FRAME_BYTES_MAX as u64, "bytes of one message", "the connection is closed");
 static NODE_SERVICES: Limit = Limit::fixed(
     "region.node_services",
-    levels::NODE_SERVICES_MAX as u64,
+    longshore_region_policy::levels::NODE_SERVICES_MAX as u64,
     "services of one node",
     "the connection is closed",
 );

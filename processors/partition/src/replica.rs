@@ -52,7 +52,6 @@ impl<P: Wire, S: Projection> Replica<P, S> {
         facts: TopicPartition,
         listener: impl FnOnce(Applied) -> Box<dyn Listener<P::Fact>>,
     ) -> Result<Self, Error> {
-        let epoch = store.epoch();
         let applied = match store.applied(P::NAME, P::STATE_VERSION)? {
             Some(applied) => applied,
             None => {
