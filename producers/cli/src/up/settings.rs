@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let table: [(&str, &[(&'static str, &str)], &str); 6] = [
+        type Flags = &'static [(&'static str, &'static str)];
+        let table: [(&str, Flags, &str); 6] = [
             ("", &[("silence", "29s")], "at least 3 beats"),
             ("[worker]\nbeat = \"1m\"", &[], "worker.silence is 60 s, and workers speak every 60 s"),
             ("", &[("confirm", "4s")], "worker.confirm is 4 s"),
