@@ -12,8 +12,8 @@
 //! time since it was last looked at is simply right.
 //!
 //! A process whose wall clock is behind what was written before ([`begin_after`]), and a leader whose predecessor's clock was
-//! ahead ([`Steady::from_time`]), start with what was written last and go on from there. Were time to stand there until the wall clock has
-//! caught up, no deadline would come meanwhile.
+//! ahead ([`Steady::from_time`]), start with what was written last and go on from there. Were time to stand there until the
+//! wall clock has caught up, no deadline would come meanwhile.
 
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
