@@ -1,6 +1,6 @@
 //! Where tables live: a sorted byte map, in memory or beneath a layer of changes that are not committed yet.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{borrow::Borrow, cmp::Ordering, collections::BTreeMap, ops::ControlFlow};
 
 use crate::{StateError, table::Range};
 
@@ -31,6 +31,53 @@ pub trait StoreMut: Store {
 type EntryKey = (u8, Vec<u8>);
 type Entries<V> = BTreeMap<EntryKey, V>;
 
+/// A table and a key, owned or borrowed: entries are looked up without a copy of the key.
+trait AsEntryKey {
+    fn parts(&self) -> (u8, &[u8]);
+}
+
+impl AsEntryKey for EntryKey {
+    fn parts(&self) -> (u8, &[u8]) {
+        (self.0, &self.1)
+    }
+}
+
+impl AsEntryKey for (u8, &[u8]) {
+    fn parts(&self) -> (u8, &[u8]) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn AsEntryKey + 'a> for EntryKey {
+    fn borrow(&self) -> &(dyn AsEntryKey + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn AsEntryKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn AsEntryKey + '_ {}
+
+impl PartialOrd for dyn AsEntryKey + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn AsEntryKey + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+fn entry<'m, V>(entries: &'m Entries<V>, table: u8, key: &[u8]) -> Option<&'m V> {
+    entries.get(&(table, key) as &dyn AsEntryKey)
+}
+
 fn bounds(table: u8, range: &Range) -> Option<(EntryKey, EntryKey)> {
     let end = match &range.end {
         Some(end) => (table, end.clone()),
@@ -46,7 +93,7 @@ pub struct Memory(Entries<Vec<u8>>);
 
 impl Store for Memory {
     fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.get(&(table, key.to_vec())).cloned())
+        Ok(entry(&self.0, table, key).cloned())
     }
 
     fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
@@ -107,7 +154,7 @@ impl Store for Overlay<'_> {
         if self.changes.is_empty() {
             return self.base.get(table, key);
         }
-        match self.changes.get(&(table, key.to_vec())) {
+        match entry(&self.changes, table, key) {
             Some(change) => Ok(change.clone()),
             None => self.base.get(table, key),
         }
