@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -20,7 +20,10 @@ use longshore_artifact::{
     save_manifest,
 };
 use longshore_schemas::{ArtifactId, ServiceName};
-use longshore_service::durable;
+use longshore_service::{
+    durable,
+    metrics::{Counters, Histograms},
+};
 use longshore_swarm::{
     PackStore,
     fetch::{Fetcher, Link, Received},
@@ -56,10 +59,16 @@ pub struct Releases {
     exchange: Arc<Exchange>,
     /// Two services that want the same artifact fetch it once.
     locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
-    /// Held shared while something is assembled, so that nothing it uses is removed.
+    /// Held shared while something is assembled or found to be there, so that nothing of it is removed.
     gate: Arc<RwLock<()>>,
     transfers: Mutex<Vec<Transfer>>,
 }
+
+static BYTES: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_node_fetched_bytes", "Packs fetched, by where they came from", ["source"])
+});
+static SECONDS: LazyLock<Histograms<0>> =
+    LazyLock::new(|| Histograms::seconds("longshore_node_install_seconds", "Until a release was in place", []));
 
 impl Releases {
     pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>) -> Result<Self, Error> {
@@ -78,12 +87,17 @@ impl Releases {
     }
 
     /// The folder of a release, installed if it is not there yet. Takes as long as it takes: drop it to stop.
+    /// The caller has noted before that it keeps the artifact.
     pub async fn ensure(&self, service: &ServiceName, artifact: ArtifactId) -> Result<PathBuf, Error> {
         // Shared with the disk tasks, which go on when this is dropped: nobody else may begin before they end.
         let lock = Arc::new(self.lock_of(artifact).lock_owned().await);
         let folder = self.folders.releases().join(artifact.to_string());
-        if is_installed(&self.folders, artifact).await? {
-            return Ok(folder);
+        {
+            // Whoever removes releases asks first what is kept, and this one is by now.
+            let _gate = self.gate.read().await;
+            if is_installed(&self.folders, artifact).await? {
+                return Ok(folder);
+            }
         }
         let begun = Instant::now();
         let root = self.exchange.root(artifact).await?;
@@ -167,6 +181,9 @@ impl Releases {
     }
 
     fn remember(&self, transfer: Transfer) -> Result<(), Error> {
+        BYTES.count(["peers"], transfer.from_peers_bytes);
+        BYTES.count(["bucket"], transfer.from_bucket_bytes);
+        SECONDS.observe([], transfer.seconds);
         tracing::info!(artifact = %transfer.artifact, needed_bytes = transfer.needed_bytes,
             from_peers_bytes = transfer.from_peers_bytes, from_bucket_bytes = transfer.from_bucket_bytes,
             reused_bytes = transfer.reused_bytes, seconds = transfer.seconds, "release installed");
@@ -178,9 +195,11 @@ impl Releases {
         Ok(durable::write(&self.folders.transfers(), &json, 0o644)?)
     }
 
-    /// Removes releases that nothing keeps, and packs of none that is kept. False if it must wait for an assembly.
-    pub async fn clean(&self, keep: BTreeSet<ArtifactId>) -> Result<bool, Error> {
+    /// Removes releases that nothing keeps, and packs of none that is kept. `keep` is asked once nobody can begin to use one; it may
+    /// call it off. False if that is so, or if it must wait for an assembly.
+    pub async fn clean(&self, keep: impl FnOnce() -> Option<BTreeSet<ArtifactId>>) -> Result<bool, Error> {
         let Ok(gate) = self.gate.clone().try_write_owned() else { return Ok(false) };
+        let Some(keep) = keep() else { return Ok(false) };
         let (folders, store) = (self.folders.clone(), self.fetcher.store().clone());
         let gone = blocking(move || {
             let _gate = gate;

@@ -8,10 +8,12 @@
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
-//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack.
+//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack, and gives back to the main bucket
+//!   what was lost there.
+//! - `mender`: looks at packs that a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
-//! - `levels`: what the nodes are and run, batched per shard into at most one report a second.
+//! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
 //!
@@ -22,9 +24,10 @@ mod copier;
 mod copy;
 mod error;
 mod goals;
-mod levels;
+mod mender;
 mod nodes;
 mod outbox;
+mod quarantine;
 mod reports;
 mod roots;
 mod session;
@@ -33,15 +36,22 @@ mod tracker;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_log::Log;
+use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
-use longshore_service::{signed::Signer, tokens::Tokens};
+use longshore_schemas::stream::FRAME_BYTES_MAX;
+use longshore_service::{
+    limits::{Limit, Settings, announce},
+    signed::Signer,
+    tokens::Tokens,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use copier::Copier;
 pub use error::Error;
 use goals::GoalBoard;
+use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
 use reports::Reports;
@@ -88,12 +98,53 @@ pub struct Limits {
     pub ticket_lifetime: Duration,
 }
 
+static CONNECTIONS: Limit =
+    Limit::settable("region.connections", 15_000, "nodes of one region", "closed; the node comes back");
+static PACK_COPIES: Limit =
+    Limit::settable("region.pack_copies", 8, "packs on their way, 8 MiB of memory each", "the others wait");
+static ARTIFACT_COPIES: Limit =
+    Limit::settable("region.artifact_copies", 4, "artifacts copied at once", "the others wait");
+static FRAME_BYTES: Limit =
+    Limit::fixed("region.frame_bytes", FRAME_BYTES_MAX as u64, "bytes of one message", "the connection is closed");
+static NODE_SERVICES: Limit = Limit::fixed(
+    "region.node_services",
+    longshore_region_policy::levels::NODE_SERVICES_MAX as u64,
+    "services of one node",
+    "the connection is closed",
+);
+static OUTBOUND: Limit = Limit::fixed(
+    "region.outbound_messages",
+    session::OUTBOUND_MAX as u64,
+    "messages that wait for one node",
+    "the node is disconnected, and asks again",
+);
+static TRACKER_QUEUE: Limit =
+    Limit::fixed("region.tracker_queue", tracker::QUEUE_MAX as u64, "events of nodes", "the nodes' connections wait");
+
+/// The limits of a region.
+pub static LIMITS: &[&Limit] =
+    &[&CONNECTIONS, &PACK_COPIES, &ARTIFACT_COPIES, &FRAME_BYTES, &NODE_SERVICES, &OUTBOUND, &TRACKER_QUEUE];
+
+impl Limits {
+    /// The defaults, but for what was set.
+    pub fn of(settings: &Settings) -> Self {
+        announce(&LIMITS[1..], settings);
+        Self {
+            connections_max: settings.count(&CONNECTIONS),
+            pack_copies_max: settings.count(&PACK_COPIES),
+            artifact_copies_max: settings.count(&ARTIFACT_COPIES),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
+        let count = |limit: &Limit| Settings::default().count(limit);
         Self {
-            pack_copies_max: 8,
-            artifact_copies_max: 4,
-            connections_max: 15_000,
+            pack_copies_max: count(&PACK_COPIES),
+            artifact_copies_max: count(&ARTIFACT_COPIES),
+            connections_max: count(&CONNECTIONS),
             beat: Duration::from_secs(10),
             report_interval: Duration::from_secs(1),
             progress_interval: Duration::from_secs(1),
@@ -112,18 +163,30 @@ pub struct Region {
     tasks: JoinSet<()>,
 }
 
+/// Looks at a region's connections, for as long as anyone wants to.
+#[derive(Clone)]
+pub struct Connections(Arc<Sessions>);
+
+impl Connections {
+    pub fn count(&self) -> usize {
+        self.0.connected()
+    }
+}
+
 impl Region {
     /// Starts the region's tasks; they end when `shutdown` is cancelled. Returns once nodes can connect and get the newest goals.
     pub async fn start(config: RegionConfig, shutdown: CancellationToken) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, &config.data_dir)?);
-        let roots = Arc::new(Roots::new(config.bucket.clone()));
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
-        let copier = Copier::open(&config, outbox.clone())?;
+        let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
+        let roots = Arc::new(Roots::new(config.bucket.clone(), damaged.clone()));
+        let copier = Copier::open(&config, outbox.clone(), damaged.clone())?;
         let (tracker, tracker_events) = tracker::channel();
-        let sessions = Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker));
+        let sessions =
+            Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
 
         let listener = nodes::bind(config.listen).await?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -131,6 +194,7 @@ impl Region {
         let follower = goals::Follower::catch_up(config.log.clone(), goals).await?;
         tasks.spawn(follower.run(shutdown.clone()));
         tasks.spawn(copier.run(shutdown.clone()));
+        tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));
@@ -147,6 +211,11 @@ impl Region {
     /// Nodes that are connected now.
     pub fn connected(&self) -> usize {
         self.sessions.connected()
+    }
+
+    /// To count them later.
+    pub fn connections(&self) -> Connections {
+        Connections(self.sessions.clone())
     }
 
     /// Waits until every task has ended, which they do after `shutdown`.

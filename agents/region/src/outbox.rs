@@ -3,15 +3,21 @@
 //! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
 //! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
-
-use longshore_log::{Log, Record};
-use longshore_schemas::{
-    RegionName, Timestamp,
-    codec::{self, Message},
-    events::{ArtifactRequest, Event, FleetReport, ReportOrder, Request},
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
 };
-use longshore_service::{ledger::Ledger, retry::Backoff};
+
+use longshore_log::{Log, Record, clock};
+use longshore_region_policy::order;
+use longshore_schemas::{
+    RegionName,
+    codec::{self, Message},
+    events::{ArtifactRequest, Event, FleetReport, Request},
+};
+use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +26,9 @@ use crate::Error;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+static REPORTS: LazyLock<Counters<1>> =
+    LazyLock::new(|| Counters::new("longshore_region_reports", "Reports written to the log", ["topic"]));
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Boots {
@@ -37,9 +46,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
-        // Also later than every boot before the file was lost, unless the clock went back.
-        let now = u64::try_from(now().millis()).unwrap_or(0);
-        let boot = boots.content().last.saturating_add(1).max(now);
+        let boot = order::next_boot(boots.content().last, clock::now());
         boots.store(Boots { last: boot })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
@@ -65,11 +72,8 @@ impl Outbox {
         Request<E>: Message,
     {
         *sequence += 1;
-        let (boot, sequence) = (self.boot, *sequence);
-        let id = format!("{}/{boot}/{sequence}", self.sender).parse().expect("names and numbers are token characters");
-        let report = Some(ReportOrder { sender: self.sender.clone(), boot, sequence });
         let key = event.key();
-        let request = Request { id, at: now(), actor: self.sender.clone(), trace: None, report, event };
+        let request = order::report(&self.sender, self.boot, *sequence, clock::now(), event);
         match codec::encode(&request) {
             Ok(bytes) => Some(Record::new(key, bytes)),
             Err(error) => {
@@ -84,7 +88,10 @@ impl Outbox {
         loop {
             // Some may be there after an error: they are sent again with the same places, and dropped as seen.
             let error = match self.log.append(topic, records.clone()).await {
-                Ok(_) => return true,
+                Ok(positions) => {
+                    REPORTS.count([topic], positions.len() as u64);
+                    return true;
+                }
                 Err(error) => error,
             };
             if matches!(error, longshore_log::Error::RecordTooLarge { .. } | longshore_log::Error::UnknownTopic { .. })
@@ -100,9 +107,4 @@ impl Outbox {
             }
         }
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,4 +1,7 @@
 //! Serves the store's packs to peers: bounded connections, bounded uploads, and nothing that is not verified.
+//!
+//! A pack is hashed while it is sent. One that was damaged on the disk since it was verified fools one peer at most, which
+//! does not keep it, and is forgotten.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, PackStore,
+    BLOCK_BYTES, Error, PackStore,
     peer::{MAGIC, Status, deadline},
 };
 
@@ -97,9 +100,29 @@ where
     // It may have been removed since.
     let Ok(file) = tokio::fs::File::open(&path).await else { return head(stream, Status::Missing, 0).await };
     head(stream, Status::Found, bytes).await?;
-    let sending = async { tokio::io::copy(&mut file.take(bytes), stream).await };
-    let sent = tokio::time::timeout_at(deadline(bytes), sending).await??;
-    if sent == bytes { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+    let sent = tokio::time::timeout_at(deadline(bytes), send(file.take(bytes), stream)).await??;
+    if sent == *pack {
+        return Ok(());
+    }
+    tracing::error!(%pack, "a pack is damaged on this disk: it is forgotten, and fetched again when it is needed");
+    store.forget(pack)?;
+    Err(std::io::ErrorKind::InvalidData.into())
+}
+
+/// Sends a file; answers what the bytes were.
+async fn send(
+    mut file: tokio::io::Take<tokio::fs::File>,
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<PackId> {
+    let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; BLOCK_BYTES]);
+    loop {
+        let count = file.read(&mut block).await?;
+        if count == 0 {
+            return Ok(PackId::from_bytes(*hasher.finalize().as_bytes()));
+        }
+        hasher.update(&block[..count]);
+        stream.write_all(&block[..count]).await?;
+    }
 }
 
 async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64) -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! What facts mean. Frozen for every released event.
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::{StateError, StoreMut};
 use longshore_schemas::{
     JobId, QueueName, Timestamp,
@@ -83,7 +84,9 @@ fn requeued(state: &mut dyn StoreMut, event: &JobRequeued) -> Evolved {
     change_counts(state, &id.queue, |counts| {
         counts.running = counts.running.checked_sub(1)?;
         counts.queued = counts.queued.checked_add(1)?;
-        counts.head = counts.head.min(id.number);
+        if !planted(Bug::KeepHeadAtRequeue) {
+            counts.head = counts.head.min(id.number);
+        }
         Some(())
     })?;
     job.status = Status::Queued;
@@ -115,7 +118,12 @@ fn canceled(state: &mut dyn StoreMut, event: &JobCanceled, at: Timestamp) -> Evo
 /// The current attempt ended, and the job with it.
 fn ended(state: &mut dyn StoreMut, id: &JobId, attempt: u32, status: Status, at: Timestamp) -> Evolved {
     let mut job = tables::JOBS.expect(state.as_store(), id)?;
-    if !job.is_running() || attempt != job.attempt {
+    let again = planted(Bug::PublishTwice) && job.artifact().is_some();
+    let other = planted(Bug::SkipAttemptCheck) && job.is_running();
+    if again {
+        return Ok(());
+    }
+    if !other && (!job.is_running() || attempt != job.attempt) {
         return Err(contradiction(status.word(), id, &job));
     }
     change_counts(state, &id.queue, |counts| {

@@ -41,7 +41,7 @@ use self::{
     store::Store,
     write::WriterThread,
 };
-use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, TopicPartition, Writer};
+use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, TopicPartition, Writer, clock};
 
 pub use self::maintenance::{Maintained, TOMBSTONE_KEPT};
 
@@ -102,6 +102,8 @@ impl LocalLog {
                 bounds.push(of);
             }
         }
+        // What is stamped from now on, and whatever is counted by the same clock, comes after what is there.
+        clock::begin_after(bounds.iter().map(|bounds| bounds.at).max().unwrap_or_default());
         let group = store.with(|view| view.group())?;
         let (shared, queue) = Shared::new(store, slots, partitions);
         let shared = Arc::new(shared);

@@ -1,40 +1,56 @@
-//! One partition's State on this machine, and the only way it changes.
+//! One partition's State, and the only way it changes.
 //!
 //! Facts come from the log ([`Replica::follow`]) or from a commit of this process ([`Replica::lead`]); both end in one
-//! RocksDB batch of changes and [`Applied`], and are then told to those who wait.
-
-use std::sync::Arc;
+//! write of changes and [`Applied`], and are then told to a listener.
 
 use longshore_log::{StoredRecord, TopicPartition};
-use longshore_processor::{Overlay, StateError, Store};
+use longshore_planted::{Bug, planted};
+use longshore_processor::{Changes, Overlay, StateError, Store};
 use longshore_schemas::events::{Event, Fact, FactEvent};
-use tokio::sync::watch;
 
-use crate::{
-    Applied, Error, PartitionStore, Wire, outcomes::Outcomes, service::Observer, step::Transaction, wire::apply_fact,
-};
+use crate::{Applied, Error, Wire, step::Transaction, wire::apply_fact};
 
-/// What others see of a partition.
-pub(crate) struct Shared<F> {
-    pub(crate) partition: u32,
-    pub(crate) applied: watch::Sender<Applied>,
-    pub(crate) outcomes: Outcomes,
-    pub(crate) observer: Arc<dyn Observer<F>>,
+/// Where State is kept. After a crash it may be an older one, but always one that belongs to its own [`Applied`].
+pub trait Projection: Store {
+    /// Before a role begins: what is read from now on counts. After a write that failed the store may have been opened again
+    /// since, with what was written last or without it.
+    fn begin(&mut self) {}
+
+    /// How far the stored state is; None if there is none that this processor and version can use.
+    fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError>;
+
+    /// Writes the changes and how far they bring the state, both or neither.
+    fn apply(
+        &mut self,
+        changes: &Changes,
+        processor: &str,
+        state_version: u32,
+        applied: Applied,
+    ) -> Result<(), StateError>;
+
+    /// Forgets everything of this partition.
+    fn clear(&mut self) -> Result<(), StateError>;
 }
 
-pub(crate) struct Replica<P: Wire> {
-    store: PartitionStore,
+/// Is told of every change of a State, after it was written.
+pub trait Listener<F: Event>: Send {
+    /// The state is so far now, by these facts; by none if only a position moved, or if the state was cleared.
+    fn applied(&mut self, applied: Applied, facts: &[Fact<F>]);
+}
+
+pub struct Replica<P: Wire, S> {
+    store: S,
     facts: TopicPartition,
     applied: Applied,
-    shared: Arc<Shared<P::Fact>>,
+    listener: Box<dyn Listener<P::Fact>>,
 }
 
-impl<P: Wire> Replica<P> {
+impl<P: Wire, S: Projection> Replica<P, S> {
     /// Takes up the stored state, or starts from zero if it is of another version.
-    pub(crate) fn open(
-        store: PartitionStore,
+    pub fn open(
+        mut store: S,
         facts: TopicPartition,
-        observer: Arc<dyn Observer<P::Fact>>,
+        listener: impl FnOnce(Applied) -> Box<dyn Listener<P::Fact>>,
     ) -> Result<Self, Error> {
         let applied = match store.applied(P::NAME, P::STATE_VERSION)? {
             Some(applied) => applied,
@@ -43,42 +59,41 @@ impl<P: Wire> Replica<P> {
                 Applied::default()
             }
         };
-        let shared = Shared {
-            partition: facts.partition,
-            applied: watch::Sender::new(applied),
-            outcomes: Outcomes::new(applied.request_offset),
-            observer,
-        };
-        Ok(Self { store, facts, applied, shared: Arc::new(shared) })
+        Ok(Self { store, facts, applied, listener: listener(applied) })
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared<P::Fact>> {
-        &self.shared
+    /// Before a role begins: takes up what the store says now.
+    pub fn refresh(&mut self) -> Result<(), Error> {
+        self.store.begin();
+        let applied = self.store.applied(P::NAME, P::STATE_VERSION)?.unwrap_or_default();
+        if applied != self.applied {
+            tracing::info!(processor = P::NAME, partition = %self.facts, ?applied, "the stored state counts");
+            self.publish(applied, &[]);
+        }
+        Ok(())
     }
 
-    pub(crate) fn applied(&self) -> Applied {
+    pub fn applied(&self) -> Applied {
         self.applied
     }
 
-    pub(crate) fn facts(&self) -> &TopicPartition {
+    pub fn facts(&self) -> &TopicPartition {
         &self.facts
     }
 
-    pub(crate) fn base(&self) -> &dyn Store {
+    pub fn store(&self) -> &S {
         &self.store
     }
 
     /// Forgets the state, to read it from the log again.
-    pub(crate) fn reset(&mut self) -> Result<(), Error> {
+    pub fn reset(&mut self) -> Result<(), Error> {
         self.store.clear()?;
-        self.applied = Applied::default();
-        self.shared.applied.send_replace(self.applied);
-        self.shared.outcomes.advance(0, std::iter::empty());
+        self.publish(Applied::default(), &[]);
         Ok(())
     }
 
     /// Applies committed facts of others, which are read up to `position`. If one cannot be applied, those before it are.
-    pub(crate) fn follow(&mut self, records: &[StoredRecord], position: u64) -> Result<(), Error> {
+    pub fn follow(&mut self, records: &[StoredRecord], position: u64) -> Result<(), Error> {
         let mut overlay = Overlay::new(&self.store);
         let (mut applied, mut facts) = (self.applied, Vec::with_capacity(records.len()));
         for (index, record) in records.iter().enumerate() {
@@ -92,6 +107,9 @@ impl<P: Wire> Replica<P> {
             }
         }
         applied.fact_offset = applied.fact_offset.max(position);
+        if planted(Bug::AppliedAhead) && facts.len() > 1 {
+            applied.fact_offset += 1;
+        }
         let changes = overlay.into_changes();
         self.store.apply(&changes, P::NAME, P::STATE_VERSION, applied)?;
         self.publish(applied, &facts);
@@ -99,7 +117,7 @@ impl<P: Wire> Replica<P> {
     }
 
     /// Applies this process's own commit; `fact_offset` is the one after its last fact.
-    pub(crate) fn lead(&mut self, transaction: Transaction<P::Fact>, fact_offset: u64) -> Result<(), Error> {
+    pub fn lead(&mut self, transaction: Transaction<P::Fact>, fact_offset: u64) -> Result<(), Error> {
         let Transaction { changes, facts, next_offset, .. } = transaction;
         let Some(last) = facts.last() else { return Ok(()) };
         let applied = Applied { fact_offset, request_offset: next_offset, sequence: last.sequence, at: last.at };
@@ -110,16 +128,12 @@ impl<P: Wire> Replica<P> {
 
     fn publish(&mut self, applied: Applied, facts: &[Fact<P::Fact>]) {
         self.applied = applied;
-        self.shared.applied.send_replace(applied);
-        self.shared.outcomes.advance(applied.request_offset, facts.iter().filter_map(|fact| fact.event.processed()));
-        if !facts.is_empty() {
-            self.shared.observer.applied(self.shared.partition, facts);
-        }
+        self.listener.applied(applied, facts);
     }
 }
 
 /// Applies one record of a fact partition and moves `applied` past it.
-pub(crate) fn apply_record<P: Wire>(
+pub fn apply_record<P: Wire>(
     state: &mut dyn longshore_processor::StoreMut,
     applied: &mut Applied,
     record: &StoredRecord,

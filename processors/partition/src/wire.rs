@@ -1,5 +1,6 @@
 //! A processor together with how its events stand on their topics.
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::{Outgoing, Processor, Seen, StateError, StoreMut};
 use longshore_schemas::{
     RequestId, Timestamp,
@@ -43,6 +44,7 @@ pub(crate) fn apply_fact<P: Processor>(state: &mut dyn StoreMut, fact: &Fact<P::
     P::evolve(state, fact)?;
     match &fact.cause.trigger {
         // Signals are not remembered: they come again and again, and the processor recognises them itself.
+        Trigger::Consumed(_) if planted(Bug::ForgetSeen) => Ok(()),
         Trigger::Consumed(consumed) if consumed.topic == P::Request::TOPIC.name => {
             Seen::evolve(state, &fact.cause, fact.at)
         }

@@ -21,16 +21,16 @@ const REPORT_NODES_MAX: usize = 400;
 /// Longest message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Services that one node may report on.
-const NODE_SERVICES_MAX: usize = 256;
+pub const NODE_SERVICES_MAX: usize = 256;
 
 /// Time since the region's start.
-pub(crate) type Moment = Duration;
+pub type Moment = Duration;
 
 /// A node as it is remembered over restarts of the region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Known {
-    pub(crate) description: NodeDescription,
-    pub(crate) lost: bool,
+pub struct Known {
+    pub description: NodeDescription,
+    pub lost: bool,
 }
 
 struct Node {
@@ -50,7 +50,7 @@ struct Untold {
 }
 
 /// See the module.
-pub(crate) struct Levels {
+pub struct Levels {
     region: RegionName,
     shards: u32,
     lost_after: Duration,
@@ -62,22 +62,22 @@ pub(crate) struct Levels {
 
 impl Levels {
     /// Nodes that an earlier run knew count as heard of now: those that do not come back will be lost.
-    pub(crate) fn new(region: RegionName, shards: u32, lost_after: Duration, known: BTreeMap<NodeId, Known>) -> Self {
+    pub fn new(region: RegionName, shards: u32, lost_after: Duration, known: BTreeMap<NodeId, Known>) -> Self {
         let node = |known| Node { known, described: false, heard_at: Moment::ZERO, services: BTreeMap::new() };
         let nodes = known.into_iter().map(|(id, known)| (id, node(known))).collect();
         Self { region, shards, lost_after, nodes, untold: BTreeMap::new(), generation: 0 }
     }
 
-    pub(crate) fn known(&self) -> BTreeMap<NodeId, Known> {
+    pub fn known(&self) -> BTreeMap<NodeId, Known> {
         self.nodes.iter().map(|(id, node)| (id.clone(), node.known.clone())).collect()
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.generation
     }
 
     /// The node connected and said what it is.
-    pub(crate) fn hello(&mut self, description: NodeDescription, now: Moment) {
+    pub fn hello(&mut self, description: NodeDescription, now: Moment) {
         let id = description.node.clone();
         let shard = shard_of(&id, self.shards);
         let untold = self.untold.entry(shard).or_default();
@@ -106,7 +106,7 @@ impl Levels {
     }
 
     /// Anything came from the node.
-    pub(crate) fn heard(&mut self, id: &NodeId, now: Moment) {
+    pub fn heard(&mut self, id: &NodeId, now: Moment) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.heard_at = now;
         if node.known.lost {
@@ -119,7 +119,7 @@ impl Levels {
     }
 
     /// The node's level for one service. `false` if it reports on more services than a node may.
-    pub(crate) fn report(&mut self, id: &NodeId, mut report: NodeReport) -> bool {
+    pub fn report(&mut self, id: &NodeId, mut report: NodeReport) -> bool {
         let Some(node) = self.nodes.get_mut(id) else { return true };
         if node.services.len() >= NODE_SERVICES_MAX && !node.services.contains_key(&report.service) {
             return false;
@@ -135,7 +135,7 @@ impl Levels {
     }
 
     /// Marks as lost those that were not heard of for too long; returns them.
-    pub(crate) fn sweep(&mut self, now: Moment) -> Vec<NodeId> {
+    pub fn sweep(&mut self, now: Moment) -> Vec<NodeId> {
         let silent = |node: &Node| !node.known.lost && node.heard_at + self.lost_after <= now;
         let lost: Vec<NodeId> = self.nodes.iter().filter(|(_, n)| silent(n)).map(|(id, _)| id.clone()).collect();
         for id in &lost {
@@ -151,12 +151,12 @@ impl Levels {
     }
 
     /// The shards of which the log does not know all.
-    pub(crate) fn untold(&self) -> Vec<u32> {
+    pub fn untold(&self) -> Vec<u32> {
         self.untold.keys().copied().collect()
     }
 
     /// What is to be told of a shard, as much as one report may hold; the rest is left for the next.
-    pub(crate) fn take(&mut self, shard: u32) -> Option<RegionReported> {
+    pub fn take(&mut self, shard: u32) -> Option<RegionReported> {
         let mut untold = self.untold.remove(&shard)?;
         let seen = take_some(&mut untold.seen);
         let mut report = RegionReported {

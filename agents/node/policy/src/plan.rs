@@ -1,12 +1,13 @@
 //! What a service needs next: a pure function of its goal and of what is on disk.
 
+use longshore_planted::{Bug, planted};
 use longshore_schemas::{
     ArtifactId,
     events::{NodeStatus, RunSpec, Target},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::goals::Wanted;
+use crate::Wanted;
 
 /// Releases of a service that are kept, the running one included.
 pub const RELEASES_KEPT: usize = 3;
@@ -70,7 +71,8 @@ pub fn next(wanted: &Wanted, state: &ServiceState) -> Step {
         return if state.current.is_some() { Step::Stop } else { Step::Settled(NodeStatus::Stopped) };
     };
     let failed = state.failed.as_ref();
-    if failed.is_some_and(|f| f.artifact == target.artifact && f.revision == target.revision) {
+    let is_given_up = failed.is_some_and(|f| f.artifact == target.artifact && f.revision == target.revision);
+    if is_given_up && !planted(Bug::RetryFailedRelease) {
         let back = state.current.as_ref().is_some_and(|current| current.healthy && !current.is(target));
         return Step::Settled(if back { NodeStatus::RolledBack } else { NodeStatus::Failed });
     }
