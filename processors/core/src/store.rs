@@ -1,6 +1,11 @@
 //! Where tables live: a sorted byte map, in memory or beneath a layer of changes that are not committed yet.
 
-use std::{borrow::Borrow, cmp::Ordering, collections::BTreeMap, ops::ControlFlow};
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{BTreeMap, btree_map::Entry},
+    ops::ControlFlow,
+};
 
 use crate::{StateError, table::Range};
 
@@ -132,7 +137,12 @@ pub type Changes = Entries<Option<Vec<u8>>>;
 pub struct Overlay<'a> {
     base: &'a dyn Store,
     changes: Changes,
+    /// What [`Overlay::undo`] restores: each change since [`Overlay::begin`], as it was before. None: nothing is open.
+    before: Option<Vec<(EntryKey, Before)>>,
 }
+
+/// What the changes said of a key: nothing, or a value, or a deletion.
+type Before = Option<Option<Vec<u8>>>;
 
 impl<'a> Overlay<'a> {
     pub fn new(base: &'a dyn Store) -> Self {
@@ -141,7 +151,42 @@ impl<'a> Overlay<'a> {
 
     /// Goes on with the changes of an earlier overlay.
     pub fn with(base: &'a dyn Store, changes: Changes) -> Self {
-        Self { base, changes }
+        Self { base, changes, before: None }
+    }
+
+    /// From here on, changes can be undone, until they are kept.
+    pub fn begin(&mut self) {
+        self.before = Some(Vec::new());
+    }
+
+    /// Keeps the changes since [`Overlay::begin`].
+    pub fn keep(&mut self) {
+        self.before = None;
+    }
+
+    /// Drops the changes since [`Overlay::begin`].
+    pub fn undo(&mut self) {
+        for (key, before) in self.before.take().unwrap_or_default().into_iter().rev() {
+            match before {
+                Some(change) => drop(self.changes.insert(key, change)),
+                None => drop(self.changes.remove(&key)),
+            }
+        }
+    }
+
+    fn change(&mut self, key: EntryKey, to: Option<Vec<u8>>) {
+        match (&mut self.before, self.changes.entry(key)) {
+            (None, Entry::Vacant(place)) => drop(place.insert(to)),
+            (None, Entry::Occupied(mut place)) => drop(place.insert(to)),
+            (Some(before), Entry::Vacant(place)) => {
+                before.push((place.key().clone(), None));
+                place.insert(to);
+            }
+            (Some(before), Entry::Occupied(mut place)) => {
+                let changed = place.insert(to);
+                before.push((place.key().clone(), Some(changed)));
+            }
+        }
     }
 
     pub fn into_changes(self) -> Changes {
@@ -203,11 +248,11 @@ impl Store for Overlay<'_> {
 
 impl StoreMut for Overlay<'_> {
     fn put(&mut self, table: u8, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.insert((table, key), Some(value));
+        self.change((table, key), Some(value));
     }
 
     fn delete(&mut self, table: u8, key: Vec<u8>) {
-        self.changes.insert((table, key), None);
+        self.change((table, key), None);
     }
 
     fn as_store(&self) -> &dyn Store {
@@ -231,7 +276,35 @@ mod tests {
         seen
     }
 
+    fn change(overlay: &mut Overlay<'_>, key: u8, value: Option<u8>) {
+        match value {
+            Some(value) => overlay.put(1, vec![key], vec![value]),
+            None => overlay.delete(1, vec![key]),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_undone_never_was_and_what_is_kept_stays(
+            first in prop::collection::vec((0u8..6, prop::option::of(any::<u8>())), 0..10),
+            second in prop::collection::vec((0u8..6, prop::option::of(any::<u8>())), 0..10),
+        ) {
+            let base = Memory::default();
+            let mut overlay = Overlay::new(&base);
+            first.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            let before = overlay.changes.clone();
+            overlay.begin();
+            second.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            let after = overlay.changes.clone();
+            overlay.undo();
+            prop_assert_eq!(&overlay.changes, &before);
+            overlay.begin();
+            second.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            overlay.keep();
+            overlay.undo();
+            prop_assert_eq!(&overlay.changes, &after);
+        }
+
         /// Whatever was written below and above, an overlay reads as one store with both.
         #[test]
         fn an_overlay_reads_as_one_store(
