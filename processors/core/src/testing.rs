@@ -108,7 +108,12 @@ impl<P: Processor> Driver<P> {
     }
 
     pub fn signal(&mut self, event: impl Into<P::Signal>) -> Decision<P::Fact> {
-        let signal = envelope("signal", event.into(), self.now);
+        self.signal_at(event, self.now)
+    }
+
+    /// A signal whose sender's clock shows `at`.
+    pub fn signal_at(&mut self, event: impl Into<P::Signal>, at: Timestamp) -> Decision<P::Fact> {
+        let signal = envelope("signal", event.into(), at);
         let decision = self
             .processor
             .signal(&self.state, &mut self.soft, &signal, self.now)

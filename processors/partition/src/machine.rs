@@ -233,7 +233,10 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             }
             (Phase::AskingWhereToLead, Answer::Offsets(offsets)) => Ok(self.open_to_lead(&offsets)),
             (Phase::OpeningToLead(mut lead), Answer::Done) => {
-                lead.began = Began { at: around.now.max(self.replica.applied().at), steady: around.steady };
+                // What the log holds is not of the future, whatever the clock shows.
+                let last = self.replica.applied().at;
+                let at = if planted(Bug::LetTimeGoBack) { around.now } else { around.now.max(last) };
+                lead.began = Began { at, steady: around.steady };
                 self.set_role(Role::Leading);
                 self.settle(lead, around)
             }

@@ -86,15 +86,23 @@ impl Queue {
         Ok(decision)
     }
 
-    /// A claim waits, or gets the oldest job at once.
-    pub(crate) fn ready(&self, state: &dyn Store, soft: &mut Soft, event: &WorkerReady, now: Timestamp) -> Decided {
+    /// A claim waits, or gets the oldest job at once. How long it counts is what its sender's clock says it is from
+    /// `sent_at` to its end: that clock and the leader's may differ by more than a claim lasts.
+    pub(crate) fn ready(
+        &self,
+        state: &dyn Store,
+        soft: &mut Soft,
+        event: &WorkerReady,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> Decided {
         let WorkerReady { queue, worker, claim, expires_at } = event;
         let is_spent = tables::CLAIMS.contains(state, claim)? && !planted(Bug::ForgetSpentClaims);
-        let is_over = *expires_at <= now && !planted(Bug::ForgetClaimExpiry);
-        if is_over || is_spent {
+        let valid = expires_at.since(sent_at);
+        if valid.is_zero() || is_spent {
             return Ok(Decision::nothing());
         }
-        soft.claims.add(queue, worker, claim, *expires_at, now, self.config.claims_max as usize);
+        soft.claims.add(queue, worker, claim, now + valid, now, self.config.claims_max as usize);
         self.start_oldest(state, soft, queue, None, now, Decision::nothing())
     }
 
@@ -173,9 +181,7 @@ impl Queue {
         }
         let waiting = oldest_queued(state, queue, &counts(state, queue)?)?;
         let (job, attempt) = match (waiting, joining) {
-            (Some(waiting), Some((joining, attempt))) if joining < waiting && !planted(Bug::RequeueAtTail) => {
-                (joining, attempt)
-            }
+            (Some(waiting), Some((joining, attempt))) if joining < waiting => (joining, attempt),
             (Some(waiting), _) => {
                 let attempt = tables::JOBS.expect(state, &waiting)?.attempt;
                 (waiting, attempt)
@@ -201,6 +207,13 @@ fn counts(state: &dyn Store, queue: &QueueName) -> Result<Counts, StateError> {
 fn oldest_queued(state: &dyn Store, queue: &QueueName, counts: &Counts) -> Result<Option<JobId>, StateError> {
     if counts.queued == 0 {
         return Ok(None);
+    }
+    if planted(Bug::RequeueAtTail) {
+        let waiting = tables::QUEUED.list(state, &Range::prefix(queue), Order::Ascending, usize::MAX)?;
+        let is_new =
+            |job: &&JobId| tables::JOBS.get(state, job).is_ok_and(|job| job.is_some_and(|job| job.attempt == 0));
+        let jobs = || waiting.iter().map(|(job, ())| job);
+        return Ok(jobs().find(is_new).or_else(|| jobs().next()).cloned());
     }
     let head = JobId { queue: queue.clone(), number: counts.head };
     if tables::QUEUED.contains(state, &head)? {

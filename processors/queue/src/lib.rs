@@ -118,7 +118,7 @@ impl Processor for Queue {
     ) -> Result<Decision<BuildFact>, StateError> {
         soft.adopt(state, now, self.config.silent())?;
         match &signal.event {
-            WorkerSignal::WorkerReady(event) => self.ready(state, soft, event, now),
+            WorkerSignal::WorkerReady(event) => self.ready(state, soft, event, signal.at, now),
             WorkerSignal::Heartbeat(event) => self.beat(state, soft, event, now),
         }
     }

@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::{Step::*, check, driver, failure, finished, show, spec, success, summary};
+use std::time::Duration;
+
+use common::{CLAIM, Step::*, check, driver, failure, finished, ready, show, spec, success, summary};
 use longshore_queue::{Config, tables};
 use longshore_schemas::{
-    JobId,
+    JobId, Timestamp,
     events::{AttemptOutcome, AttemptSucceeded, BuildRequested, BuildSpec},
     http::JobStatus,
 };
@@ -75,6 +77,21 @@ fn an_expired_claim_gets_nothing() {
             (Build("q"), "queued q-2"),
         ],
     );
+}
+
+#[test]
+fn a_claim_counts_as_long_as_its_sender_says_whatever_the_clocks_show() {
+    for hours in [-1, 1] {
+        let mut driver = driver(Config::default());
+        let at = Timestamp::from_millis(driver.now().millis() + hours * 60 * 60 * 1_000);
+        driver.signal_at(ready("q", "w1", "c1", at), at);
+        driver.advance(CLAIM - Duration::from_millis(1));
+        let build = BuildRequested { queue: "q".parse().expect("valid"), build: spec() };
+        assert_eq!(driver.request(build.clone()).facts.len(), 2, "a job is queued and started, {hours} hours apart");
+        driver.signal_at(ready("q", "w1", "c2", at), at);
+        driver.advance(CLAIM);
+        assert_eq!(driver.request(build).facts.len(), 1, "the claim is over, {hours} hours apart");
+    }
 }
 
 #[test]
