@@ -102,8 +102,7 @@ impl Queue {
         let WorkerReady { queue, worker, claim, expires_at } = event;
         let valid = expires_at.since(said_at);
         let is_spent = tables::CLAIMS.contains(state, claim)? && !planted(Bug::ForgetSpentClaims);
-        let is_over = valid.is_zero() && !planted(Bug::ForgetClaimExpiry);
-        if is_over || is_spent {
+        if valid.is_zero() || is_spent {
             return Ok(Decision::nothing());
         }
         soft.claims.add(queue, worker, claim, now + valid, now, self.config.claims_max as usize);
@@ -185,9 +184,7 @@ impl Queue {
         }
         let waiting = oldest_queued(state, queue, &counts(state, queue)?)?;
         let (job, attempt) = match (waiting, joining) {
-            (Some(waiting), Some((joining, attempt))) if joining < waiting && !planted(Bug::RequeueAtTail) => {
-                (joining, attempt)
-            }
+            (Some(waiting), Some((joining, attempt))) if joining < waiting => (joining, attempt),
             (Some(waiting), _) => {
                 let attempt = tables::JOBS.expect(state, &waiting)?.attempt;
                 (waiting, attempt)
@@ -213,6 +210,13 @@ fn counts(state: &dyn Store, queue: &QueueName) -> Result<Counts, StateError> {
 fn oldest_queued(state: &dyn Store, queue: &QueueName, counts: &Counts) -> Result<Option<JobId>, StateError> {
     if counts.queued == 0 {
         return Ok(None);
+    }
+    if planted(Bug::RequeueAtTail) {
+        let waiting = tables::QUEUED.list(state, &Range::prefix(queue), Order::Ascending, usize::MAX)?;
+        let is_new =
+            |job: &&JobId| tables::JOBS.get(state, job).is_ok_and(|job| job.is_some_and(|job| job.attempt == 0));
+        let jobs = || waiting.iter().map(|(job, ())| job);
+        return Ok(jobs().find(is_new).or_else(|| jobs().next()).cloned());
     }
     let head = JobId { queue: queue.clone(), number: counts.head };
     if tables::QUEUED.contains(state, &head)? {

@@ -17,7 +17,7 @@ use longshore_processor::{Fingerprint, Memory, fingerprint};
 use longshore_queue::Queue;
 use longshore_replication::Replication;
 use longshore_schemas::{
-    ArtifactId, ArtifactName, ClaimId, JobId, NodeId, RegionName, RequestId, ServiceName, Timestamp, WorkerId, codec,
+    ArtifactId, ArtifactName, ClaimId, JobId, NodeId, RegionName, RequestId, ServiceName, WorkerId, codec,
     events::{
         ArtifactFact, BuildFact, BuildRequest, Cause, Convergence, DeadLetter, Fact, FactEvent, FleetFact, GoalFact,
         GoalVersion, Processed, Request, RolloutPlan, Trigger, WorkerSignal,
@@ -74,6 +74,9 @@ fn must(holds: bool, invariant: usize, what: impl FnOnce() -> String) -> Checked
 /// How long before a deadline was asked about a beat must have come to keep its attempt: what the queue allows, less what
 /// clocks may drift.
 const BEAT_COUNTS: u64 = 58_000;
+/// How long after it was last repeated a claim may get a job: as long as it says, and as long as messages may be late.
+const CLAIM_COUNTS: u64 = 120_000;
+const CLAIM_COUNTS_GENTLE: u64 = 16_000;
 /// States are compared in one of so many steps: it is the dearest of the checks.
 const COMPARED: u64 = 50;
 
@@ -111,6 +114,7 @@ struct Service {
 pub(crate) struct Checker {
     shards: u32,
     queued_max: u32,
+    claim_counts: u64,
     references: BTreeMap<(Kind, u32), Reference>,
     dead_letters: usize,
     acknowledged: Vec<Position>,
@@ -120,7 +124,8 @@ pub(crate) struct Checker {
     jobs: BTreeMap<JobId, Job>,
     of_request: BTreeMap<RequestId, JobId>,
     spent_claims: BTreeSet<ClaimId>,
-    claims: BTreeMap<ClaimId, Timestamp>,
+    /// When each claim was last repeated.
+    claims: BTreeMap<ClaimId, u64>,
     beats: BTreeMap<(JobId, u32, WorkerId), Vec<u64>>,
     // Of replication.
     pub(crate) artifacts: Vec<ArtifactId>,
@@ -131,7 +136,8 @@ pub(crate) struct Checker {
     services: BTreeMap<ServiceName, Service>,
     levels: BTreeMap<(ServiceName, RegionName, u32), (GoalVersion, Convergence)>,
     // Of nodes.
-    failed: BTreeSet<(NodeId, ServiceName, u64, ArtifactId)>,
+    /// What failed last on a node, of each service: its revision and artifact.
+    failed: BTreeMap<(NodeId, ServiceName), (u64, ArtifactId)>,
     pub(crate) facts: u64,
 }
 
@@ -143,7 +149,9 @@ impl Checker {
                 references.insert((kind, partition), Reference::default());
             }
         }
-        Self { shards: setting.shards, queued_max: setting.queue.queued_max, references, ..Self::default() }
+        let claim_counts = if setting.faults.is_gentle() { CLAIM_COUNTS_GENTLE } else { CLAIM_COUNTS };
+        let (shards, queued_max) = (setting.shards, setting.queue.queued_max);
+        Self { shards, queued_max, claim_counts, references, ..Self::default() }
     }
 
     // What the others ask.
@@ -184,10 +192,7 @@ impl Checker {
                 continue;
             }
             match codec::decode::<Request<WorkerSignal>>(value).map(|signal| signal.event) {
-                Ok(WorkerSignal::WorkerReady(ready)) => {
-                    let until = self.claims.entry(ready.claim).or_insert(ready.expires_at);
-                    *until = (*until).max(ready.expires_at);
-                }
+                Ok(WorkerSignal::WorkerReady(ready)) => drop(self.claims.insert(ready.claim, now)),
                 Ok(WorkerSignal::Heartbeat(beat)) => {
                     self.beats.entry((beat.job, beat.attempt, beat.worker)).or_default().push(now);
                 }
@@ -264,13 +269,19 @@ impl Checker {
     // What the facts say.
 
     /// Takes the facts that came since. Answers them as lines.
-    pub(crate) fn committed(&mut self, log: &Core, regions: &[Region], asked_at: u64) -> Result<Vec<String>, Broken> {
+    pub(crate) fn committed(
+        &mut self,
+        log: &Core,
+        regions: &[Region],
+        asked_at: u64,
+        now: u64,
+    ) -> Result<Vec<String>, Broken> {
         let mut lines = Vec::new();
         let places: Vec<(Kind, u32)> = self.references.keys().copied().collect();
         for (kind, partition) in places {
             match kind {
                 Kind::Queue => self.fold::<Queue>(log, kind, partition, &mut lines, |checker, fact| {
-                    checker.build(partition, fact, asked_at)
+                    checker.build(partition, fact, asked_at, now)
                 }),
                 Kind::Replication => self.fold::<Replication>(log, kind, partition, &mut lines, |checker, fact| {
                     checker.artifact(fact, regions)
@@ -372,7 +383,7 @@ impl Checker {
         Ok(())
     }
 
-    fn build(&mut self, partition: u32, fact: &Fact<BuildFact>, asked_at: u64) -> Checked {
+    fn build(&mut self, partition: u32, fact: &Fact<BuildFact>, asked_at: u64, now: u64) -> Checked {
         match &fact.event {
             BuildFact::JobQueued(event) => {
                 let earlier = self.of_request.insert(event.request.clone(), event.job.clone());
@@ -395,9 +406,9 @@ impl Checker {
                     .find(|(id, job)| id.queue == event.job.queue && matches!(job.standing, Standing::Waits));
                 let oldest = oldest.map(|(id, _)| id.clone());
                 must(oldest.as_ref() == Some(&event.job), 6, || format!("{} started before {oldest:?}", event.job))?;
-                let until = self.claims.get(&event.claim).copied().unwrap_or_default();
-                must(until > fact.at, 5, || {
-                    format!("{} was given to {}, which ended at {until}", event.job, event.claim)
+                let repeated = self.claims.get(&event.claim).copied().unwrap_or_default();
+                must(repeated + self.claim_counts >= now, 5, || {
+                    format!("{} was given to {}, last heard of at {repeated} ms", event.job, event.claim)
                 })?;
                 must(self.spent_claims.insert(event.claim.clone()), 5, || {
                     format!("{} was given to {}, which had a job before", event.job, event.claim)
@@ -599,23 +610,20 @@ impl Checker {
     }
 
     pub(crate) fn switched(&self, node: &NodeId, service: &ServiceName, release: &Release) -> Checked {
-        let key = (node.clone(), service.clone(), release.revision, release.artifact);
-        must(!self.failed.contains(&key), 10, || {
-            format!(
-                "{node} tries {} of {service} again, which failed in revision {}",
-                short(&release.artifact),
-                release.revision
-            )
+        let failed = self.failed.get(&(node.clone(), service.clone()));
+        must(failed != Some(&(release.revision, release.artifact)), 10, || {
+            let artifact = short(&release.artifact);
+            format!("{node} tries {artifact} of {service} again, which failed in revision {}", release.revision)
         })
     }
 
     /// What failed before may be tried again after something else was healthy.
     pub(crate) fn release_proved(&mut self, node: &NodeId, service: &ServiceName) {
-        self.failed.retain(|(at, of, _, _)| (at, of) != (node, service));
+        self.failed.remove(&(node.clone(), service.clone()));
     }
 
     pub(crate) fn release_failed(&mut self, node: &NodeId, service: &ServiceName, release: &Release) {
-        self.failed.insert((node.clone(), service.clone(), release.revision, release.artifact));
+        self.failed.insert((node.clone(), service.clone()), (release.revision, release.artifact));
     }
 }
 

@@ -152,7 +152,10 @@ impl Control {
     pub(crate) fn restart(&mut self, setting: &Setting, rng: &mut crate::rng::Rng) {
         let disk = Rc::<Disk>::default();
         let restarted = self.slots.iter().map(|old| {
-            let store = old.part.store().after_crash(rng, disk.clone());
+            // Now and then a disk is lost as a whole.
+            let lost = rng.chance(30);
+            let store =
+                if lost { SimStore::new(disk.clone()) } else { old.part.store().after_crash(rng, disk.clone()) };
             slot(setting, old.kind, old.place, store)
         });
         let slots = restarted.collect();

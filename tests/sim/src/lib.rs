@@ -34,7 +34,7 @@ pub use check::{Broken, INVARIANTS};
 use world::World;
 
 /// How long a world may take to come to rest, in virtual milliseconds.
-const PATIENCE: u64 = 40 * 60 * 1_000;
+const PATIENCE: u64 = 2 * 60 * 60 * 1_000;
 
 /// What came of a world.
 #[derive(Debug)]

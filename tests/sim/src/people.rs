@@ -140,7 +140,7 @@ impl World {
 
     /// One round of what people do.
     pub(crate) fn people(&mut self) -> Result<(), Broken> {
-        let pause = self.rng.range(500..8_000);
+        let pause = if self.rng.chance(30) { self.rng.range(30_000..120_000) } else { self.rng.range(500..8_000) };
         self.at(pause, Event::People);
         if self.faults.is_calm() {
             self.resume_what_is_paused();

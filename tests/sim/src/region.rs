@@ -39,10 +39,23 @@ const BATCH: usize = 8;
 #[derive(Debug, Default)]
 struct Outbox {
     sequence: u64,
-    waiting: Vec<Record>,
-    /// The append under way, and when it is tried again.
-    under_way: Option<(u64, Vec<Record>, u64)>,
+    waiting: Vec<Told>,
+    under_way: Option<Append>,
     appends: u64,
+}
+
+/// A report, and the artifact that is copied once the log has it.
+#[derive(Debug, Clone)]
+struct Told {
+    record: Record,
+    stored: Option<ArtifactId>,
+}
+
+#[derive(Debug, Clone)]
+struct Append {
+    number: u64,
+    reports: Vec<Told>,
+    again_at: u64,
 }
 
 pub(crate) struct Region {
@@ -64,6 +77,8 @@ pub(crate) struct Region {
     goals_at: BTreeMap<u32, u64>,
     pub(crate) caught_up: bool,
     copies: BTreeMap<ArtifactId, u64>,
+    /// Copied, and not yet reported.
+    copied: BTreeSet<ArtifactId>,
     outboxes: BTreeMap<&'static str, Outbox>,
     /// Every goal that was ever here, for those who bring an old one.
     pub(crate) history: Vec<RegionalGoal>,
@@ -86,6 +101,7 @@ impl Region {
             goals_at: BTreeMap::new(),
             caught_up: false,
             copies: BTreeMap::new(),
+            copied: BTreeSet::new(),
             outboxes: BTreeMap::new(),
             history: Vec::new(),
         }
@@ -95,7 +111,7 @@ impl Region {
         Duration::from_millis(now - self.started)
     }
 
-    fn report<E>(&mut self, at: longshore_schemas::Timestamp, event: E)
+    fn report<E>(&mut self, at: longshore_schemas::Timestamp, event: E, stored: Option<ArtifactId>)
     where
         E: longshore_schemas::events::Event,
         Request<E>: Message,
@@ -104,7 +120,8 @@ impl Region {
         let outbox = self.outboxes.entry(E::TOPIC.name).or_default();
         outbox.sequence += 1;
         let request = order::report(&sender, self.boot, outbox.sequence, at, event);
-        outbox.waiting.push(Record::new(key, codec::encode(&request).expect("a report can be written")));
+        let record = Record::new(key, codec::encode(&request).expect("a report can be written"));
+        outbox.waiting.push(Told { record, stored });
     }
 
     /// Nothing is left to be told or copied.
@@ -139,7 +156,7 @@ impl World {
         let untold = region.levels.untold();
         for shard in untold {
             if let Some(report) = region.levels.take(shard) {
-                region.report(at, FleetReport::from(report));
+                region.report(at, FleetReport::from(report), None);
             }
         }
         if self.rng.chance(200) {
@@ -166,8 +183,13 @@ impl World {
             let at = self.log_time();
             let region = &mut self.regions[number];
             region.bucket.remove(&artifact);
+            region.copied.remove(&artifact);
             region.pending.artifacts.push(artifact);
-            region.report(at, reported(&region.name.clone(), artifact, ReplicaStatus::Failed, Some("wrong bytes")));
+            region.report(
+                at,
+                reported(&region.name.clone(), artifact, ReplicaStatus::Failed, Some("wrong bytes")),
+                None,
+            );
         }
     }
 
@@ -184,7 +206,7 @@ impl World {
         region.up = true;
         region.levels = Levels::new(region.name.clone(), shards, LOST_AFTER, region.known.clone());
         (region.board, region.goals_at, region.caught_up) = (Board::default(), BTreeMap::new(), false);
-        (region.copies, region.outboxes) = (BTreeMap::new(), BTreeMap::new());
+        (region.copies, region.copied, region.outboxes) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         let (name, life, boot) = (format!("region-{}", region.name), region.life, region.boot);
         self.note(&name, &format!("starts, boot {boot}"));
         self.at(1, Event::Region(number, life));
@@ -232,7 +254,9 @@ impl World {
     /// Copies what is pending: each takes its time, and comes out wrong at times.
     fn copy(&mut self, number: usize) {
         let at = self.log_time();
-        let pending = self.regions[number].pending.artifacts.clone();
+        let region = &self.regions[number];
+        let pending = region.pending.artifacts.iter().filter(|artifact| !region.copied.contains(artifact));
+        let pending: Vec<ArtifactId> = pending.copied().collect();
         for artifact in pending.into_iter().take(4) {
             let time = self.rng.range(500..20_000);
             let ready = *self.regions[number].copies.entry(artifact).or_insert(self.now + time);
@@ -245,7 +269,11 @@ impl World {
             let name = region.name.clone();
             region.copies.remove(&artifact);
             if copied != right && !planted(Bug::ReportUnverifiedReplica) {
-                region.report(at, reported(&name, artifact, ReplicaStatus::Failed, Some("a pack has wrong bytes")));
+                region.report(
+                    at,
+                    reported(&name, artifact, ReplicaStatus::Failed, Some("a pack has wrong bytes")),
+                    None,
+                );
                 self.note(&format!("region-{name}"), &format!("copied {} wrongly", short(&artifact)));
                 continue;
             }
@@ -253,8 +281,9 @@ impl World {
                 region.verified.insert(artifact);
             }
             region.bucket.insert(artifact, copied);
-            region.pending.remove(&artifact);
-            region.report(at, reported(&name, artifact, ReplicaStatus::Stored, None));
+            // It stays pending until the log has the word.
+            region.copied.insert(artifact);
+            region.report(at, reported(&name, artifact, ReplicaStatus::Stored, None), Some(artifact));
             self.note(&format!("region-{name}"), &format!("has {}", short(&artifact)));
         }
     }
@@ -263,24 +292,23 @@ impl World {
         let topics: Vec<&'static str> = self.regions[number].outboxes.keys().copied().collect();
         for topic in topics {
             let Some(outbox) = self.regions[number].outboxes.get_mut(topic) else { continue };
-            let (append, records) = match &mut outbox.under_way {
-                Some((append, records, again_at)) if self.now >= *again_at => {
-                    *again_at = self.now + 3_000;
-                    (*append, records.clone())
-                }
+            match &mut outbox.under_way {
+                Some(append) if self.now >= append.again_at => append.again_at = self.now + 3_000,
                 Some(_) => continue,
                 None if outbox.waiting.is_empty() => continue,
                 None => {
                     let count = outbox.waiting.len().min(BATCH);
-                    let records: Vec<Record> = outbox.waiting.drain(..count).collect();
+                    let reports = outbox.waiting.drain(..count).collect();
                     outbox.appends += 1;
-                    outbox.under_way = Some((outbox.appends, records.clone(), self.now + 3_000));
-                    (outbox.appends, records)
+                    outbox.under_way = Some(Append { number: outbox.appends, reports, again_at: self.now + 3_000 });
                 }
-            };
+            }
+            let Some(Append { number: append, reports, .. }) = outbox.under_way.clone() else { continue };
+            let records = reports.into_iter().map(|told| told.record).collect();
             if !self.lost() {
                 let leg = self.leg();
-                self.at(leg, Event::Outbox { region: number, topic, number: append, records });
+                let life = self.regions[number].life;
+                self.at(leg, Event::Outbox { region: number, life, topic, number: append, records });
             }
         }
     }
@@ -288,12 +316,11 @@ impl World {
     /// An append of a region reaches the log, whatever has become of the region.
     pub(crate) fn outbox_arrives(
         &mut self,
-        region: usize,
+        (region, life): (usize, u64),
         topic: &'static str,
         number: u64,
         mut records: Vec<Record>,
     ) -> Result<(), Broken> {
-        let life = self.regions[region].life;
         // Not atomic: after an error some may be there.
         let torn = self.rng.chance(self.faults.lost);
         if torn {
@@ -315,11 +342,18 @@ impl World {
         number: u64,
     ) -> Result<(), Broken> {
         let region = &mut self.regions[region];
-        if region.life == life
-            && let Some(outbox) = region.outboxes.get_mut(topic)
-            && outbox.under_way.as_ref().is_some_and(|(append, _, _)| *append == number)
-        {
-            outbox.under_way = None;
+        if region.life != life {
+            return Ok(());
+        }
+        let under_way = region.outboxes.get_mut(topic).map(|outbox| &mut outbox.under_way);
+        let Some(append) = under_way.and_then(|append| append.take_if(|append| append.number == number)) else {
+            return Ok(());
+        };
+        for artifact in append.reports.iter().filter_map(|told| told.stored) {
+            // Unless wrong bytes were found in it meanwhile.
+            if region.copied.remove(&artifact) && region.bucket.contains_key(&artifact) {
+                region.pending.remove(&artifact);
+            }
         }
         Ok(())
     }

@@ -64,8 +64,12 @@ pub(crate) struct Faults {
 
 impl Faults {
     fn of(rng: &mut Rng) -> Self {
-        // Some worlds are nearly calm, so that what needs many steps in a row happens too.
-        let [few, some, many] = [(0..5), (0..30), (0..200)].map(|range| rng.range(range));
+        // In some worlds only those outside do what they should not, so that what needs many steps in a row happens too,
+        // and what can be told exactly is.
+        if rng.chance(150) {
+            return Self { agents: 20 + rng.range(0..100), ..Self::none() };
+        }
+        let [few, some, many] = [(0..6), (0..40), (0..400)].map(|range| rng.range(range));
         Self {
             slow: some,
             lost: some,
@@ -97,6 +101,8 @@ pub(crate) struct Setting {
     pub(crate) hostile_for: u64,
     /// Builds that are asked for.
     pub(crate) builds: u64,
+    /// Whether clocks are set by an hour, and not only by seconds.
+    pub(crate) wild_clocks: bool,
 }
 
 impl Setting {
@@ -114,8 +120,9 @@ impl Setting {
             partitions: [1 + rng.range(0..2) as u32, 1 + rng.range(0..2) as u32, 1, 1 + rng.range(0..2) as u32],
             queue,
             faults: Faults::of(rng),
-            hostile_for: 1_000 * rng.range(60..400),
-            builds: rng.range(6..30),
+            hostile_for: 1_000 * rng.range(100..500),
+            builds: if rng.chance(300) { rng.range(3..12) } else { rng.range(10..60) },
+            wild_clocks: rng.chance(250),
         }
     }
 
@@ -141,6 +148,11 @@ impl Setting {
 }
 
 impl Faults {
+    /// Nothing between the processes goes wrong.
+    pub(crate) fn is_gentle(&self) -> bool {
+        [self.slow, self.lost, self.twice, self.ambiguous, self.failed, self.chaos].iter().all(|faults| *faults == 0)
+    }
+
     pub(crate) fn is_calm(&self) -> bool {
         self.chaos == 0 && self.agents == 0
     }

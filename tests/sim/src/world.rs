@@ -67,6 +67,7 @@ pub(crate) enum Event {
     RegionBack(usize),
     Outbox {
         region: usize,
+        life: u64,
         topic: &'static str,
         number: u64,
         records: Vec<Record>,
@@ -98,6 +99,9 @@ pub(crate) enum Reply {
     /// The answer is lost: it will think that it does not know.
     Nothing,
 }
+
+/// How far a wild clock is set ahead, and then back.
+const HOUR_MILLIS: i64 = 60 * 60 * 1_000;
 
 pub(crate) struct World {
     pub(crate) now: u64,
@@ -261,7 +265,9 @@ impl World {
             Event::Worker(worker, life) => self.worker(worker, life),
             Event::Region(region, life) => self.region(region, life),
             Event::RegionBack(region) => self.region_back(region),
-            Event::Outbox { region, topic, number, records } => self.outbox_arrives(region, topic, number, records),
+            Event::Outbox { region, life, topic, number, records } => {
+                self.outbox_arrives((region, life), topic, number, records)
+            }
             Event::OutboxDone { region, life, topic, number } => self.outbox_done(region, life, topic, number),
             Event::Node(node, life) => self.node(node, life),
             Event::NodeBack(node) => self.node_back(node),
@@ -413,7 +419,7 @@ impl World {
         if let Ok(positions) = &committed {
             self.checker.appended(&self.log, positions, self.now);
             self.wake_readers(positions);
-            let lines = self.checker.committed(&self.log, &self.regions, asked_at)?;
+            let lines = self.checker.committed(&self.log, &self.regions, asked_at, self.now)?;
             for line in lines {
                 self.note("  fact", &line);
             }
@@ -534,9 +540,10 @@ impl World {
                 }
                 5 => {
                     let jump = self.rng.range(0..8_000) as i64 - 4_000;
-                    self.controls[control].clock_offset =
-                        (self.controls[control].clock_offset + jump).clamp(-4_000, 4_000);
-                    self.note(&name, &format!("its clock jumps by {jump} ms"));
+                    let hour = if self.setting.wild_clocks && self.rng.chance(500) { HOUR_MILLIS } else { 0 };
+                    let before = self.controls[control].clock_offset % HOUR_MILLIS;
+                    self.controls[control].clock_offset = (before + jump).clamp(-4_000, 4_000) + hour;
+                    self.note(&name, &format!("its clock jumps by {} ms", jump + hour));
                 }
                 _ => self.move_partition(),
             }
@@ -590,6 +597,7 @@ impl World {
         self.faults = Faults::none();
         for control in &mut self.controls {
             control.cut_until = 0;
+            control.clock_offset %= HOUR_MILLIS;
         }
     }
 
