@@ -4,6 +4,7 @@
 #   infra/setup.sh build      a C and C++ toolchain and libclang (RocksDB is compiled from source)
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
+#   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -63,6 +64,14 @@ browser() {
   [ -x /usr/bin/chromium ] || debian "Chromium, for the browser test" chromium
   (cd tests/e2e/browser && [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund --silent) >"$CACHE/browser.log" 2>&1 ||
     die "playwright-core could not be installed; see $CACHE/browser.log"
+}
+
+# The tests themselves fail, and say why, where this does not help.
+mounts() {
+  have mount && have unshare || debian "mount and unshare, for tests of power cuts and full disks" mount util-linux
+  [ -e /dev/fuse ] || modprobe fuse 2>/dev/null ||
+    echo "setup: no /dev/fuse: tests of power cuts will fail; load the kernel module fuse, or give the container the device" >&2
+  [ "$(id -u)" = 0 ] || echo "setup: not root: tests of power cuts and full disks, which mount file systems, will fail" >&2
 }
 
 deny() {

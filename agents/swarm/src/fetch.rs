@@ -74,7 +74,8 @@ impl Fetcher {
         &self.store
     }
 
-    /// Fetches those of these packs that the store lacks. Goes on trying for as long as it takes: drop it to stop.
+    /// Fetches those of these packs that the store lacks. Goes on trying for as long as it takes, unless the store takes
+    /// nothing: drop it to stop.
     pub async fn fetch(
         &self,
         artifact: ArtifactId,
@@ -154,7 +155,7 @@ impl Run<'_> {
         };
         tokio::select! {
             Some(ended) = self.transfers.join_next() => match ended {
-                Ok(transfer) => Ok(self.ended(transfer)),
+                Ok(transfer) => self.ended(transfer),
                 // Transfers neither panic nor are they cancelled while this runs.
                 Err(error) => { tracing::error!(%error, "a transfer died"); Ok(Event::Tick) }
             },
@@ -173,8 +174,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Event {
-        match result {
+    /// An error if this node cannot store anything: whoever wants the packs has to say so.
+    fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Result<Event, Error> {
+        let event = match result {
             Ok(bytes) => {
                 match source {
                     Source::Peer(_) => self.received.from_peers_bytes += bytes,
@@ -182,11 +184,15 @@ impl Run<'_> {
                 }
                 Event::Stored { pack }
             }
-            Err(FetchFailure { failure, reason }) => {
+            Err(FetchFailure { own: Some(error), .. }) => {
+                return Err(Error::Store { path: self.fetcher.store.folder().to_owned(), source: error });
+            }
+            Err(FetchFailure { failure, reason, own: None }) => {
                 tracing::info!(artifact = %self.artifact, %pack, ?source, ?failure, reason, "a pack did not come");
                 Event::Failed { pack, source, failure }
             }
-        }
+        };
+        Ok(event)
     }
 
     /// Tells the policy, and does what it says.
@@ -235,17 +241,17 @@ async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFai
             return Err(FetchFailure::new(Failure::Missing, reason));
         }
         let mut response = response;
-        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(|error| lost(&error))?;
+        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(FetchFailure::own)?;
         loop {
             let block = timeout(STALL, response.chunk()).await.map_err(|_| lost(&"nothing came for 5 s"))?;
             let Some(block) = block.map_err(|error| lost(&error.without_url()))? else { break };
             if incoming.bytes() + block.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
                 return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
             }
-            incoming.write(&block).await.map_err(|error| lost(&error))?;
+            incoming.write(&block).await.map_err(FetchFailure::own)?;
         }
         let bytes = incoming.bytes();
-        match incoming.admit().await.map_err(|error| lost(&error))? {
+        match incoming.admit().await.map_err(FetchFailure::own)? {
             true => Ok(bytes),
             false => Err(FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's")),
         }
