@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once)
 
 test: ## every test
-	@infra/setup.sh build console browser faketime
+	@infra/setup.sh build console browser faketime mounts
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture

@@ -5,6 +5,7 @@
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
+#   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -70,6 +71,14 @@ browser() {
 
 faketime() {
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || debian "libfaketime, for the tests of clocks that jump" libfaketime
+}
+
+# The tests themselves fail, and say why, where this does not help.
+mounts() {
+  have mount && have unshare || debian "mount and unshare, for tests of power cuts and full disks" mount util-linux
+  [ -e /dev/fuse ] || modprobe fuse 2>/dev/null ||
+    echo "setup: no /dev/fuse: tests of power cuts will fail; load the kernel module fuse, or give the container the device" >&2
+  [ "$(id -u)" = 0 ] || echo "setup: not root: tests of power cuts and full disks, which mount file systems, will fail" >&2
 }
 
 deny() {

@@ -53,6 +53,11 @@ pub enum ReadError {
 
 #[async_trait]
 pub trait ReadModel: Send + Sync + 'static {
+    /// What keeps requests from being processed here, a line for each; empty if all is well.
+    fn trouble(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn queues(&self) -> Result<Vec<QueueView>, ReadError>;
     fn jobs(&self, query: &JobQuery) -> Result<Page<JobView>, ReadError>;
     fn job(&self, job: &JobId) -> Result<Option<JobView>, ReadError>;

@@ -318,11 +318,18 @@ impl Connector {
             FromRegion::Goal(goal) => {
                 let (service, version) = (goal.service.clone(), goal.version);
                 match self.goals.accept(goal) {
-                    Ok(accepted) => tracing::info!(%service, %version, accepted, "goal"),
+                    Ok(accepted) => {
+                        tracing::info!(%service, %version, accepted, "goal");
+                        self.reports.trouble(&service, None);
+                    }
                     // No later try would end differently; the other services go on.
                     Err(Error::Refused(reason)) => tracing::error!(%service, %version, reason, "goal refused"),
                     // It is not on disk: the region gives it again on the next connection.
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        let trouble = format!("goal {version} cannot be kept: {}", error.whole());
+                        self.reports.trouble(&service, Some(trouble));
+                        return Err(error.into());
+                    }
                 }
             }
             FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),

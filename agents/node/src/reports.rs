@@ -23,14 +23,22 @@ pub struct Reports(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    levels: Mutex<BTreeMap<ServiceName, (NodeReport, bool)>>,
+    levels: Mutex<Levels>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Levels {
+    /// What was said, and whether it was sent.
+    said: BTreeMap<ServiceName, (NodeReport, bool)>,
+    /// What keeps a service from hearing of its newest goal: told with whatever else is said of it.
+    trouble: BTreeMap<ServiceName, String>,
 }
 
 impl Reports {
     /// The newest word on a service; it replaces the one before, sent or not.
     pub fn say(&self, report: NodeReport) {
-        let mut levels = self.lock();
+        let levels = &mut self.lock().said;
         if levels.get(&report.service).is_some_and(|(said, _)| *said == report) {
             return;
         }
@@ -41,9 +49,25 @@ impl Reports {
         self.0.changed.notify_one();
     }
 
+    /// Sets or takes away what keeps a service's newest goal from being held.
+    pub fn trouble(&self, service: &ServiceName, trouble: Option<String>) {
+        let mut levels = self.lock();
+        if levels.trouble.get(service) == trouble.as_ref() {
+            return;
+        }
+        match trouble {
+            Some(trouble) => drop(levels.trouble.insert(service.clone(), trouble)),
+            None => drop(levels.trouble.remove(service)),
+        }
+        if let Some((_, sent)) = levels.said.get_mut(service) {
+            *sent = false;
+        }
+        self.0.changed.notify_one();
+    }
+
     /// What was last said of a service, if it was for this version of its goal.
     pub fn status_of(&self, service: &ServiceName, version: GoalVersion) -> Option<NodeStatus> {
-        self.lock().get(service).filter(|(report, _)| report.version == version).map(|(report, _)| report.status)
+        self.lock().said.get(service).filter(|(report, _)| report.version == version).map(|(report, _)| report.status)
     }
 
     /// All levels, as after a reconnect.
@@ -63,17 +87,22 @@ impl Reports {
     }
 
     fn take(&self, which: impl Fn(bool) -> bool) -> Vec<NodeReport> {
-        let mut levels = self.lock();
-        let wanted = levels.values_mut().filter(|(_, sent)| which(*sent));
+        let Levels { said, trouble } = &mut *self.lock();
+        let wanted = said.values_mut().filter(|(_, sent)| which(*sent));
         wanted
             .map(|(report, sent)| {
                 *sent = true;
-                report.clone()
+                let mut report = report.clone();
+                if let Some(trouble) = trouble.get(&report.service) {
+                    let said = report.message.take().map_or_else(String::new, |said| format!("{said}\n"));
+                    report.message = Some(said + trouble);
+                }
+                report
             })
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceName, (NodeReport, bool)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Levels> {
         self.0.levels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const ASK_MAX: Duration = Duration::from_secs(10);
 /// Ports that a node's services may use, from its base on.
 pub const PORTS: u16 = 16;
+/// Free space without which nothing is switched.
+const ROOM_BYTES: usize = 256 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -132,7 +134,7 @@ impl Service {
                 Err(Error::Stopping) => return,
                 Err(error) => {
                     tracing::warn!(service = %self.name, %error, "cannot go on; trying again");
-                    self.report(&wanted, self.status_in_trouble(&wanted), Some(error.to_string()));
+                    self.report(&wanted, self.status_in_trouble(&wanted), Some(error.whole()));
                     let wait = backoff.next_wait(&mut rand::rng());
                     let _ = shutdown.run_until_cancelled(tokio::time::timeout(wait, goals.changed())).await;
                 }
@@ -241,7 +243,8 @@ impl Service {
         switch: bool,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
-        self.shim.stop().await?;
+        // Nothing is stopped for a release that a full disk would not let start.
+        self.check_room()?;
         let port = self.shared.ports.of(&self.name, self.state.content().port)?;
         self.state.update(|state| {
             state.port = Some(port);
@@ -249,6 +252,7 @@ impl Service {
                 state.switched(release.clone());
             }
         })?;
+        self.shim.stop().await?;
         self.link_current()?;
         self.report(wanted, NodeStatus::Starting, None);
         match self.start_and_check(&release, shutdown).await {
@@ -290,6 +294,15 @@ impl Service {
         let port = self.state.content().port.unwrap_or_default();
         let check = health::check(&self.shared.http, &release.run.health, &self.shared.host, port, &self.shim);
         shutdown.run_until_cancelled(check).await.unwrap_or(Err(Error::Stopping))
+    }
+
+    /// An error unless there is space for what switching and starting write, and for some of what the service logs.
+    fn check_room(&self) -> Result<(), Error> {
+        let path = self.folder.join("room");
+        let written = fs::write(&path, vec![0; ROOM_BYTES]).map_err(Error::io(&path));
+        // It may not even have been made.
+        let _ = fs::remove_file(&path);
+        written
     }
 
     /// A shim that died is started again; what a living one runs is its own affair.

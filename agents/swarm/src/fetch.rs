@@ -77,7 +77,8 @@ impl Fetcher {
         &self.store
     }
 
-    /// Fetches those of these packs that the store lacks. Goes on trying for as long as it takes: drop it to stop.
+    /// Fetches those of these packs that the store lacks. Goes on trying for as long as it takes, unless the store takes
+    /// nothing: drop it to stop.
     pub async fn fetch(
         &self,
         artifact: ArtifactId,
@@ -157,7 +158,7 @@ impl Run<'_> {
         };
         tokio::select! {
             Some(ended) = self.transfers.join_next() => match ended {
-                Ok(transfer) => Ok(self.ended(transfer)),
+                Ok(transfer) => self.ended(transfer),
                 // Transfers neither panic nor are they cancelled while this runs.
                 Err(error) => { tracing::error!(%error, "a transfer died"); Ok(Event::Tick) }
             },
@@ -176,8 +177,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Event {
-        match result {
+    /// An error if this node cannot store anything: whoever wants the packs has to say so.
+    fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Result<Event, Error> {
+        let event = match result {
             Ok(bytes) => {
                 match source {
                     Source::Peer(_) => self.received.from_peers_bytes += bytes,
@@ -185,12 +187,16 @@ impl Run<'_> {
                 }
                 Event::Stored { pack }
             }
-            Err(FetchFailure { failure, reason }) => {
+            Err(FetchFailure { own: Some(error), .. }) => {
+                return Err(Error::Store { path: self.fetcher.store.folder().to_owned(), source: error });
+            }
+            Err(FetchFailure { failure, reason, own: None }) => {
                 tracing::info!(artifact = %self.artifact, %pack, ?source, ?failure, reason, "a pack did not come");
                 self.tell_of(pack, &source, failure);
                 Event::Failed { pack, source, failure }
             }
-        }
+        };
+        Ok(event)
     }
 
     /// The region hears of every fault that may be the source's own. Of lies of peers, the policy tells.
@@ -257,7 +263,7 @@ async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFai
             return Err(FetchFailure::new(failure, format!("the bucket answered {status}")));
         }
         let mut response = response;
-        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(|error| lost(&error))?;
+        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(FetchFailure::own)?;
         let mut pace = Pace::start();
         loop {
             let chunk = async { response.chunk().await.map_err(|error| io::Error::other(error.without_url())) };
@@ -266,10 +272,10 @@ async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFai
             if incoming.bytes() + block.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
                 return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
             }
-            incoming.write(&block).await.map_err(|error| lost(&error))?;
+            incoming.write(&block).await.map_err(FetchFailure::own)?;
         }
         let bytes = incoming.bytes();
-        match incoming.admit().await.map_err(|error| lost(&error))? {
+        match incoming.admit().await.map_err(FetchFailure::own)? {
             true => Ok(bytes),
             false => Err(FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's")),
         }

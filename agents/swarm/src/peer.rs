@@ -41,11 +41,17 @@ pub(crate) enum Status {
 pub(crate) struct FetchFailure {
     pub(crate) failure: Failure,
     pub(crate) reason: String,
+    /// It is not the source's fault: this node's own disk takes nothing.
+    pub(crate) own: Option<io::Error>,
 }
 
 impl FetchFailure {
     pub(crate) fn new(failure: Failure, reason: impl Into<String>) -> Self {
-        Self { failure, reason: reason.into() }
+        Self { failure, reason: reason.into(), own: None }
+    }
+
+    pub(crate) fn own(error: io::Error) -> Self {
+        Self { own: Some(error), ..Self::new(Failure::Busy, "this node's own disk takes nothing") }
     }
 
     pub(crate) fn unreachable(error: &dyn std::fmt::Display) -> Self {
@@ -121,7 +127,7 @@ impl Peers {
     ) -> Result<u64, FetchFailure> {
         let at_end = match &result {
             Ok(_) => true,
-            Err(failure) => matches!(failure.failure, Failure::Missing | Failure::Busy),
+            Err(failure) => failure.own.is_none() && matches!(failure.failure, Failure::Missing | Failure::Busy),
         };
         if at_end {
             let mut idle = self.lock();
@@ -177,7 +183,7 @@ where
     if length > PACK_BYTES_MAX as u64 || length != bytes {
         return Err(FetchFailure::new(Failure::Lied, format!("it offered {length} bytes, the pack has {bytes}")));
     }
-    let mut incoming = store.incoming(pack).map_err(lost)?;
+    let mut incoming = store.incoming(pack).map_err(FetchFailure::own)?;
     let (mut block, mut pace) = (vec![0; BLOCK_BYTES], Pace::start());
     while incoming.bytes() < length {
         let left = usize::try_from(length - incoming.bytes()).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
@@ -185,9 +191,9 @@ where
         if count == 0 {
             return Err(FetchFailure::new(Failure::Unreachable, "the connection ended within the pack"));
         }
-        incoming.write(&block[..count]).await.map_err(lost)?;
+        incoming.write(&block[..count]).await.map_err(FetchFailure::own)?;
     }
-    match incoming.admit().await.map_err(lost)? {
+    match incoming.admit().await.map_err(FetchFailure::own)? {
         true => Ok(length),
         false => Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's")),
     }

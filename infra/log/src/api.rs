@@ -35,6 +35,11 @@ pub trait Log: Send + Sync + 'static {
     /// Joins the group of those who share a topic's partitions: each partition belongs to at most one member.
     async fn join(&self, group: &str, topic: &str) -> Result<Box<dyn Membership>, Error>;
 
+    /// What keeps the log from taking records, as its last attempt showed; `None` if nothing is known to.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// A writer of atomic batches. When this returns, every earlier writer of the same owner is fenced, and whatever it
     /// had committed is below [`Log::end_offset`]: nothing more of it can appear.
     async fn writer(&self, owner: &str) -> Result<Box<dyn Writer>, Error>;

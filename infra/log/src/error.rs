@@ -79,6 +79,23 @@ pub enum Error {
     Closed,
 }
 
+impl Error {
+    /// Whether a full disk is the cause: nothing but space helps.
+    pub fn is_disk_full(&self) -> bool {
+        let (Self::Storage { source, .. } | Self::Unconfirmed { source }) = self else { return false };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+        while let Some(error) = cause {
+            // RocksDB passes on what the kernel said as text only.
+            let text = error.to_string();
+            if ["No space left on device", "Disk quota exceeded"].iter().any(|full| text.contains(full)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// Why a commit did not succeed, by what the caller has to do.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {

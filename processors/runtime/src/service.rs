@@ -270,6 +270,11 @@ impl<P: Wire> Handle<P> {
             .collect()
     }
 
+    /// Each partition's role and what went wrong last, in order.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.slots.iter().map(|slot| slot.status.borrow().clone()).collect()
+    }
+
     pub async fn health(&self) -> Vec<Health> {
         let mut health = Vec::with_capacity(self.slots.len());
         for (partition, slot) in (0..).zip(self.slots.iter()) {

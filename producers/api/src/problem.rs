@@ -110,6 +110,10 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API cannot do this now", detail)
     }
 
+    pub(crate) fn disk_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", "The server's disk is full", detail)
+    }
+
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The API failed", detail)
     }
@@ -155,6 +159,13 @@ impl From<longshore_log::Error> for Failure {
         match &error {
             Error::RecordTooLarge { .. } | Error::BatchTooLarge { .. } => Self::too_large(error.to_string()),
             Error::BeyondEnd { .. } => Self::conflict(error.to_string()),
+            full if full.is_disk_full() => {
+                tracing::error!(%error, "the log's disk is full");
+                Self::disk_full(format!(
+                    "the log cannot take the request: free space on its disk, and it goes on by itself. What runs is not \
+                     touched, and nothing is lost: try again with the same {IDEMPOTENCY_KEY}"
+                ))
+            }
             _ => {
                 tracing::error!(%error, "the log failed");
                 Self::unavailable(format!("{error}; nothing is lost: try again with the same {IDEMPOTENCY_KEY}"))
@@ -166,6 +177,9 @@ impl From<longshore_log::Error> for Failure {
 impl From<longshore_s3::Error> for Failure {
     fn from(error: longshore_s3::Error) -> Self {
         tracing::error!(%error, "the main bucket failed");
+        if matches!(error, longshore_s3::Error::NoSpace { .. }) {
+            return Self::disk_full(format!("the main bucket is full: {error}"));
+        }
         Self::unavailable(format!("the main bucket failed: {error}"))
     }
 }
@@ -190,7 +204,7 @@ impl IntoResponse for Failure {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"longshore\""));
             }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }
             _ => {}

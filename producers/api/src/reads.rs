@@ -22,10 +22,14 @@ use crate::{
 
 type View<T> = Answer<Json<T>>;
 
-/// `GET /v1/health`: whether this process can answer from its projections.
+/// `GET /v1/health`: whether this process can answer from its projections; and, if it cannot take or process requests, why.
 pub(crate) async fn health(State(shared): App) -> View<serde_json::Value> {
     shared.read.queues()?;
-    Ok(Json(serde_json::json!({ "status": "ok" })))
+    let mut trouble: Vec<String> =
+        shared.log.trouble().map(|trouble| format!("the log: {trouble}")).into_iter().collect();
+    trouble.extend(shared.read.trouble());
+    let status = if trouble.is_empty() { "ok" } else { "degraded" };
+    Ok(Json(serde_json::json!({ "status": status, "trouble": trouble })))
 }
 
 /// `GET /v1/checks`: what the process finds when it looks at itself.

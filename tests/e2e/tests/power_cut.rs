@@ -22,7 +22,7 @@ use longshore_e2e::{
     path_text,
     process::{binary_path, free_ports, wait_for},
 };
-use longshore_powercut::{Cut, PowerCut, cut::Dice};
+use longshore_powercut::{Cut, PowerCut, Unsynced, cut::Dice};
 use longshore_schemas::{
     ArtifactId, JobId,
     events::{GoalVersion, NodeStatus},
@@ -41,10 +41,19 @@ async fn some_time(dice: &mut Dice, millis_max: u64) {
     tokio::time::sleep(Duration::from_millis(dice.below(millis_max))).await;
 }
 
-fn say(what: &str, mut times: Vec<Duration>) {
+/// What the test found, and that there was something to lose.
+fn say(what: &str, mut times: Vec<Duration>, unsynced: Unsynced) -> Result<()> {
     times.sort_unstable();
     let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("{what}: {} power cuts, recovered after {median:.1?} (median), {longest:.1?} (longest)", times.len());
+    println!(
+        "{what}: {} power cuts with {} names and writes to {} files not synced, recovered after {median:.1?} (median), \
+         {longest:.1?} (longest)",
+        times.len(),
+        unsynced.names,
+        unsynced.files
+    );
+    ensure!(unsynced.files as u64 >= times.len() as u64, "nothing was at stake: {unsynced:?}");
+    Ok(())
 }
 
 /// What the API said, and so what must be true for ever.
@@ -108,7 +117,7 @@ async fn longshore_up_keeps_what_it_acknowledged() -> Result<()> {
     let mut cluster = Cluster::start(folder.path(), &REGIONS).await?;
     cluster.start_workers(2)?;
     let said = Arc::new(Mutex::new(Said::default()));
-    let (mut dice, mut recovered) = (Dice::new(7), Vec::new());
+    let (mut dice, mut recovered, mut unsynced) = (Dice::new(7), Vec::new(), Unsynced::default());
     for round in 0..cuts(5) {
         let stop = Arc::new(AtomicBool::new(false));
         let loading: Vec<_> = (0..2)
@@ -120,7 +129,7 @@ async fn longshore_up_keeps_what_it_acknowledged() -> Result<()> {
         for loading in loading {
             loading.await?;
         }
-        disk.cut(Cut::seeded(round))?;
+        unsynced += disk.cut(Cut::seeded(round))?;
         let begun = Instant::now();
         cluster.restart_control().await?;
         let job = cluster.client.build(&body).await.with_context(|| format!("after cut {round}"))?;
@@ -150,8 +159,7 @@ async fn longshore_up_keeps_what_it_acknowledged() -> Result<()> {
     }
     cluster.stop()?;
     verify_log(&data)?;
-    say("longshore up", recovered);
-    Ok(())
+    say("longshore up", recovered, unsynced)
 }
 
 /// Every pack of the artifact is in the bucket.
@@ -238,7 +246,7 @@ impl Machine {
     }
 
     /// The power fails at once for everything that runs there.
-    async fn cut(&mut self, disk: &mut PowerCut, cut: Cut) -> Result<()> {
+    async fn cut(&mut self, disk: &mut PowerCut, cut: Cut) -> Result<Unsynced> {
         self.process.kill()?;
         // Its processes end a moment after it.
         wait_for("the node's processes to end", BOUND, async || disk.cut(cut).map(Some)).await
@@ -305,13 +313,13 @@ async fn a_node_comes_back_with_its_goals_and_runs_what_it_verified() -> Result<
         Ok((!cluster.client.nodes().await?.is_empty()).then_some(()))
     })
     .await?;
-    let (mut dice, mut recovered) = (Dice::new(11), Vec::new());
+    let (mut dice, mut recovered, mut unsynced) = (Dice::new(11), Vec::new(), Unsynced::default());
     for round in 0..cuts(6) {
         let which = usize::try_from(round % 2)?;
         cluster.client.deploy("greeter", &DeployBody { artifact: artifacts[which], plan: None }).await?;
         some_time(&mut dice, 2_000).await;
         let said = said_version(&cluster).await?;
-        machine.cut(&mut disk, Cut::seeded(round)).await?;
+        unsynced += machine.cut(&mut disk, Cut::seeded(round)).await?;
         if let Some(said) = said {
             let held = held_version(&data).with_context(|| format!("after cut {round} it must hold {said:?}"))?;
             ensure!(held >= said, "after cut {round} it holds {held:?}, and said {said:?}");
@@ -325,8 +333,7 @@ async fn a_node_comes_back_with_its_goals_and_runs_what_it_verified() -> Result<
     machine.cut(&mut disk, Cut::Everything).await?;
     cluster.stop()?;
     verify_node(&data, &artifacts)?;
-    say("longshore-node", recovered);
-    Ok(())
+    say("longshore-node", recovered, unsynced)
 }
 
 /// Of the releases that are there, each is what its name says.

@@ -69,6 +69,22 @@ impl Inode {
     }
 }
 
+/// What was written and not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unsynced {
+    /// Changes of names.
+    pub names: usize,
+    /// Files with writes.
+    pub files: usize,
+}
+
+impl std::ops::AddAssign for Unsynced {
+    fn add_assign(&mut self, other: Self) {
+        self.names += other.names;
+        self.files += other.files;
+    }
+}
+
 /// Everything of one file system.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -276,6 +292,16 @@ impl Disk {
                 set(&mut folder.durable, &name, inode);
             }
         }
+    }
+
+    /// What a power cut at this moment could take.
+    pub fn unsynced(&self) -> Unsynced {
+        let names = self.unsynced.iter().filter(|change| !change.entries.is_empty()).count();
+        let files = self
+            .inodes
+            .values()
+            .filter(|inode| matches!(&inode.content, Content::File(file) if !file.unsynced.is_empty()));
+        Unsynced { names, files: files.count() }
     }
 
     /// The power fails: what is durable is there, and of the rest what `cut` says.

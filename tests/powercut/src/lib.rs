@@ -29,8 +29,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::cut::Cut;
 use self::disk::Disk;
+pub use self::{cut::Cut, disk::Unsynced};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -54,11 +54,18 @@ impl PowerCut {
         &self.folder
     }
 
-    /// The power fails and comes back. Whoever used the file system must be dead: kill -9 and wait before this.
-    pub fn cut(&mut self, cut: Cut) -> Result<()> {
+    /// The power fails and comes back; answers what was at stake. Whoever used the file system must be dead: kill -9 and
+    /// wait before this.
+    pub fn cut(&mut self, cut: Cut) -> Result<Unsynced> {
         self.detach()?;
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).cut(cut);
-        self.attach()
+        let unsynced = {
+            let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            let unsynced = disk.unsynced();
+            disk.cut(cut);
+            unsynced
+        };
+        self.attach()?;
+        Ok(unsynced)
     }
 
     /// Another file system, as this one would be if the power failed at this moment. This one goes on.

@@ -183,6 +183,10 @@ impl Log for LocalLog {
         Ok(Box::new(Groups::join(&self.shared, group, topic)?))
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.shared.trouble()
+    }
+
     async fn writer(&self, owner: &str) -> Result<Box<dyn Writer>, Error> {
         Ok(Box::new(writer::take_over(&self.shared, owner).await?))
     }

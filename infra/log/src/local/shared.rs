@@ -117,6 +117,8 @@ pub(super) struct Shared {
     pub(super) partitions: Vec<Partition>,
     pub(super) groups: Groups,
     closed: AtomicBool,
+    /// Why the last group could not be written, while that is so.
+    trouble: Mutex<Option<String>>,
     queue: mpsc::UnboundedSender<Op>,
     /// Bounds the queue; closed with the log.
     room: Arc<Semaphore>,
@@ -130,8 +132,16 @@ impl Shared {
     ) -> (Self, mpsc::UnboundedReceiver<Op>) {
         let (queue, operations) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / PERMIT_BYTES));
-        let shared =
-            Self { store, topics, partitions, groups: Groups::default(), closed: AtomicBool::new(false), queue, room };
+        let shared = Self {
+            store,
+            topics,
+            partitions,
+            groups: Groups::default(),
+            closed: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            queue,
+            room,
+        };
         (shared, operations)
     }
 
@@ -153,6 +163,14 @@ impl Shared {
 
     pub(super) fn check_open(&self) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Makes the log refuse what is new, and everyone who waits wake up to learn so.

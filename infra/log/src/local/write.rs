@@ -122,6 +122,8 @@ pub(super) struct WriterThread {
     /// The number of the last group that is durable.
     group: u64,
     closing: bool,
+    /// The last group could not be written.
+    troubled: bool,
 }
 
 impl WriterThread {
@@ -131,7 +133,7 @@ impl WriterThread {
         bounds: Vec<Bounds>,
         group: u64,
     ) -> Self {
-        Self { shared, queue, owners: HashMap::new(), bounds, group, closing: false }
+        Self { shared, queue, owners: HashMap::new(), bounds, group, closing: false, troubled: false }
     }
 
     /// Works until the log is closed, then closes the store.
@@ -295,8 +297,13 @@ impl WriterThread {
         let batch = std::mem::take(&mut group.batch);
         let Err(error) = self.shared.store.with(|view| view.write(batch)) else {
             self.group = number;
+            if std::mem::take(&mut self.troubled) {
+                self.shared.set_trouble(None);
+            }
             return self.succeed(group);
         };
+        self.troubled = true;
+        self.shared.set_trouble(Some(Chain(&error).to_string()));
         tracing::error!(error = %Chain(&error), operations = group.pending.len(), "a write to the log failed; opening its store again");
         match self.reopen() {
             Ok(durable) if durable == number => {

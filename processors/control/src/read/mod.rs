@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use longshore_fleet::Fleet;
 use longshore_goals::Goals;
-use longshore_processor::StateError;
+use longshore_processor::{Processor, StateError};
 use longshore_queue::Queue;
 use longshore_replication::Replication;
 use longshore_runtime::{Handle, Wire};
@@ -52,6 +52,20 @@ fn crowded() -> ReadError {
 
 #[async_trait]
 impl ReadModel for Projections {
+    fn trouble(&self) -> Vec<String> {
+        let statuses = [
+            (Queue::NAME, self.queue.statuses()),
+            (Replication::NAME, self.replication.statuses()),
+            (Goals::NAME, self.goals.statuses()),
+            (Fleet::NAME, self.fleet.statuses()),
+        ];
+        let lines = statuses.into_iter().flat_map(|(processor, statuses)| {
+            let troubled = (0u32..).zip(statuses).filter_map(|(partition, status)| Some((partition, status.error?)));
+            troubled.map(move |(partition, error)| format!("{processor}, partition {partition}: {error}"))
+        });
+        lines.collect()
+    }
+
     fn queues(&self) -> Result<Vec<QueueView>, ReadError> {
         jobs::queues(&self.queue).map_err(unavailable)
     }
