@@ -1,7 +1,7 @@
 //! A flood: ten times as many requests, claims and readers that stop reading as `longshore up` takes on at once.
 //!
 //! Usual and flooded times are measured in the same run on the same machine, in windows of which the median counts, so that
-//! what else the machine does falls on both. The flood's callers come back half a second after each refusal, though they
+//! what else the machine does falls on both. The flood's callers come back a second after each refusal, though they
 //! are told to wait two.
 
 use std::{
@@ -42,7 +42,7 @@ const FLOODED: Duration = Duration::from_secs(16);
 const RECOVERY_MAX: Duration = Duration::from_secs(30);
 const WINDOW: Duration = Duration::from_secs(2);
 /// A caller that was refused is back after this.
-const COME_BACK: Duration = Duration::from_millis(500);
+const COME_BACK: Duration = Duration::from_secs(1);
 /// A call that takes longer than anything here has failed.
 const CALL_MAX: Duration = Duration::from_secs(30);
 
