@@ -6,8 +6,10 @@ CARGO ?= cargo
 # One selection for demo, tests and benchmarks: with another, Cargo resolves other features and compiles much of it again.
 BUILD = $(CARGO) build --workspace --all-targets
 BIN = $(CARGO_TARGET_DIR)/debug
+# The simulator alone, with bugs to plant: never in the selection above, where they would reach every program.
+SIM = $(CARGO) test -p longshore-sim --features planted-bugs
 
-.PHONY: help setup demo test lint fmt bench console
+.PHONY: help setup demo test sim faults fuzz lint fmt bench console
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,9 +23,19 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once)
 
 test: ## every test
-	@infra/setup.sh build console browser
+	@infra/setup.sh build console browser faketime
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
+	$(SIM) --test planted -- --nocapture
+
+sim: ## simulated worlds: SEEDS=n (300; FULL=1: 2,000), or one alone with its whole trace: SEED=k
+	@infra/setup.sh build
+	@$(subst test,run,$(SIM)) --quiet -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),$(if $(FULL),2000,300)))
+
+faults: ## kills, races and clocks alone, with their figures (FULL=1: ten times as many; SEED=n: the same choices again)
+	@infra/setup.sh build faketime
+	$(BUILD)
+	$(CARGO) test -p longshore-e2e --test kill_control --test worker_races --test clock_jumps -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny
@@ -34,6 +46,11 @@ lint: ## formatting, clippy, licences and sources, dependency rules
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+fuzz: ## feed everything that reads bytes of others with lies, MINUTES=n in all (10); findings join tests/fuzz/corpus
+	@infra/setup.sh build
+	@$(BUILD) --quiet
+	@$(BIN)/longshore-fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 console: ## build the console's page into producers/console/dist
 	@infra/setup.sh console

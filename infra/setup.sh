@@ -4,6 +4,7 @@
 #   infra/setup.sh build      a C and C++ toolchain and libclang (RocksDB is compiled from source)
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
+#   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh deny       cargo-deny, for `make lint`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -28,8 +29,10 @@ debian() {
     die "$what: apt-get install $* failed; see $CACHE/apt.log"
 }
 
+# The names that RocksDB's bindings look for. libclang-cpp, which other packages bring, is another library.
 libclang() {
-  [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p 2>/dev/null | grep -q libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
+  [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p 2>/dev/null | grep -qE '[[:space:]]libclang(-[0-9.]+)?\.so' ||
+    compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null
 }
 
 build() {
@@ -63,6 +66,10 @@ browser() {
   [ -x /usr/bin/chromium ] || debian "Chromium, for the browser test" chromium
   (cd tests/e2e/browser && [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund --silent) >"$CACHE/browser.log" 2>&1 ||
     die "playwright-core could not be installed; see $CACHE/browser.log"
+}
+
+faketime() {
+  compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || debian "libfaketime, for the tests of clocks that jump" libfaketime
 }
 
 deny() {

@@ -3,7 +3,7 @@
 //! Every identifier is checked where it enters (JSON, Avro, a command line), by its `FromStr`. What holds one needs no
 //! further check: a [`ServiceName`] is always safe as a file name, a key and a path segment.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -26,6 +26,21 @@ impl IdError {
     }
 }
 
+/// Reads an identifier from a text, without a copy of it where the format has one.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> de::Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 /// The traits that every textual identifier shares: it reads and writes as a string, in JSON and in Avro.
 macro_rules! textual {
     ($type:ident) => {
@@ -35,15 +50,9 @@ macro_rules! textual {
             }
         }
 
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                deserializer.deserialize_str(Parsed(PhantomData))
             }
         }
 
@@ -85,6 +94,12 @@ macro_rules! text_id {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.0)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -191,6 +206,12 @@ macro_rules! digest_id {
             }
         }
 
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&blake3::Hash::from_bytes(self.0).to_hex())
+            }
+        }
+
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&blake3::Hash::from_bytes(self.0).to_hex())
@@ -237,7 +258,17 @@ impl FromStr for JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}-{}", self.queue, self.number))
+        let Self { queue, number } = self;
+        match (f.width(), f.precision()) {
+            (None, None) => write!(f, "{}-{number}", queue.as_str()),
+            _ => f.pad(&format!("{queue}-{number}")),
+        }
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

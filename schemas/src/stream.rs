@@ -61,6 +61,17 @@ pub enum FromNode {
         peer: NodeId,
         pack: PackId,
     },
+    /// A peer did not give a pack that it was said to have: it was silent, too slow, away, or did not have it. No lie: the
+    /// fault may be the network's, or this node's own.
+    PeerFailed {
+        peer: NodeId,
+        pack: PackId,
+    },
+    /// A ticket was used, and the bucket gave other bytes than the pack's, or none.
+    PackDamaged {
+        artifact: ArtifactId,
+        pack: PackId,
+    },
     /// Nothing more is wanted of this artifact.
     Done {
         artifact: ArtifactId,

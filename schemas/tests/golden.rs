@@ -336,6 +336,9 @@ fn check<M: Message + PartialEq + std::fmt::Debug>(file: &str, examples: Vec<(St
         assert_eq!(serde_json::from_str::<M>(json).expect("JSON reads back"), message, "{file}: {kind:?}");
         let again = codec::encode(&message).expect("can be written");
         assert_eq!(codec::decode::<M>(&again).expect("reads back"), message);
+        let reference: M = codec::reference::decode(&unhex(bytes)).expect("apache-avro reads it");
+        assert_eq!(reference, message, "{file}: {kind:?}");
+        assert_eq!(again, codec::reference::encode(&message).expect("apache-avro writes it"), "{file}: {kind:?}");
     }
 }
 

@@ -6,10 +6,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+pub use longshore_node_policy::Wanted;
+use longshore_node_policy::is_news;
 use longshore_schemas::{
-    NodeId, ServiceName, ZoneName,
-    events::{GoalVersion, RegionalGoal, RunSpec, Target},
-    nodes::slot,
+    ServiceName,
+    events::{GoalVersion, RegionalGoal},
 };
 use longshore_service::ledger::Ledger;
 use tokio::sync::watch;
@@ -46,7 +47,7 @@ impl GoalKeeper {
     pub fn accept(&self, goal: RegionalGoal) -> Result<bool, Error> {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let held = ledger.content().get(&goal.service);
-        if held.is_some_and(|held| held.version >= goal.version) {
+        if !is_news(held.map(|held| held.version), goal.version) {
             return Ok(false);
         }
         if held.is_none() && ledger.content().len() >= SERVICES_MAX {
@@ -60,30 +61,13 @@ impl GoalKeeper {
     }
 }
 
-/// What a goal means for one node: the target that it runs, if any.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
-    pub version: GoalVersion,
-    pub target: Option<Target>,
-}
-
-impl Wanted {
-    /// The first target whose cohort this node is in.
-    pub fn of(goal: &RegionalGoal, node: &NodeId, zone: &ZoneName) -> Self {
-        let slot = slot(&goal.service, node);
-        let target = goal.targets.iter().find(|target| target.cohort.contains(slot, zone)).cloned();
-        Self { version: goal.version, target }
-    }
-
-    pub fn run(&self) -> Option<&RunSpec> {
-        self.target.as_ref().map(|target| &target.run)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_schemas::{ArtifactId, events::Cohort};
+    use longshore_schemas::{
+        ArtifactId,
+        events::{Cohort, RunSpec, Target},
+    };
 
     fn goal(revision: u64, step: u32, fraction_bp: u32) -> RegionalGoal {
         let run = RunSpec {
@@ -124,20 +108,5 @@ mod tests {
         assert!(!keeper.accept(goal(2, 2, 1)).expect("space"));
         assert!(keeper.accept(goal(2, 4, 1)).expect("space"));
         assert!(keeper.accept(goal(3, 1, 1)).expect("space"));
-    }
-
-    #[test]
-    fn the_first_target_whose_cohort_has_the_node_counts() {
-        let (a, b) = ("a".parse().expect("valid"), "b".parse().expect("valid"));
-        let node: NodeId = "n-1".parse().expect("valid");
-        let slot = slot(&"web".parse().expect("valid"), &node);
-        let artifact = |goal: &RegionalGoal, zone| Wanted::of(goal, &node, zone).target.map(|t| t.artifact);
-        let (new, old) = (Some(ArtifactId::of(b"new")), Some(ArtifactId::of(b"old")));
-        assert_eq!(artifact(&goal(2, 1, slot + 1), &a), new);
-        assert_eq!(artifact(&goal(2, 1, slot), &a), old, "not in the fraction");
-        assert_eq!(artifact(&goal(2, 1, 10_000), &b), old, "not in the zone");
-        let mut none = goal(2, 1, 0);
-        none.targets.pop();
-        assert_eq!(artifact(&none, &a), None);
     }
 }

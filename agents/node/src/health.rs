@@ -1,11 +1,15 @@
-//! Whether a release that was just started is any good.
+//! Whether a release is any good: one that was just started must prove it, one that did is looked at from time to time.
 
 use std::time::Duration;
 
 use longshore_schemas::events::HealthCheck;
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, shim::Shim};
+use crate::{
+    Error,
+    shim::Shim,
+    watch::{Process, Seen},
+};
 
 /// A release that ended so often before it was healthy has failed.
 const EXITS_MAX: u32 = 2;
@@ -47,6 +51,19 @@ pub async fn check(
         }
         sleep(interval).await;
     }
+}
+
+/// What is seen of a release now. Its health check is asked only if `ask` says so.
+pub async fn look(http: &reqwest::Client, check: &HealthCheck, host: &str, port: u16, shim: &Shim, ask: bool) -> Seen {
+    let process = shim.live_status().map(|status| Process {
+        shim: status.shim_pid,
+        exits: status.exits,
+        running: status.pid.is_some(),
+        last_exit: status.last_exit,
+    });
+    let running = process.as_ref().is_none_or(|process| process.running);
+    let answer = if ask { Some(probe(http, check, host, port, running).await) } else { None };
+    Seen { process, answer }
 }
 
 async fn probe(

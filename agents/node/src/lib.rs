@@ -6,14 +6,15 @@
 //!                      ▼                                           ├─▶ [releases] fetch, verify, assemble
 //!                  [releases] ◀──▶ swarm (peers, bucket by ticket) ├─▶ current ─▶ releases/<artifact>
 //!                                                                  ├─▶ [shim] starts, stops, outlives the agent
-//!                      ▲ reports, as levels                        └─▶ [health]
+//!                      ▲ reports, as levels                        └─▶ [health], [watch]
 //!                      └────────────────────────────────────────────────
 //! ```
 //!
 //! - [`link`]: the one connection to the region; everything on it may be lost and is said again.
 //! - [`goals`]: the newest goal of each service, on disk before anything acts on it. Lower versions are refused, for ever.
-//! - [`plan`]: what a service needs next, as a pure function of its goal and what is on disk.
+//! - [`plan`], in a crate of its own: what a service needs next, as a pure function of its goal and what is on disk.
 //! - [`service`]: carries that out, one step at a time, and reports each.
+//! - [`watch`]: whether a release that was proved goes on being well, as a pure function of what is seen of it.
 //! - [`shim`]: a small process per service that owns the service's processes, log and exit status.
 //!
 //! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
@@ -24,12 +25,13 @@ pub mod health;
 pub mod limits;
 pub mod link;
 pub mod node;
-pub mod plan;
 pub mod releases;
 pub mod reports;
 pub mod service;
 pub mod shim;
+pub mod watch;
 
+pub use longshore_node_policy::plan;
 use std::path::{Path, PathBuf};
 
 /// Where a node keeps what.

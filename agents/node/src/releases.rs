@@ -59,7 +59,7 @@ pub struct Releases {
     exchange: Arc<Exchange>,
     /// Two services that want the same artifact fetch it once.
     locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
-    /// Held shared while something is assembled, so that nothing it uses is removed.
+    /// Held shared while something is assembled or found to be there, so that nothing of it is removed.
     gate: Arc<RwLock<()>>,
     transfers: Mutex<Vec<Transfer>>,
 }
@@ -87,12 +87,17 @@ impl Releases {
     }
 
     /// The folder of a release, installed if it is not there yet. Takes as long as it takes: drop it to stop.
+    /// The caller has noted before that it keeps the artifact.
     pub async fn ensure(&self, service: &ServiceName, artifact: ArtifactId) -> Result<PathBuf, Error> {
         // Shared with the disk tasks, which go on when this is dropped: nobody else may begin before they end.
         let lock = Arc::new(self.lock_of(artifact).lock_owned().await);
         let folder = self.folders.releases().join(artifact.to_string());
-        if is_installed(&self.folders, artifact).await? {
-            return Ok(folder);
+        {
+            // Whoever removes releases asks first what is kept, and this one is by now.
+            let _gate = self.gate.read().await;
+            if is_installed(&self.folders, artifact).await? {
+                return Ok(folder);
+            }
         }
         let begun = Instant::now();
         let root = self.exchange.root(artifact).await?;
@@ -190,9 +195,11 @@ impl Releases {
         Ok(durable::write(&self.folders.transfers(), &json, 0o644)?)
     }
 
-    /// Removes releases that nothing keeps, and packs of none that is kept. False if it must wait for an assembly.
-    pub async fn clean(&self, keep: BTreeSet<ArtifactId>) -> Result<bool, Error> {
+    /// Removes releases that nothing keeps, and packs of none that is kept. `keep` is asked once nobody can begin to use one; it may
+    /// call it off. False if that is so, or if it must wait for an assembly.
+    pub async fn clean(&self, keep: impl FnOnce() -> Option<BTreeSet<ArtifactId>>) -> Result<bool, Error> {
         let Ok(gate) = self.gate.clone().try_write_owned() else { return Ok(false) };
+        let Some(keep) = keep() else { return Ok(false) };
         let (folders, store) = (self.folders.clone(), self.fetcher.store().clone());
         let gone = blocking(move || {
             let _gate = gate;

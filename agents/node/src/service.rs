@@ -1,5 +1,7 @@
 //! One task per service: asks [`plan`](crate::plan) what is next, and does it, one step at a time.
 //!
+//! A release that was proved is watched as long as it is the goal's ([`watch`](crate::watch)), and how it does is reported.
+//!
 //! A goal that changes while bytes are on their way ends the fetch at once. Once the switch has begun it is carried to its
 //! end, healthy or back; then the plan is asked again.
 
@@ -18,7 +20,7 @@ use longshore_schemas::{
     stream::NodeReport,
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,10 +31,13 @@ use crate::{
     releases::Releases,
     reports::Reports,
     shim::{Shim, ShimSpec},
+    watch::Watch,
 };
 
 /// How often a settled service is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// The health check of a release that was proved is not asked less often than this, however patient it is.
+const ASK_MAX: Duration = Duration::from_secs(10);
 /// Ports that a node's services may use, from its base on.
 pub const PORTS: u16 = 16;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -83,6 +88,9 @@ pub struct Service {
     folder: PathBuf,
     shim: Shim,
     state: Ledger<ServiceState>,
+    watch: Watch,
+    watch_began: Instant,
+    asked_at: Option<Instant>,
     /// What all services kept when this one last had the rest removed.
     cleaned: Option<BTreeSet<ArtifactId>>,
 }
@@ -93,8 +101,19 @@ impl Service {
         let name = &goal.service;
         let folder = shared.folders.service(name);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let state = Ledger::open(folder.join("state.json"), ServiceState::default())?;
-        let service = Self { name: name.clone(), shim: Shim::of(&folder), shared, folder, state, cleaned: None };
+        let shim = Shim::of(&folder);
+        let state = open_state(&folder, &shim)?;
+        let service = Self {
+            name: name.clone(),
+            shim,
+            shared,
+            folder,
+            state,
+            watch: Watch::default(),
+            watch_began: Instant::now(),
+            asked_at: None,
+            cleaned: None,
+        };
         if let Some(port) = service.state.content().port {
             service.shared.ports.of(name, Some(port))?;
         }
@@ -145,8 +164,15 @@ impl Service {
                 self.ensure_running().await?;
                 self.keep(None);
                 let failed = self.state.content().failed.as_ref().filter(|_| status.is_failure());
-                let message = failed.map(|failed| failed.message.clone());
-                self.report(wanted, status, message);
+                let mut level = (status, failed.map(|failed| failed.message.clone()));
+                if status == NodeStatus::Healthy {
+                    tokio::select! {
+                        seen = self.look() => level = seen,
+                        _ = goals.changed() => return Ok(()),
+                        () = shutdown.cancelled() => return Ok(()),
+                    }
+                }
+                self.report(wanted, level.0, level.1);
                 self.clean(goals).await;
                 // Whichever ends it, the plan is asked again.
                 let _ = shutdown.run_until_cancelled(tokio::time::timeout(LOOK, goals.changed())).await;
@@ -173,6 +199,25 @@ impl Service {
                 self.link_current()
             }
         }
+    }
+
+    /// How the current release does, and if it is not well, why.
+    async fn look(&mut self) -> (NodeStatus, Option<String>) {
+        let content = self.state.content();
+        let Some(current) = content.current.clone() else { return (NodeStatus::Healthy, None) };
+        let check = &current.run.health;
+        let interval = Duration::from_millis(check.interval_ms.into()).clamp(LOOK, ASK_MAX);
+        let ask = self.asked_at.is_none_or(|at| at.elapsed() >= interval);
+        let port = content.port.unwrap_or_default();
+        let seen = health::look(&self.shared.http, check, &self.shared.host, port, &self.shim, ask).await;
+        if ask {
+            self.asked_at = Some(Instant::now());
+        }
+        if self.watch.see(&seen, check, self.watch_began.elapsed()) {
+            let (condition, reason) = (self.watch.condition(), self.watch.reason());
+            tracing::warn!(service = %self.name, artifact = %current.artifact, ?condition, reason, "a proved release");
+        }
+        (self.watch.condition().status(), self.watch.reason().map(str::to_owned))
     }
 
     /// Waits until the goal wants something else.
@@ -209,6 +254,7 @@ impl Service {
         match self.start_and_check(&release, shutdown).await {
             Ok(()) => {
                 self.state.update(ServiceState::proved)?;
+                (self.watch, self.asked_at) = (Watch::default(), None);
                 self.report(wanted, NodeStatus::Healthy, None);
                 Ok(())
             }
@@ -322,11 +368,31 @@ impl Service {
     /// Has removed what no service keeps. Trouble with that is no trouble of the service.
     async fn clean(&mut self, goals: &watch::Receiver<Goals>) {
         let Some(kept) = self.kept_by_all(goals).filter(|kept| self.cleaned.as_ref() != Some(kept)) else { return };
-        match self.shared.releases.clean(kept.clone()).await {
+        // Another service may have begun to use one since.
+        let still = || self.kept_by_all(goals).filter(|now| *now == kept);
+        match self.shared.releases.clean(still).await {
             Ok(true) => self.cleaned = Some(kept),
             Ok(false) => {}
             Err(error) => tracing::warn!(service = %self.name, %error, "old releases cannot be removed"),
         }
+    }
+}
+
+/// What is known of the service. A file that does not hold what it should is set aside: what the goal wants is installed already,
+/// and is started and proved anew. What it gave way to is forgotten; the port is that of the process that runs.
+fn open_state(folder: &Path, shim: &Shim) -> Result<Ledger<ServiceState>, Error> {
+    let path = folder.join("state.json");
+    match Ledger::open(&path, ServiceState::default()) {
+        Err(error @ longshore_service::Error::Content { .. }) => {
+            let aside = folder.join("state.json.broken");
+            tracing::error!(%error, aside = %aside.display(), "what was known of a service is lost; the file is set aside");
+            fs::rename(&path, &aside).map_err(Error::io(&path))?;
+            let port = shim.spec().and_then(|spec| spec.environment.get("PORT")?.parse().ok());
+            let mut state = Ledger::open(&path, ServiceState::default())?;
+            state.update(|state| state.port = port)?;
+            Ok(state)
+        }
+        other => Ok(other?),
     }
 }
 

@@ -11,6 +11,14 @@
 //! service: the release's stop signal, then after its grace SIGKILL for the whole tree, for which the shim is subreaper.
 //!
 //! A service that ends is started again, after 1 s, then twice as long each time up to 30 s, until the shim is told to stop.
+//!
+//! The agent may be killed, restarted or replaced at any moment: the shim does not notice. If the shim itself is killed, its
+//! service goes on, but nobody restarts it or knows how it ends. Its processes cannot be adopted by another; so the agent, which
+//! notices within a second, ends them, children in other sessions too, and starts the service under a new shim. They are found by
+//! [`MARK`] in their environment. What it cannot do: find a process that cleared its environment and whose shim was killed.
+//!
+//! Neither file is trusted: `status.json` may be old, cut off or nonsense. Nobody is signalled before `/proc` says that he is this
+//! folder's shim, and a shim that does not stop in time is killed, with what it ran.
 
 mod log;
 mod tree;
@@ -56,6 +64,12 @@ const START: Duration = Duration::from_secs(10);
 const STOP_EXTRA: Duration = Duration::from_secs(10);
 
 const OWN_PROGRAM: &str = "/proc/self/exe";
+/// What the shim calls itself.
+const OWN_NAME: &str = "longshore-node";
+/// In the environment of every process of a service: the folder of its shim.
+pub const MARK: &str = "LONGSHORE_SHIM";
+/// The grace of a service whose `shim.json` cannot be read.
+const STOP_SECONDS_UNKNOWN: u32 = 60;
 /// Whoever asks whether the shim lives holds its lock for a moment; longer, and it is another shim.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often processes that the service left to the shim are collected.
@@ -140,6 +154,11 @@ impl Shim {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// The status, if it is that of the shim that lives. A shim mends a file that does not say what it said last.
+    pub fn live_status(&self) -> Option<ShimStatus> {
+        self.status().filter(|status| pid(status.shim_pid).is_some_and(|shim| self.is_shim(shim)))
+    }
+
     /// The end of the service's output.
     pub fn log_end(&self, lines: usize) -> String {
         log::end(&log_folder(&self.folder), lines)
@@ -153,7 +172,7 @@ impl Shim {
         remove(&status_path(&self.folder))?;
         // The running program, also when its file was replaced by a newer one.
         let mut child = Command::new(OWN_PROGRAM)
-            .arg0("longshore-node")
+            .arg0(OWN_NAME)
             .arg("shim")
             .arg("--folder")
             .arg(&self.folder)
@@ -162,8 +181,11 @@ impl Shim {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|source| Error::Start { program: OWN_PROGRAM.to_owned(), source })?;
+        let child_pid = child.id();
         let deadline = Instant::now() + START;
-        while !(self.is_running() && self.status().is_some()) {
+        // Not just any shim: an agent that was killed may have left one that only now takes the lock.
+        let is_up = |status: ShimStatus| Some(status.shim_pid) == child_pid;
+        while !(self.is_running() && self.status().is_some_and(is_up)) {
             if Instant::now() > deadline || child.try_wait().ok().flatten().is_some() {
                 return Err(Error::Refused(format!("the shim in {} did not start", self.folder.display())));
             }
@@ -174,50 +196,96 @@ impl Shim {
         Ok(())
     }
 
-    /// Stops the service and its shim; returns once both are gone.
+    /// Stops the service and its shim; returns once both are gone, and everything that they left.
     pub async fn stop(&self) -> Result<(), Error> {
-        if !self.is_running() {
-            self.kill_leftover().await;
-            return Ok(());
-        }
-        let grace = self.spec().map_or(0, |spec| spec.stop_seconds);
+        let grace = self.spec().map_or(STOP_SECONDS_UNKNOWN, |spec| spec.stop_seconds);
         let deadline = Instant::now() + Duration::from_secs(grace.into()) + STOP_EXTRA;
         let mut told = false;
         while self.is_running() {
-            // The status may not be written yet when the lock is already held.
-            if !told && let Some(pid) = self.status().and_then(|status| pid(status.shim_pid)) {
-                // It may be gone since the lock was looked at.
-                let _ = rustix::process::kill_process(pid, Signal::TERM);
+            if Instant::now() > deadline {
+                self.kill_shim().await?;
+                break;
+            }
+            if !told && let Some(shim) = self.process() {
+                // It may be gone since it was looked at.
+                let _ = rustix::process::kill_process(shim, Signal::TERM);
                 told = true;
             }
+            sleep(POLL).await;
+        }
+        self.kill_leftovers().await
+    }
+
+    /// The shim's process: the one that its status names, if it is that, or whichever says that it is this folder's.
+    fn process(&self) -> Option<Pid> {
+        let named = self.status().and_then(|status| pid(status.shim_pid)).filter(|process| self.is_shim(*process));
+        named.or_else(|| tree::all().into_iter().find(|process| self.is_shim(*process)))
+    }
+
+    fn is_shim(&self, process: Pid) -> bool {
+        tree::is_called(process, &[OWN_NAME, "shim", "--folder"], &self.own_folder())
+    }
+
+    /// As a shim knows it, whatever way it was named here.
+    fn own_folder(&self) -> PathBuf {
+        self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone())
+    }
+
+    /// For a shim that does not do what it is told.
+    async fn kill_shim(&self) -> Result<(), Error> {
+        let stuck = || Error::Refused(format!("the shim in {} does not stop", self.folder.display()));
+        let shim = self.process().ok_or_else(stuck)?;
+        tracing::error!(folder = %self.folder.display(), pid = shim.as_raw_nonzero(), "a shim does not stop, and is killed");
+        let deadline = Instant::now() + STOP_EXTRA;
+        while self.is_running() {
             if Instant::now() > deadline {
-                return Err(Error::Refused(format!("the shim in {} does not stop", self.folder.display())));
+                return Err(stuck());
             }
+            // It may have ended just now.
+            let _ = rustix::process::kill_process(shim, Signal::KILL);
             sleep(POLL).await;
         }
         Ok(())
     }
 
-    /// Kills the service of a shim that was killed itself: nobody owns it any more, and it holds the port.
-    async fn kill_leftover(&self) {
-        let Some(group) = self.leftover() else { return };
-        tracing::warn!(folder = %self.folder.display(), pid = group.as_raw_nonzero(), "killing what a shim left behind");
+    /// Kills what a shim that was killed itself left behind: nobody owns it any more, and it holds the port.
+    async fn kill_leftovers(&self) -> Result<(), Error> {
         let deadline = Instant::now() + STOP_EXTRA;
-        while self.leftover().is_some() && Instant::now() < deadline {
-            // It may have ended just now.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        let mut told = false;
+        loop {
+            let left = self.leftovers();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let folder = self.folder.display();
+                return Err(Error::Refused(format!("{} processes of {folder} cannot be killed", left.len())));
+            }
+            if !told {
+                tracing::warn!(folder = %self.folder.display(), processes = left.len(), "killing what a shim left behind");
+                told = true;
+            }
+            for process in left {
+                // It may have ended just now.
+                let _ = rustix::process::kill_process(process, Signal::KILL);
+            }
             sleep(POLL).await;
         }
     }
 
-    /// The process that the last status names, if it still is the service's: the number may have gone to another.
+    fn leftovers(&self) -> Vec<Pid> {
+        let mut left = tree::with_variable(&mark(&self.own_folder()));
+        left.extend(self.leftover().filter(|process| !left.contains(process)));
+        left
+    }
+
+    /// The process that the last status names, if it still is the service's: the number may have gone to another. Finds what
+    /// was started by an agent that did not mark it.
     fn leftover(&self) -> Option<Pid> {
         let (spec, process) = (self.spec()?, pid(self.status()?.pid?)?);
-        let environment = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).ok()?;
-        let variables: Vec<&[u8]> = environment.split(|byte| *byte == 0).collect();
         let same = |name: &str| {
             let value = spec.environment.get(name);
-            value.is_some_and(|value| variables.contains(&format!("{name}={value}").as_bytes()))
+            value.is_some_and(|value| tree::has_variable(process, format!("{name}={value}").as_bytes()))
         };
         ["SERVICE", "NODE", "ARTIFACT", "PORT"].into_iter().all(same).then_some(process)
     }
@@ -226,6 +294,11 @@ impl Shim {
         let bytes = durable::read(&spec_path(&self.folder)).ok()??;
         serde_json::from_slice(&bytes).ok()
     }
+}
+
+/// The variable, and its value.
+fn mark(folder: &Path) -> Vec<u8> {
+    [MARK.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat()
 }
 
 fn pid(number: u32) -> Option<Pid> {
@@ -333,7 +406,12 @@ impl Running<'_> {
             match timeout(REAP, child.wait()).await {
                 Ok(Ok(status)) => return status.to_string(),
                 Ok(Err(error)) => return format!("cannot be waited for: {error}"),
-                Err(_) => tree::reap_adopted(self.status.pid.and_then(pid)),
+                Err(_) => {
+                    tree::reap_adopted(self.status.pid.and_then(pid));
+                    if Shim::of(self.folder).status().as_ref() != Some(&self.status) {
+                        self.tell();
+                    }
+                }
             }
         }
     }
@@ -351,6 +429,7 @@ impl Running<'_> {
             .current_dir(&self.spec.folder)
             .env_clear()
             .envs(&self.spec.environment)
+            .env(MARK, self.folder)
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(output)

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! artifacts facts ─fold▶ Ledger of pending artifacts ─▶ copy (a few at once) ─▶ Stored ─fact▶ no longer pending
-//!                                                         └─ failed: report, wait, again
+//!                         ▲                               └─ failed: report, wait, again
+//!                         └── Failed ◀─ mender
 //! ```
+//!
+//! An artifact that was stored and of which something turned out to be damaged is reported as failed, and so is pending again.
+//! If another region fails, the main bucket may have lost something: what this region has of it, it gives back.
 //!
 //! What is pending is a fold of the facts, [`Pending`]; it is written to disk with the offsets it was read up to, so that a
 //! restart reads only what came since. A lost file costs reading the topic again. What the bucket has already is found
@@ -16,13 +20,13 @@ use std::{
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_region_policy::pending::Pending;
 use longshore_schemas::{
     ArtifactId, RegionName, codec,
     events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
     topics,
 };
 use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
     task::{self, JoinSet},
@@ -33,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, RegionConfig,
     copy::{Copied, Copy, Progress},
+    mender::{What, Word, Words},
     outbox::Outbox,
 };
 
@@ -43,6 +48,8 @@ const REOPEN_WAIT: Duration = Duration::from_secs(1);
 const JOBS_MAX: usize = 1_000;
 /// Offsets alone are written to disk at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// As long as another region lacks an artifact, the main bucket is looked at this often.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest error text in a report, in characters.
 const ERROR_CHARS_MAX: usize = 500;
 
@@ -51,34 +58,6 @@ static COPIES: LazyLock<Counters<1>> = LazyLock::new(|| {
 });
 static COPIED_BYTES: LazyLock<Counters<0>> =
     LazyLock::new(|| Counters::new("longshore_region_copied_bytes", "Packs copied from the main bucket", []));
-
-/// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-struct Pending {
-    /// The next offset of each partition.
-    offsets: BTreeMap<u32, u64>,
-    artifacts: Vec<ArtifactId>,
-}
-
-impl Pending {
-    fn apply(&mut self, region: &RegionName, fact: ArtifactFact) {
-        match fact {
-            ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
-                let artifact = started.summary.artifact;
-                if !self.artifacts.contains(&artifact) {
-                    self.artifacts.push(artifact);
-                }
-            }
-            ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
-            ArtifactFact::ArtifactRetired(retired) => self.remove(&retired.artifact),
-            _ => {}
-        }
-    }
-
-    fn remove(&mut self, artifact: &ArtifactId) {
-        self.artifacts.retain(|pending| pending != artifact);
-    }
-}
 
 /// See the module.
 pub(crate) struct Copier {
@@ -91,6 +70,7 @@ pub(crate) struct Copier {
     ledger: Ledger<Pending>,
     pending: Pending,
     saved_at: Instant,
+    damaged: Words,
 }
 
 /// What one task is doing or has done.
@@ -100,16 +80,26 @@ struct Jobs {
     ids: HashMap<task::Id, ArtifactId>,
     /// Running, or done and waiting for the fact that says so.
     taken: BTreeSet<ArtifactId>,
+    /// Looking for what the main bucket lost; one at a time.
+    giving_back: JoinSet<()>,
+    /// When an artifact that another region lacks is to be looked for again; at once if it is not here.
+    give_back_at: BTreeMap<ArtifactId, Instant>,
 }
 
 impl Jobs {
     fn new() -> Self {
-        Self { running: JoinSet::new(), ids: HashMap::new(), taken: BTreeSet::new() }
+        Self {
+            running: JoinSet::new(),
+            ids: HashMap::new(),
+            taken: BTreeSet::new(),
+            giving_back: JoinSet::new(),
+            give_back_at: BTreeMap::new(),
+        }
     }
 }
 
 impl Copier {
-    pub(crate) fn open(config: &RegionConfig, outbox: Arc<Outbox>) -> Result<Self, Error> {
+    pub(crate) fn open(config: &RegionConfig, outbox: Arc<Outbox>, damaged: Words) -> Result<Self, Error> {
         let ledger = Ledger::open(config.data_dir.join("copier.json"), Pending::default())?;
         let pending = ledger.content().clone();
         let permits = Arc::new(Semaphore::new(config.limits.pack_copies_max.max(1)));
@@ -124,6 +114,7 @@ impl Copier {
             ledger,
             pending,
             saved_at: Instant::now(),
+            damaged,
         })
     }
 
@@ -150,7 +141,11 @@ impl Copier {
         let mut jobs = Jobs::new();
         loop {
             self.start_jobs(&mut jobs, shutdown);
+            self.give_back(&mut jobs);
+            let look_again = jobs.give_back_at.values().min().copied();
             tokio::select! {
+                Some(_) = jobs.giving_back.join_next() => {}
+                () = sleep_until(look_again), if jobs.giving_back.is_empty() => {}
                 records = reader.read(ReadLimit::default()) => self.take(&records?, &mut jobs),
                 Some(done) = jobs.running.join_next_with_id() => self.ended(done, &mut jobs),
                 () = shutdown.cancelled() => return Ok(()),
@@ -200,9 +195,15 @@ impl Copier {
         for stored in records {
             let Some(value) = &stored.record.value else { continue };
             match codec::decode::<Fact<ArtifactFact>>(value) {
-                Ok(fact) => self.pending.apply(&self.region, fact.event),
+                Ok(fact) => {
+                    if let ArtifactFact::ReplicaFailed(failed) = &fact.event {
+                        // Something changed: it need not wait.
+                        jobs.give_back_at.remove(&failed.artifact);
+                    }
+                    self.pending.apply(&self.region, fact.event);
+                }
                 Err(error) => {
-                    tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped")
+                    tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped");
                 }
             }
             self.pending.offsets.insert(stored.source.partition, stored.offset + 1);
@@ -232,6 +233,23 @@ impl Copier {
         }
     }
 
+    /// Looks for one artifact that another region lacks and this one has, whether the main bucket has all of it.
+    fn give_back(&self, jobs: &mut Jobs) {
+        let failed = &self.pending.failed_elsewhere;
+        jobs.give_back_at.retain(|artifact, _| failed.contains_key(artifact));
+        if !jobs.giving_back.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let is_due = |artifact: &&ArtifactId| {
+            !self.pending.artifacts.contains(artifact) && jobs.give_back_at.get(artifact).is_none_or(|at| *at <= now)
+        };
+        let Some(artifact) = failed.keys().find(is_due).copied() else { return };
+        jobs.give_back_at.insert(artifact, now + GIVE_BACK_INTERVAL);
+        let (region, copy, damaged) = (self.region.clone(), self.copy.clone(), self.damaged.clone());
+        jobs.giving_back.spawn(async move { give_back(&region, &copy, artifact, &damaged).await });
+    }
+
     fn ended(&mut self, done: Result<(task::Id, bool), task::JoinError>, jobs: &mut Jobs) {
         let (id, stored) = match done {
             Ok(done) => done,
@@ -251,7 +269,8 @@ impl Copier {
 
     fn save(&mut self, interval: Duration) {
         let moved = self.ledger.content() != &self.pending;
-        let urgent = self.ledger.content().artifacts != self.pending.artifacts;
+        let urgent = self.ledger.content().artifacts != self.pending.artifacts
+            || self.ledger.content().failed_elsewhere != self.pending.failed_elsewhere;
         if !moved || (!urgent && self.saved_at.elapsed() < interval) {
             return;
         }
@@ -259,6 +278,28 @@ impl Copier {
         if let Err(error) = self.ledger.store(self.pending.clone()) {
             tracing::warn!(region = %self.region, %error, "the copier's position is not on disk; a restart reads more of the log");
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn give_back(region: &RegionName, copy: &Copy, artifact: ArtifactId, damaged: &Words) {
+    match copy.give_back(&artifact).await {
+        Ok(back) => {
+            if back.packs > 0 || back.root {
+                let (packs, root) = (back.packs, back.root);
+                tracing::warn!(%region, %artifact, packs, root, "what the main bucket had lost was given back");
+            }
+            for pack in back.damaged {
+                damaged.say(Word { node: None, artifact, what: What::Pack(pack) });
+            }
+        }
+        Err(error) => tracing::warn!(%region, %artifact, %error, "what the main bucket may lack cannot be given back"),
     }
 }
 

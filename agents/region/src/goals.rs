@@ -4,14 +4,14 @@
 //! board once, at its last change: a session that was slow finds the newest goal and none of those in between.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
+use longshore_region_policy::board::Board;
 use longshore_schemas::{
-    RegionName, ServiceName, codec,
+    RegionName, codec,
     events::{GoalState, RegionalGoal, Request},
     topics,
 };
@@ -29,14 +29,6 @@ pub(crate) struct GoalBoard {
     changed: watch::Sender<u64>,
 }
 
-#[derive(Default)]
-struct Board {
-    /// Each service's goal, and the number of its last change.
-    goals: BTreeMap<ServiceName, (u64, Arc<RegionalGoal>)>,
-    by_change: BTreeMap<u64, ServiceName>,
-    changes: u64,
-}
-
 impl GoalBoard {
     pub(crate) fn new(region: RegionName) -> Self {
         Self { region, board: RwLock::default(), changed: watch::Sender::new(0) }
@@ -47,29 +39,15 @@ impl GoalBoard {
         if goal.region != self.region {
             return false;
         }
-        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
-        let known = board.goals.get(&goal.service).map(|(change, known)| (*change, known.version));
-        if let Some((change, version)) = known {
-            if version >= goal.version {
-                return false;
-            }
-            board.by_change.remove(&change);
-        }
-        board.changes += 1;
-        let change = board.changes;
-        board.by_change.insert(change, goal.service.clone());
-        board.goals.insert(goal.service.clone(), (change, Arc::new(goal)));
-        drop(board);
+        let changed = self.board.write().unwrap_or_else(PoisonError::into_inner).offer(goal);
+        let Some(change) = changed else { return false };
         self.changed.send_replace(change);
         true
     }
 
     /// The goals that changed after the change of this number, and the number of the last.
     pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<RegionalGoal>>) {
-        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
-        let services = board.by_change.range(change.saturating_add(1)..).map(|(_, service)| service);
-        let goals = services.filter_map(|service| board.goals.get(service)).map(|(_, goal)| goal.clone());
-        (board.changes, goals.collect())
+        self.board.read().unwrap_or_else(PoisonError::into_inner).since(change)
     }
 
     /// Wakes with each change.

@@ -8,10 +8,12 @@
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
-//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack.
+//! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack, and gives back to the main bucket
+//!   what was lost there.
+//! - `mender`: looks at packs that a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
-//! - `levels`: what the nodes are and run, batched per shard into at most one report a second.
+//! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
 //!
@@ -22,9 +24,10 @@ mod copier;
 mod copy;
 mod error;
 mod goals;
-mod levels;
+mod mender;
 mod nodes;
 mod outbox;
+mod quarantine;
 mod reports;
 mod roots;
 mod session;
@@ -33,6 +36,7 @@ mod tracker;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_log::Log;
+use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_schemas::stream::FRAME_BYTES_MAX;
@@ -47,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use copier::Copier;
 pub use error::Error;
 use goals::GoalBoard;
+use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
 use reports::Reports;
@@ -103,7 +108,7 @@ static FRAME_BYTES: Limit =
     Limit::fixed("region.frame_bytes", FRAME_BYTES_MAX as u64, "bytes of one message", "the connection is closed");
 static NODE_SERVICES: Limit = Limit::fixed(
     "region.node_services",
-    levels::NODE_SERVICES_MAX as u64,
+    longshore_region_policy::levels::NODE_SERVICES_MAX as u64,
     "services of one node",
     "the connection is closed",
 );
@@ -174,12 +179,14 @@ impl Region {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, &config.data_dir)?);
-        let roots = Arc::new(Roots::new(config.bucket.clone()));
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
-        let copier = Copier::open(&config, outbox.clone())?;
+        let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
+        let roots = Arc::new(Roots::new(config.bucket.clone(), damaged.clone()));
+        let copier = Copier::open(&config, outbox.clone(), damaged.clone())?;
         let (tracker, tracker_events) = tracker::channel();
-        let sessions = Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker));
+        let sessions =
+            Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
 
         let listener = nodes::bind(config.listen).await?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -187,6 +194,7 @@ impl Region {
         let follower = goals::Follower::catch_up(config.log.clone(), goals).await?;
         tasks.spawn(follower.run(shutdown.clone()));
         tasks.spawn(copier.run(shutdown.clone()));
+        tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));

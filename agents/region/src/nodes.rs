@@ -19,7 +19,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{CONNECTIONS, Error, RegionConfig, goals::GoalBoard, reports::Reports, roots::Roots, session};
+use crate::{
+    CONNECTIONS, Error, RegionConfig, goals::GoalBoard, mender::Words, reports::Reports, roots::Roots, session,
+};
 
 /// After an error of `accept`, such as too many open files.
 const ACCEPT_WAIT: Duration = Duration::from_millis(200);
@@ -34,6 +36,8 @@ pub(crate) struct Sessions {
     pub(crate) reports: Arc<Reports>,
     pub(crate) roots: Arc<Roots>,
     pub(crate) tracker: mpsc::Sender<Event>,
+    /// Where it is said that packs are damaged.
+    pub(crate) damaged: Words,
     connections: Gate,
     connected: DashMap<NodeId, Connected>,
     last_session: AtomicU64,
@@ -53,6 +57,7 @@ impl Sessions {
         reports: Arc<Reports>,
         roots: Arc<Roots>,
         tracker: mpsc::Sender<Event>,
+        damaged: Words,
     ) -> Self {
         Self {
             region: config.region.clone(),
@@ -63,6 +68,7 @@ impl Sessions {
             reports,
             roots,
             tracker,
+            damaged,
             connections: Gate::of(&CONNECTIONS, config.limits.connections_max, config.region.as_str()),
             connected: DashMap::new(),
             last_session: AtomicU64::new(0),

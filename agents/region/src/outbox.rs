@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use longshore_log::{Log, Record};
+use longshore_log::{Log, Record, clock};
+use longshore_region_policy::order;
 use longshore_schemas::{
-    RegionName, Timestamp,
+    RegionName,
     codec::{self, Message},
-    events::{ArtifactRequest, Event, FleetReport, ReportOrder, Request},
+    events::{ArtifactRequest, Event, FleetReport, Request},
 };
 use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use serde::{Deserialize, Serialize};
@@ -45,9 +46,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
-        // Also later than every boot before the file was lost, unless the clock went back.
-        let now = u64::try_from(now().millis()).unwrap_or(0);
-        let boot = boots.content().last.saturating_add(1).max(now);
+        let boot = order::next_boot(boots.content().last, clock::now());
         boots.store(Boots { last: boot })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
@@ -73,11 +72,8 @@ impl Outbox {
         Request<E>: Message,
     {
         *sequence += 1;
-        let (boot, sequence) = (self.boot, *sequence);
-        let id = format!("{}/{boot}/{sequence}", self.sender).parse().expect("names and numbers are token characters");
-        let report = Some(ReportOrder { sender: self.sender.clone(), boot, sequence });
         let key = event.key();
-        let request = Request { id, at: now(), actor: self.sender.clone(), trace: None, report, event };
+        let request = order::report(&self.sender, self.boot, *sequence, clock::now(), event);
         match codec::encode(&request) {
             Ok(bytes) => Some(Record::new(key, bytes)),
             Err(error) => {
@@ -111,9 +107,4 @@ impl Outbox {
             }
         }
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -10,6 +10,8 @@ use longshore_s3::{Bucket, Error as BucketError};
 use longshore_schemas::{ArtifactId, PackId};
 use tokio::sync::Mutex;
 
+use crate::mender::{What, Word, Words};
+
 /// Most roots in memory.
 const ROOTS_MAX: usize = 64;
 
@@ -40,11 +42,12 @@ struct Cache {
 pub(crate) struct Roots {
     bucket: Bucket,
     cache: Mutex<Cache>,
+    damaged: Words,
 }
 
 impl Roots {
-    pub(crate) fn new(bucket: Bucket) -> Self {
-        Self { bucket, cache: Mutex::default() }
+    pub(crate) fn new(bucket: Bucket, damaged: Words) -> Self {
+        Self { bucket, cache: Mutex::default(), damaged }
     }
 
     /// `None` if the region does not have the artifact, or not yet. Held while it is read: all of a region's nodes ask for
@@ -77,9 +80,11 @@ impl Roots {
             }
         };
         let root = ArtifactRoot::from_json(artifact, &json);
-        let root = root
-            .inspect_err(|error| tracing::error!(%artifact, %error, "the root of an artifact is not usable"))
-            .ok()?;
+        let unusable = |error: &_| {
+            tracing::error!(%artifact, %error, "the root of an artifact is not usable");
+            self.damaged.say(Word { node: None, artifact: *artifact, what: What::Root });
+        };
+        let root = root.inspect_err(unusable).ok()?;
         let sizes = root.all_packs().into_iter().map(|pack| (pack.pack, pack.bytes)).collect();
         Some(Root { json: serde_json::from_slice(&json).ok()?, sizes })
     }

@@ -11,6 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::{Sink, SinkExt, Stream, StreamExt};
+use longshore_artifact::PackRef;
 use longshore_schemas::{
     ArtifactId, NodeId, RegionName, ServiceName,
     events::{GoalVersion, NodeDescription},
@@ -30,7 +31,11 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::{MISSED_BEATS_MAX, nodes::Sessions};
+use crate::{
+    MISSED_BEATS_MAX,
+    mender::{What, Word},
+    nodes::Sessions,
+};
 
 /// A node must say who it is within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -242,6 +247,15 @@ async fn take(
             if known { track(sessions, Event::TicketDone { node, artifact, pack, ok }).await } else { Ok(()) }
         }
         FromNode::PeerLied { peer, pack } => track(sessions, Event::PeerLied { node, peer, pack }).await,
+        FromNode::PeerFailed { peer, pack } => track(sessions, Event::PeerFailed { node, peer, pack }).await,
+        FromNode::PackDamaged { artifact, pack } => {
+            let root = sessions.roots.get(&artifact).await;
+            if let Some(bytes) = root.and_then(|root| root.size(&pack)) {
+                let what = What::Pack(PackRef { pack, bytes });
+                sessions.damaged.say(Word { node: Some(node), artifact, what });
+            }
+            Ok(())
+        }
         FromNode::Done { artifact } => track(sessions, Event::Done { node, artifact }).await,
         FromNode::Enrol { .. } | FromNode::Hello(_) => {
             Err(SessionError::Refused(format!("node {node} introduced itself twice on one connection")))

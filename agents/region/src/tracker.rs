@@ -90,7 +90,7 @@ impl Actor {
             }
             Action::Ban { node } => {
                 BANS.count([], 1);
-                tracing::error!(%node, "several nodes got wrong bytes from this node: no node is sent to it any more");
+                tracing::error!(%node, "several nodes got wrong bytes from this node: no node is sent to it for a while");
             }
         }
     }

@@ -3,8 +3,9 @@
 //! One task: an async `select` gives what happened, and a sync part tells the policy and acts on its answer. Transfers are
 //! tasks of their own that decide nothing.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use bytes::Bytes;
 use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::{
     ArtifactId, PackId,
@@ -14,6 +15,7 @@ use longshore_swarm_policy::{
     Fetch,
     fetch::{Action, Config, Event, Failure, Source, WantedPack},
 };
+use reqwest::StatusCode;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -22,6 +24,7 @@ use tokio::{
 
 use crate::{
     Error, PackStore, STALL,
+    pace::Pace,
     peer::{FetchFailure, Peers, deadline},
 };
 
@@ -184,8 +187,23 @@ impl Run<'_> {
             }
             Err(FetchFailure { failure, reason }) => {
                 tracing::info!(artifact = %self.artifact, %pack, ?source, ?failure, reason, "a pack did not come");
+                self.tell_of(pack, &source, failure);
                 Event::Failed { pack, source, failure }
             }
+        }
+    }
+
+    /// The region hears of every fault that may be the source's own. Of lies of peers, the policy tells.
+    fn tell_of(&mut self, pack: PackId, source: &Source, failure: Failure) {
+        let artifact = self.artifact;
+        match (source, failure) {
+            (Source::Peer(peer), Failure::Unreachable | Failure::Missing) => {
+                self.outbox.push(FromNode::PeerFailed { peer: peer.clone(), pack });
+            }
+            (Source::Bucket, Failure::Lied | Failure::Missing) => {
+                self.outbox.push(FromNode::PackDamaged { artifact, pack });
+            }
+            _ => {}
         }
     }
 
@@ -229,16 +247,22 @@ impl Run<'_> {
 async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFailure> {
     let reading = async {
         let lost = |error: &dyn std::fmt::Display| FetchFailure::unreachable(error);
-        let response = fetcher.http.get(&ticket.url).send().await.map_err(|error| lost(&error.without_url()))?;
-        if !response.status().is_success() {
-            let reason = format!("the bucket answered {}", response.status());
-            return Err(FetchFailure::new(Failure::Missing, reason));
+        let response = timeout(STALL, fetcher.http.get(&ticket.url).send()).await;
+        let response = response.map_err(|_| lost(&"the bucket does not answer"))?;
+        let response = response.map_err(|error| lost(&error.without_url()))?;
+        let status = response.status();
+        if !status.is_success() {
+            // Anything else says nothing of the pack: the ticket may be too old, or the bucket overloaded.
+            let failure = if status == StatusCode::NOT_FOUND { Failure::Missing } else { Failure::Unreachable };
+            return Err(FetchFailure::new(failure, format!("the bucket answered {status}")));
         }
         let mut response = response;
         let mut incoming = fetcher.store.incoming(ticket.pack).map_err(|error| lost(&error))?;
+        let mut pace = Pace::start();
         loop {
-            let block = timeout(STALL, response.chunk()).await.map_err(|_| lost(&"nothing came for 5 s"))?;
-            let Some(block) = block.map_err(|error| lost(&error.without_url()))? else { break };
+            let chunk = async { response.chunk().await.map_err(|error| io::Error::other(error.without_url())) };
+            let count = |block: &Option<Bytes>| block.as_ref().map_or(0, Bytes::len);
+            let Some(block) = pace.next(chunk, count).await? else { break };
             if incoming.bytes() + block.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
                 return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
             }

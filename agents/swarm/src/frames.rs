@@ -3,10 +3,14 @@
 
 use std::{io, marker::PhantomData};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use longshore_schemas::stream::FRAME_BYTES_MAX;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
+use tokio_util::codec::{Decoder, Encoder};
+
+const LENGTH_BYTES: usize = 4;
+/// Memory for a frame is taken as it arrives, not as it claims.
+const RESERVED_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -24,15 +28,12 @@ pub enum FrameError {
 /// Reads messages of type `In` and writes those of type `Out`. To be used with [`tokio_util::codec::Framed`] and its like.
 #[derive(Debug)]
 pub struct FrameCodec<In, Out> {
-    frames: LengthDelimitedCodec,
     types: PhantomData<fn(Out) -> In>,
 }
 
 impl<In, Out> FrameCodec<In, Out> {
     pub fn new() -> Self {
-        let frames =
-            LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(FRAME_BYTES_MAX).new_codec();
-        Self { frames, types: PhantomData }
+        Self { types: PhantomData }
     }
 }
 
@@ -47,8 +48,19 @@ impl<In: DeserializeOwned, Out> Decoder for FrameCodec<In, Out> {
     type Error = FrameError;
 
     fn decode(&mut self, from: &mut BytesMut) -> Result<Option<In>, FrameError> {
-        let Some(frame) = self.frames.decode(from)? else { return Ok(None) };
-        serde_json::from_slice(&frame).map(Some).map_err(FrameError::Malformed)
+        let Some(length) = from.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > FRAME_BYTES_MAX {
+            let reason = format!("a frame of {length} bytes, more than {FRAME_BYTES_MAX}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason).into());
+        }
+        let missing = (LENGTH_BYTES + length).saturating_sub(from.len());
+        if missing > 0 {
+            from.reserve(missing.min(RESERVED_BYTES_MAX));
+            return Ok(None);
+        }
+        from.advance(LENGTH_BYTES);
+        serde_json::from_slice(&from.split_to(length)).map(Some).map_err(FrameError::Malformed)
     }
 }
 
@@ -57,10 +69,12 @@ impl<In, Out: Serialize> Encoder<Out> for FrameCodec<In, Out> {
 
     fn encode(&mut self, message: Out, to: &mut BytesMut) -> Result<(), FrameError> {
         let json = serde_json::to_vec(&message).map_err(FrameError::Unwritable)?;
-        if json.len() > FRAME_BYTES_MAX {
-            return Err(FrameError::TooLong { bytes: json.len() });
-        }
-        Ok(self.frames.encode(Bytes::from(json), to)?)
+        let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= FRAME_BYTES_MAX);
+        let length = length.ok_or(FrameError::TooLong { bytes: json.len() })?;
+        to.reserve(LENGTH_BYTES + json.len());
+        to.put_u32(length);
+        to.put_slice(&json);
+        Ok(())
     }
 }
 

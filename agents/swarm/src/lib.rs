@@ -13,12 +13,18 @@
 //! - [`PackStore`]: complete, verified packs in a folder.
 //! - [`server`]: serves them to peers.
 //! - [`fetch`]: carries out what the policy decides, for one artifact.
+//! - `pace`: how slow a source may be.
 //!
-//! A pack is verified before it is in the store, and only what is in the store is served. Which pack comes next and from
+//! Nobody is trusted. A pack is verified before it is in the store, only what is in the store is served, and what was damaged
+//! on this disk since then is noticed when it is served, and forgotten. Sources that lie, send nothing, a byte a second, or more than was
+//! asked for are given up within seconds, the region is told, and the pack comes from elsewhere. Which pack comes next and from
 //! whom is not decided here.
 
 pub mod fetch;
 pub mod frames;
+#[doc(hidden)]
+pub mod hooks;
+mod pace;
 mod peer;
 pub mod server;
 mod store;
@@ -27,7 +33,7 @@ pub use store::{Incoming, PackStore};
 
 use std::time::Duration;
 
-/// Nothing received for so long ends a transfer.
+/// An answer must begin within this.
 const STALL: Duration = Duration::from_secs(5);
 /// A transfer may take this and a second for each [`RATE_MIN`] bytes; a peer that is slower is given up.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -14,12 +14,15 @@ use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::{NodeId, PackId};
 use longshore_swarm_policy::fetch::Failure;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{BLOCK_BYTES, PATIENCE, PackStore, RATE_MIN, STALL};
+use crate::{
+    BLOCK_BYTES, PATIENCE, PackStore, RATE_MIN, STALL,
+    pace::{Pace, Stopped},
+};
 
 pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM1";
 const CONNECT: Duration = Duration::from_secs(3);
@@ -79,7 +82,7 @@ impl Peers {
     ) -> Result<u64, FetchFailure> {
         let until = deadline(bytes);
         // A kept connection may have been closed by the peer meanwhile; a new one tells.
-        if let Some(mut stream) = self.take(peer, address)
+        if let Some(mut stream) = self.take(peer, address)?
             && let Ok(result) = timeout_at(until, transfer(&mut stream, store, pack, bytes)).await
             && !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable)
         {
@@ -94,10 +97,18 @@ impl Peers {
         timeout_at(until, fresh).await.map_err(too_slow)?
     }
 
-    fn take(&self, peer: &NodeId, address: &str) -> Option<TcpStream> {
+    /// A connection that was kept. A peer that sent something on it since, unasked, does not keep to the protocol.
+    fn take(&self, peer: &NodeId, address: &str) -> Result<Option<TcpStream>, FetchFailure> {
         let mut idle = self.lock();
-        let at = idle.iter().rposition(|idle| idle.peer == *peer && idle.address == address)?;
-        idle.remove(at).map(|idle| idle.stream)
+        let Some(at) = idle.iter().rposition(|idle| idle.peer == *peer && idle.address == address) else {
+            return Ok(None);
+        };
+        let Some(Idle { stream, .. }) = idle.remove(at) else { return Ok(None) };
+        match stream.try_read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(stream)),
+            Ok(1..) => Err(FetchFailure::new(Failure::Lied, "it sent more than it was asked for")),
+            Ok(0) | Err(_) => Ok(None),
+        }
     }
 
     /// Keeps the connection if the answer on it was read to its end.
@@ -143,7 +154,15 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// One request and its answer. After an error that is not the peer's plain refusal the stream is of no more use.
-async fn transfer(stream: &mut TcpStream, store: &PackStore, pack: PackId, bytes: u64) -> Result<u64, FetchFailure> {
+pub(crate) async fn transfer<S>(
+    stream: &mut S,
+    store: &PackStore,
+    pack: PackId,
+    bytes: u64,
+) -> Result<u64, FetchFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let lost = |error: io::Error| FetchFailure::unreachable(&error);
     stream.write_all(pack.as_bytes()).await.map_err(lost)?;
     let mut head = [0; 9];
@@ -159,10 +178,10 @@ async fn transfer(stream: &mut TcpStream, store: &PackStore, pack: PackId, bytes
         return Err(FetchFailure::new(Failure::Lied, format!("it offered {length} bytes, the pack has {bytes}")));
     }
     let mut incoming = store.incoming(pack).map_err(lost)?;
-    let mut block = vec![0; BLOCK_BYTES];
+    let (mut block, mut pace) = (vec![0; BLOCK_BYTES], Pace::start());
     while incoming.bytes() < length {
         let left = usize::try_from(length - incoming.bytes()).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
-        let count = stalled(stream.read(&mut block[..left])).await?;
+        let count = pace.next(stream.read(&mut block[..left]), |count| *count).await?;
         if count == 0 {
             return Err(FetchFailure::new(Failure::Unreachable, "the connection ended within the pack"));
         }
@@ -171,6 +190,12 @@ async fn transfer(stream: &mut TcpStream, store: &PackStore, pack: PackId, bytes
     match incoming.admit().await.map_err(lost)? {
         true => Ok(length),
         false => Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's")),
+    }
+}
+
+impl From<Stopped> for FetchFailure {
+    fn from(stopped: Stopped) -> Self {
+        Self::unreachable(&stopped)
     }
 }
 

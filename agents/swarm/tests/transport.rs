@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -103,8 +103,18 @@ enum Fault {
     UnknownStatus,
     OtherProtocol,
     Dies,
+    /// Takes the connection and never says a word.
+    Mute,
+    /// Greets, and answers nothing.
+    NoAnswer,
+    /// Says that it has the pack, and sends none of it.
     Silent,
+    /// A byte every 100 ms.
     Trickles,
+    /// What was asked, and then bytes without end.
+    Endless,
+    /// Noise without end, from the first byte.
+    Noise,
     BusyTwice,
     Missing,
 }
@@ -124,6 +134,15 @@ async fn faulty(fault: Fault, bytes: Vec<u8>) -> SocketAddr {
 }
 
 async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: &mut u32) -> std::io::Result<()> {
+    if fault == Fault::Mute {
+        // Until the other side hangs up.
+        return stream.read_to_end(&mut Vec::new()).await.map(drop);
+    }
+    if fault == Fault::Noise {
+        loop {
+            stream.write_all(&[0xA5; 4096]).await?;
+        }
+    }
     stream.read_exact(&mut [0; 8]).await?;
     stream.write_all(if fault == Fault::OtherProtocol { b"HTTP/1.1" } else { &MAGIC }).await?;
     let found = |length: u64| [&[0], &length.to_be_bytes()[..]].concat();
@@ -157,23 +176,50 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: 
             Fault::BusyTwice if *requests <= 2 => stream.write_all(&[2, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
             Fault::BusyTwice => stream.write_all(&[&found(length)[..], bytes].concat()).await?,
             Fault::Missing => stream.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
-            Fault::OtherProtocol => return Ok(()),
+            Fault::NoAnswer => {}
+            Fault::Endless => {
+                stream.write_all(&[&found(length)[..], bytes].concat()).await?;
+                loop {
+                    stream.write_all(&[0xA5; 4096]).await?;
+                }
+            }
+            Fault::OtherProtocol | Fault::Mute | Fault::Noise => return Ok(()),
         }
     }
 }
 
-async fn comes_from_another_peer(fault: Fault, is_lie: bool) {
+/// How the region must hear of a fault.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Grade {
+    Lied,
+    Failed,
+}
+
+/// Longest time that a bad source may cost: its patience, the region's and this machine's.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+#[expect(clippy::print_stdout, reason = "figures for people, seen with --nocapture")]
+async fn comes_from_another_peer(fault: Fault, grade: Grade) {
     let bytes = content();
     let (_folder, good) = honest(&bytes).await;
     let bad = faulty(fault, bytes.clone()).await;
     let mut fetching = Fetching::new();
     // The one of the same rack is asked first.
     fetching.tell(vec![source("bad", "mine", bad, &bytes), source("good", "other", good, &bytes)], vec![]).await;
+    let begun = Instant::now();
     let (received, told) = fetching.fetch(&bytes).await;
+    let took = begun.elapsed();
+    println!("recovery from a peer that {fault:?}: {took:?}");
+    assert!(took < RECOVERY, "{fault:?} cost {took:?}");
     assert_eq!(received, Received { from_peers_bytes: bytes.len() as u64, from_bucket_bytes: 0 }, "{fault:?}");
     let pack = PackId::of(&bytes);
-    let lied = told.contains(&FromNode::PeerLied { peer: node("bad"), pack });
-    assert_eq!(lied, is_lie, "{fault:?}: {told:?}");
+    let said = |message: FromNode| usize::from(told.contains(&message));
+    let (lied, failed) =
+        (said(FromNode::PeerLied { peer: node("bad"), pack }), said(FromNode::PeerFailed { peer: node("bad"), pack }));
+    let expected = if grade == Grade::Lied { (1, 0) } else { (0, 1) };
+    assert_eq!((lied, failed), expected, "{fault:?}: {told:?}");
+    let of_good = |message: &FromNode| matches!(message, FromNode::PeerLied { peer, .. } | FromNode::PeerFailed { peer, .. } if *peer == node("good"));
+    assert!(!told.iter().any(of_good), "{fault:?}: {told:?}");
     assert!(told.contains(&FromNode::HaveMore { artifact: artifact(), packs: vec![pack] }), "{fault:?}: {told:?}");
     assert_eq!(told.last(), Some(&FromNode::Done { artifact: artifact() }), "{fault:?}");
 }
@@ -181,25 +227,80 @@ async fn comes_from_another_peer(fault: Fault, is_lie: bool) {
 #[tokio::test]
 async fn a_peer_that_lies_is_reported_and_the_pack_comes_from_another() {
     for fault in [Fault::WrongBytes, Fault::TooLong, Fault::TooShort, Fault::UnknownStatus] {
-        comes_from_another_peer(fault, true).await;
+        comes_from_another_peer(fault, Grade::Lied).await;
     }
 }
 
 #[tokio::test]
 async fn a_peer_that_fails_is_no_liar_and_the_pack_comes_from_another() {
-    for fault in [Fault::Dies, Fault::Missing, Fault::OtherProtocol] {
-        comes_from_another_peer(fault, false).await;
+    for fault in [Fault::Dies, Fault::Missing, Fault::OtherProtocol, Fault::Noise] {
+        comes_from_another_peer(fault, Grade::Failed).await;
     }
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_more_is_given_up() {
-    comes_from_another_peer(Fault::Silent, false).await;
+async fn a_peer_that_is_silent_or_crawls_is_given_up() {
+    // At the same time: each takes seconds of waiting and nothing else.
+    tokio::join!(
+        comes_from_another_peer(Fault::Mute, Grade::Failed),
+        comes_from_another_peer(Fault::NoAnswer, Grade::Failed),
+        comes_from_another_peer(Fault::Silent, Grade::Failed),
+        comes_from_another_peer(Fault::Trickles, Grade::Failed),
+    );
 }
 
 #[tokio::test]
-async fn a_peer_that_is_too_slow_is_given_up() {
-    comes_from_another_peer(Fault::Trickles, false).await;
+async fn what_was_not_asked_for_is_not_taken() {
+    let (first, second) = (content(), vec![7; 100_000]);
+    let bad = faulty(Fault::Endless, first.clone()).await;
+    let (_folder, good) = honest(&second).await;
+    let mut fetching = Fetching::new();
+    fetching.tell(vec![source("bad", "mine", bad, &first)], vec![]).await;
+    let (_, told) = fetching.fetch(&first).await;
+    assert!(!told.iter().any(|told| matches!(told, FromNode::PeerLied { .. })), "the pack itself was right: {told:?}");
+    std::fs::remove_file(fetching.folder.path().join(PackId::of(&first).to_string())).expect("there");
+    fetching.tell(vec![source("bad", "mine", bad, &second), source("good", "other", good, &second)], vec![]).await;
+    let (received, told) = fetching.fetch(&second).await;
+    assert_eq!(received.from_peers_bytes, 100_000);
+    assert!(told.contains(&FromNode::PeerLied { peer: node("bad"), pack: PackId::of(&second) }), "{told:?}");
+}
+
+#[tokio::test]
+async fn clients_without_manners_keep_nobody_from_being_served() {
+    let bytes = content();
+    let (_folder, address) = honest(&bytes).await;
+    let mut rude = Vec::new();
+    for _ in 0..20 {
+        let mut noise = TcpStream::connect(address).await.expect("connects");
+        // It may be closed in the middle of it.
+        let _ = noise.write_all(&[0xA5; 64 * 1024]).await;
+        let mut half = TcpStream::connect(address).await.expect("connects");
+        half.write_all(&[&MAGIC[..], &[1; 31]].concat()).await.expect("written");
+        rude.extend([noise, half]);
+    }
+    // Asks for far more than it reads.
+    let mut greedy = TcpStream::connect(address).await.expect("connects");
+    let asked = [&MAGIC[..], &PackId::of(&bytes).as_bytes().repeat(1_000)].concat();
+    greedy.write_all(&asked).await.expect("written");
+    let (status, served) = timeout(PATIENCE, ask(address, PackId::of(&bytes))).await.expect("in time");
+    assert!(status == 0 && served == bytes);
+}
+
+#[tokio::test]
+async fn a_pack_that_was_damaged_on_disk_is_noticed_when_it_is_served() {
+    let bytes = content();
+    let (folder, address) = honest(&bytes).await;
+    let (pack, mut damaged) = (PackId::of(&bytes), bytes.clone());
+    damaged[600_000] ^= 1;
+    std::fs::write(folder.path().join(pack.to_string()), &damaged).expect("written");
+    let (_, served) = ask(address, pack).await;
+    assert!(served == damaged, "nobody knew");
+    let gone = async {
+        while ask(address, pack).await.0 != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it is forgotten");
 }
 
 #[tokio::test]
@@ -231,7 +332,7 @@ async fn many_packs_come_over_few_connections() {
     assert_eq!(fetched.expect("in time").expect("linked").from_peers_bytes, 500_000);
 }
 
-/// Answers each path of its table with a status and a body; `/cut` promises more than it sends.
+/// Answers each path of its table with a status and a body; `/cut` promises more than it sends, `/slow` sends a byte at a time.
 async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let address = listener.local_addr().expect("bound");
@@ -244,11 +345,18 @@ async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
             let head = String::from_utf8_lossy(&head).into_owned();
             let path = head.split(' ').nth(1).unwrap_or_default();
             let (_, status, body) = answers.iter().find(|(known, ..)| *known == path).expect("a known path");
-            let length = body.len() + if path == "/cut" { 10 } else { 0 };
+            let length = body.len() + if matches!(path, "/cut" | "/slow") { 1_000_000 } else { 0 };
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             // The client may hang up early.
             let _ = stream.write_all(head.as_bytes()).await;
             let _ = stream.write_all(body).await;
+            if path == "/slow" {
+                tokio::spawn(async move {
+                    while stream.write_all(b"x").await.is_ok() {
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                });
+            }
         }
     });
     address
@@ -264,10 +372,12 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
         ("/long", 200, longer),
         ("/cut", 200, bytes[..1_000].to_vec()),
         ("/none", 404, vec![]),
+        ("/busy", 503, vec![]),
+        ("/slow", 200, vec![]),
         ("/good", 200, bytes.clone()),
     ])
     .await;
-    for bad in ["wrong", "long", "cut", "none"] {
+    for bad in ["wrong", "long", "cut", "none", "busy", "slow"] {
         let ticket = |path: &str| Ticket { pack, bytes: bytes.len() as u64, url: format!("http://{address}/{path}") };
         let mut fetching = Fetching::new();
         fetching.tell(vec![], vec![ticket(bad)]).await;
@@ -275,14 +385,21 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
         let good = FromTracker::Sources { peers: vec![], tickets: vec![ticket("good")] };
         let (fetcher, link, told) = (fetching.fetcher.clone(), &mut fetching.link, &mut fetching.told);
         let region = async {
+            let mut damaged = false;
             loop {
                 match told.recv().await.expect("open") {
                     FromNode::TicketDone { ok: true, .. } => panic!("{bad}: this was not the pack"),
                     FromNode::TicketDone { ok: false, .. } => break,
+                    FromNode::PackDamaged { .. } => damaged = true,
                     FromNode::HaveMore { .. } => panic!("{bad}: the pack cannot be there"),
                     _ => {}
                 }
             }
+            assert_eq!(
+                damaged,
+                !matches!(bad, "cut" | "busy" | "slow"),
+                "{bad}: only what the bucket holds is told of"
+            );
             assert!(!fetching.store.contains(&pack), "{bad}");
             tracker.send(good).await.expect("open");
         };

@@ -14,18 +14,26 @@
 //!   cannot write any more.
 //! - [`Log::reader`] never shows what is not both durable and committed.
 //!
-//! [`local::LocalLog`] is the embedded implementation. The suite in `conformance` (a feature of that name) says what
+//! Implementations are features: `local` is the embedded log, `simulated` the one of simulations. The suite in `conformance` (a feature of that name) says what
 //! all implementations have in common.
+//!
+//! [`clock`] is the time that records are stamped with, and that all parts of a process share.
 //!
 //! This crate deliberately does not know what a record means: keys, values and headers are bytes. It knows no Avro, no
 //! processor and no list of topics.
 
 mod api;
+pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+#[cfg(any(feature = "local", feature = "simulated"))]
+mod group;
+#[cfg(feature = "local")]
 pub mod local;
 mod record;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 
 pub use api::{Log, Membership, Ownership, ReadLimit, Reader, Writer};
 pub use error::{Cause, CommitError, Error};

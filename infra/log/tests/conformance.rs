@@ -1,4 +1,4 @@
-//! The local log against the suite.
+//! Every log against the suite.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -9,6 +9,7 @@ use longshore_log::{
     Log,
     conformance::{self, Subject},
     local::{Config, LocalLog},
+    simulated::SimulatedLog,
 };
 
 struct Local {
@@ -42,4 +43,32 @@ impl Subject for Local {
     }
 }
 
-longshore_log::conformance!(Local::new());
+/// Holds nothing: the log itself gives its successor.
+struct Simulated(Mutex<Option<SimulatedLog>>);
+
+#[async_trait]
+impl Subject for Simulated {
+    async fn create(&self) -> Arc<dyn Log> {
+        let log = SimulatedLog::new(conformance::topics());
+        *self.0.lock().unwrap() = Some(log.clone());
+        Arc::new(log)
+    }
+
+    async fn reopen(&self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        drop(log);
+        let mut current = self.0.lock().unwrap();
+        let log = current.take().unwrap().reopen();
+        *current = Some(log.clone());
+        Arc::new(log)
+    }
+}
+
+mod local {
+    use super::*;
+    longshore_log::conformance!(Local::new());
+}
+
+mod simulated {
+    use super::*;
+    longshore_log::conformance!(Simulated(Mutex::default()));
+}

@@ -1,11 +1,15 @@
 //! Files that are either wholly old or wholly new, whatever happens in between.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::Error;
@@ -21,10 +25,16 @@ pub const SHARED_MODE: u32 = 0o644;
 /// Two writers of one process never share a temporary file.
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// Replaces the file's content. When it returns the content is on the disk; if it fails the old content is still there.
+/// Folders that this process has seen to be durable, by device and inode: another of the same name is not.
+static FOLDERS: Mutex<BTreeMap<PathBuf, (u64, u64)>> = Mutex::new(BTreeMap::new());
+/// Beyond this many all are forgotten, and synced once more.
+const FOLDERS_MAX: usize = 10_000;
+
+/// Replaces the file's content. When it returns the content is on the disk; if it fails the old content is still there, or
+/// the new one if only syncing its name failed.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let folder = folder_of(path);
-    fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    create_folder(folder)?;
     let temporary = temporary(path);
     let written = fill(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
@@ -33,6 +43,38 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
         return Err(Error::File { action: "write", path: path.to_owned(), source });
     }
     sync_folder(folder).map_err(Error::file("sync the folder of", path))
+}
+
+/// Makes the folder and its parents, if they are not there. When it returns they are on the disk, whoever made them.
+pub fn create_folder(folder: &Path) -> Result<(), Error> {
+    if let Ok(metadata) = fs::metadata(folder) {
+        let known = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).get(folder).copied();
+        if known == Some((metadata.dev(), metadata.ino())) {
+            return Ok(());
+        }
+    }
+    let first_new = folder.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
+    fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    let whole = folder.canonicalize().map_err(Error::file("find", folder))?;
+    let new = first_new.and_then(|first| first.canonicalize().ok());
+    for made in whole.ancestors() {
+        let Some(parent) = made.parent() else { break };
+        // Those that were there before may belong to another user, whose care they are.
+        let is_new = new.as_ref().is_some_and(|new| made.starts_with(new));
+        match sync_folder(parent) {
+            Err(error) if is_new || error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(Error::file("sync", parent)(error));
+            }
+            _ => {}
+        }
+    }
+    let metadata = fs::metadata(folder).map_err(Error::file("look at", folder))?;
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if folders.len() >= FOLDERS_MAX {
+        folders.clear();
+    }
+    folders.insert(folder.to_owned(), (metadata.dev(), metadata.ino()));
+    Ok(())
 }
 
 /// The file's content, or `None` if there is no such file.

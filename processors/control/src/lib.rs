@@ -8,12 +8,14 @@
 //! ```
 //!
 //! The processors know nothing of each other: what one asks of the next goes through the log. What is known here is which
-//! processors there are, and how their tables become the views of the API. Not known here: HTTP, tokens, buckets.
+//! processors there are, and how their tables become the views of the API; and how to see that a log and its projections
+//! are whole ([`verify`]). Not known here: HTTP, tokens, buckets.
 
 pub mod limits;
 mod metered;
 mod metrics;
 mod read;
+pub mod verify;
 mod waiters;
 
 use std::{path::PathBuf, sync::Arc};
@@ -47,6 +49,8 @@ const FLEET_STORE: u8 = 4;
 pub enum Error {
     #[error("the processors cannot run")]
     Runtime(#[from] longshore_runtime::Error),
+    #[error("the log cannot be read")]
+    Log(#[from] longshore_log::Error),
     #[error("{field}: {reason}")]
     Config { field: &'static str, reason: &'static str },
 }

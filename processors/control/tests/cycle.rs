@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use longshore_control::{Control, ControlConfig, replay_fingerprints};
+use longshore_control::{Control, ControlConfig, replay_fingerprints, verify::verify};
 use longshore_log::{
     Log, ReadLimit, Record, TopicPartition,
     local::{self, LocalLog},
@@ -333,5 +333,14 @@ async fn a_commit_becomes_running_services_and_a_replay_says_the_same() {
     let there = |view: &longshore_schemas::http::ServiceView| *view == services[0];
     let view = again.read.service_when(&id("shop"), PATIENCE, &there).await.expect("readable");
     assert_eq!(view.as_ref(), services.first());
-    again.close().await;
+    let log = again.close().await;
+
+    // And what it left is whole, the projections of both included.
+    for (state, projections_min) in [("state", 4), ("other", 1)] {
+        let report = verify(&*log, Some(&folder.path().join(state))).await.expect("readable");
+        assert!(report.is_clean(), "{:#?}", report.faults);
+        assert!(report.projections >= projections_min, "{report:#?}");
+        assert!(report.partitions.iter().map(|partition| partition.outputs).sum::<u64>() > 20, "{report:#?}");
+        assert!(report.partitions.iter().all(|partition| partition.waiting == 0), "{report:#?}");
+    }
 }

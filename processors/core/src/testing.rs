@@ -108,7 +108,12 @@ impl<P: Processor> Driver<P> {
     }
 
     pub fn signal(&mut self, event: impl Into<P::Signal>) -> Decision<P::Fact> {
-        let signal = envelope("signal", event.into(), self.now);
+        self.signal_by(event, self.now)
+    }
+
+    /// From a sender whose clock shows `at`.
+    pub fn signal_by(&mut self, event: impl Into<P::Signal>, at: Timestamp) -> Decision<P::Fact> {
+        let signal = envelope("signal", event.into(), at);
         let decision = self
             .processor
             .signal(&self.state, &mut self.soft, &signal, self.now)

@@ -1,5 +1,6 @@
 //! What people ask of a service's goal, and replication's answers to pins.
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::StateError;
 use longshore_schemas::{
     ArtifactId, RequestId, ServiceName,
@@ -164,7 +165,7 @@ fn set_goal(
     run: &RunSpec,
 ) -> Result<(), StateError> {
     let left = tables::present(draft.state(), name, service)?;
-    let revision = service.version.revision + 1;
+    let revision = if planted(Bug::RestartGoalVersions) { 1 } else { service.version.revision + 1 };
     let rollback = pending.rollback_of;
     draft.fact(GoalSet {
         service: name.clone(),

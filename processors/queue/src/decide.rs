@@ -1,5 +1,6 @@
 //! What requests, signals and deadlines change.
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::{Decision, Order, Range, StateError, Store};
 use longshore_schemas::{
     JobId, QueueName, RequestId, Timestamp, WorkerId,
@@ -69,7 +70,10 @@ impl Queue {
         let Some(job) = tables::JOBS.get(state, id)? else {
             return Ok(unknown(id));
         };
-        if !is_current(&job, *attempt, worker) {
+        let is_current = is_current(&job, *attempt, worker)
+            || (planted(Bug::SkipAttemptCheck) && job.is_running())
+            || (planted(Bug::PublishTwice) && job.artifact().is_some());
+        if !is_current {
             return Ok(Decision::refuse(RefusalCode::Stale, stale(id, &job, *attempt, worker)));
         }
         let decision = match outcome {
@@ -85,13 +89,24 @@ impl Queue {
         Ok(decision)
     }
 
-    /// A claim waits, or gets the oldest job at once.
-    pub(crate) fn ready(&self, state: &dyn Store, soft: &mut Soft, event: &WorkerReady, now: Timestamp) -> Decided {
+    /// A claim waits, or gets the oldest job at once. How long it waits is its sender's word, by its sender's clock from
+    /// `said_at` on: that clock need not agree with ours.
+    pub(crate) fn ready(
+        &self,
+        state: &dyn Store,
+        soft: &mut Soft,
+        event: &WorkerReady,
+        said_at: Timestamp,
+        now: Timestamp,
+    ) -> Decided {
         let WorkerReady { queue, worker, claim, expires_at } = event;
-        if *expires_at <= now || tables::CLAIMS.contains(state, claim)? {
+        let valid = expires_at.since(said_at);
+        let is_spent = tables::CLAIMS.contains(state, claim)? && !planted(Bug::ForgetSpentClaims);
+        let is_over = valid.is_zero() && !planted(Bug::ForgetClaimExpiry);
+        if is_over || is_spent {
             return Ok(Decision::nothing());
         }
-        soft.claims.add(queue, worker, claim, *expires_at, now, self.config.claims_max as usize);
+        soft.claims.add(queue, worker, claim, now + valid, now, self.config.claims_max as usize);
         self.start_oldest(state, soft, queue, None, now, Decision::nothing())
     }
 
@@ -100,6 +115,10 @@ impl Queue {
         let job = tables::JOBS.get(state, id)?;
         if job.is_some_and(|job| is_current(&job, *attempt, worker)) {
             let due = now + self.config.silent();
+            let due = match soft.leases.due(id) {
+                Some(before) if planted(Bug::IgnoreBeats) => before,
+                _ => due,
+            };
             soft.leases.put(id.clone(), Lease { attempt: *attempt, confirmed: true, heard_at: now, due });
         }
         Ok(Decision::nothing())
@@ -166,7 +185,9 @@ impl Queue {
         }
         let waiting = oldest_queued(state, queue, &counts(state, queue)?)?;
         let (job, attempt) = match (waiting, joining) {
-            (Some(waiting), Some((joining, attempt))) if joining < waiting => (joining, attempt),
+            (Some(waiting), Some((joining, attempt))) if joining < waiting && !planted(Bug::RequeueAtTail) => {
+                (joining, attempt)
+            }
             (Some(waiting), _) => {
                 let attempt = tables::JOBS.expect(state, &waiting)?.attempt;
                 (waiting, attempt)

@@ -86,7 +86,7 @@ impl Queue {
 
 impl Processor for Queue {
     const NAME: &'static str = "queue";
-    const STATE_VERSION: u32 = 1;
+    const STATE_VERSION: u32 = 2;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = BuildRequest;
@@ -118,7 +118,7 @@ impl Processor for Queue {
     ) -> Result<Decision<BuildFact>, StateError> {
         soft.adopt(state, now, self.config.silent())?;
         match &signal.event {
-            WorkerSignal::WorkerReady(event) => self.ready(state, soft, event, now),
+            WorkerSignal::WorkerReady(event) => self.ready(state, soft, event, signal.at, now),
             WorkerSignal::Heartbeat(event) => self.beat(state, soft, event, now),
         }
     }

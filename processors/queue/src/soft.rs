@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_schemas::{ClaimId, JobId, QueueName, Timestamp, WorkerId};
 
@@ -56,6 +57,12 @@ pub(crate) struct Claim {
     expires_at: Timestamp,
 }
 
+impl Claim {
+    fn waits(&self, now: Timestamp) -> bool {
+        self.expires_at > now || planted(Bug::ForgetClaimExpiry)
+    }
+}
+
 /// Claims that wait, first in, first out in each queue.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
@@ -93,7 +100,7 @@ impl Claims {
     }
 
     pub(crate) fn any(&self, queue: &QueueName, now: Timestamp) -> bool {
-        self.of(queue).any(|(_, claim)| claim.expires_at > now)
+        self.of(queue).any(|(_, claim)| claim.waits(now))
     }
 
     /// Takes the queue's first claim that still waits.
@@ -102,7 +109,7 @@ impl Claims {
             let place = self.of(queue).next()?.0.clone();
             let claim = self.waiting.remove(&place)?;
             self.by_id.remove(&claim.claim);
-            if claim.expires_at > now {
+            if claim.waits(now) {
                 return Some(claim);
             }
         }
@@ -146,6 +153,11 @@ impl Leases {
         let lease = self.by_job.remove(job)?;
         self.by_due.remove(&(lease.due, job.clone()));
         Some(lease)
+    }
+
+    /// When the lease of this job's attempt runs out.
+    pub(crate) fn due(&self, job: &JobId) -> Option<Timestamp> {
+        self.by_job.get(job).map(|lease| lease.due)
     }
 
     pub(crate) fn next_due(&self) -> Option<Timestamp> {

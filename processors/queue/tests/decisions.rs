@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Step::*, check, driver, failure, finished, show, spec, success, summary};
+use common::{CLAIM, Step::*, check, driver, failure, finished, ready, show, spec, success, summary, take};
 use longshore_queue::{Config, tables};
 use longshore_schemas::{
-    JobId,
+    JobId, Timestamp,
     events::{AttemptOutcome, AttemptSucceeded, BuildRequested, BuildSpec},
     http::JobStatus,
 };
@@ -303,4 +303,21 @@ fn bad_specifications_are_refused_by_field() {
         assert!(shown.starts_with(&format!("Invalid: {expected}")), "{shown:?} should say {expected:?}");
     }
     assert!(driver.facts().iter().all(|fact| matches!(fact.event, longshore_schemas::events::BuildFact::Processed(_))));
+}
+
+#[test]
+fn how_long_a_claim_waits_is_counted_by_its_senders_clock() {
+    let hour = 3_600_000;
+    for skew in [-hour, 0, hour] {
+        let mut driver = driver(Config::default());
+        let said_at = Timestamp(driver.now().millis() + skew);
+        let claim = |id| ready("q", "w", id, said_at);
+        driver.signal_by(claim("c1"), said_at);
+        let started = show(&take(&mut driver, Build("q")));
+        assert_eq!(started, "queued q-1, started q-1/1 on w for c1", "{skew} ms");
+        driver.signal_by(claim("c2"), said_at);
+        driver.advance(CLAIM);
+        assert_eq!(show(&take(&mut driver, Build("q"))), "queued q-2", "{skew} ms: it waits no longer");
+        assert_eq!(show(&driver.signal_by(claim("c3"), said_at + CLAIM)), "", "{skew} ms: over when it was said");
+    }
 }

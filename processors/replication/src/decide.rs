@@ -1,5 +1,6 @@
 //! What requests and reports change.
 
+use longshore_planted::{Bug, planted};
 use longshore_processor::{Decision, Order, Range, StateError, Store};
 use longshore_schemas::{
     ArtifactId, RegionName,
@@ -78,7 +79,7 @@ pub(crate) fn report(state: &dyn Store, event: &ReplicaReported) -> Decided {
             if replica.is_stored() {
                 return Ok(nothing);
             }
-            let complete = others_have_it(state, id, &artifact, &region)?;
+            let complete = others_have_it(state, id, &artifact, &region)? || planted(Bug::CompleteAtFirstReplica);
             let decision = nothing.fact(ReplicaStored { artifact: id, region, bytes_copied });
             Ok(if complete { decision.fact(ReplicationCompleted { artifact: id }) } else { decision })
         }
@@ -132,7 +133,7 @@ fn pinnable(state: &dyn Store, event: &PinRequested) -> Result<Result<RunSpec, S
             let regions = list(&artifact.regions);
             return Ok(Err(format!("artifact {id} is not replicated to region {region}, but to {regions}")));
         };
-        if !replica.is_stored() {
+        if !replica.is_stored() && !planted(Bug::PinUnreplicated) {
             lacking.push(format!("region {region} yet ({})", standing(&replica, artifact.summary.packs)));
         }
     }

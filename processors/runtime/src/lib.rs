@@ -6,12 +6,11 @@
 //!  clock, deadlines  ─┘   (sans-IO)   commit   └─▶ dead letters   ┘          {changes, applied}
 //! ```
 //!
-//! One task per partition, in one of two roles. A *follower* reads the facts that others committed and applies them. A
-//! *leader* takes over in this order: fence the predecessor, read the fact partition's end, apply up to it, continue after
-//! the last `Processed`. Both apply through [`replica`], so a standby is what a leader would be.
+//! What a partition does, and in which order, is decided without I/O in [`longshore_partition`]: one task per partition
+//! carries out what it asks for. The State is in RocksDB, and every replica of it follows the facts, so a standby is what a
+//! leader would be.
 //!
-//! - [`step`]: what a batch of requests, signals and deadlines becomes. Knows no I/O, no clock and no task.
-//! - [`partition`](mod@partition): the task: an async `select` that returns an action, and a sync part that acts.
+//! - [`partition`](mod@partition): the task. It waits and carries out, and decides nothing.
 //! - [`store`]: tables of bytes in one RocksDB per process. Its log is not synced: the log of facts is the durability.
 //! - [`service`]: all partitions of one processor, and the handle that others hold.
 //! - [`replay`]: the State from zero, without a disk.
@@ -24,17 +23,15 @@
 mod error;
 mod outcomes;
 mod partition;
+mod past;
 mod replay;
-mod replica;
 mod service;
-pub mod step;
+mod shared;
 mod store;
-mod wire;
 
 pub use error::Error;
-pub use outcomes::Applied;
-pub use partition::{Role, Status};
+pub use longshore_log::clock::{Clock, system_clock};
+pub use longshore_partition::{Applied, Projection, Role, Status, Wire, step};
 pub use replay::{Replayed, replay};
-pub use service::{Clock, Config, Handle, Health, Observer, Runtime, system_clock};
-pub use store::{PartitionStore, Rocks, View};
-pub use wire::Wire;
+pub use service::{Config, Handle, Health, Observer, Runtime};
+pub use store::{Held, PartitionStore, Rocks, View};

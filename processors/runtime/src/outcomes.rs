@@ -1,4 +1,4 @@
-//! How far a partition is, and what became of its requests.
+//! What became of a partition's requests.
 
 use std::{
     collections::BTreeMap,
@@ -7,29 +7,15 @@ use std::{
 };
 
 use longshore_schemas::{
-    Timestamp,
     events::{Processed, Refusal},
     read::Outcome,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 /// Refusals remembered per partition. Who asks does so within seconds of its request.
 const REFUSALS_MAX: usize = 10_000;
 /// Those who wait for a request of one partition. Each is an open call, which the API bounds as well.
 const WAITERS_MAX: usize = 100_000;
-
-/// How far a partition's State is. Stored in the same RocksDB batch as what it counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Applied {
-    /// The next fact to apply.
-    pub fact_offset: u64,
-    /// The next request to process, as the last `Processed` says.
-    pub request_offset: u64,
-    /// Of the last fact.
-    pub sequence: u64,
-    pub at: Timestamp,
-}
 
 /// What became of one partition's requests: the newest refusals, and who waits for a request.
 pub(crate) struct Outcomes(Mutex<Known>);
@@ -91,14 +77,15 @@ impl Outcomes {
         let _ = done.await;
     }
 
-    /// Waits for the request's outcome. [`Outcome::Pending`] if the time is over, or if it is too long ago to tell.
-    pub(crate) async fn of(&self, offset: u64, wait: Duration) -> Outcome {
+    /// Waits for the request's outcome: [`Outcome::Pending`] if the time is over. None if it is too long ago to be known here.
+    pub(crate) async fn of(&self, offset: u64, wait: Duration) -> Option<Outcome> {
         let _ = tokio::time::timeout(wait, self.processed(offset)).await;
         let known = self.lock();
         match known.refusals.get(&offset) {
-            Some(refusal) => Outcome::Refused(refusal.clone()),
-            None if offset < known.from || offset >= known.processed => Outcome::Pending,
-            None => Outcome::Processed,
+            Some(refusal) => Some(Outcome::Refused(refusal.clone())),
+            None if offset >= known.processed => Some(Outcome::Pending),
+            None if offset < known.from => None,
+            None => Some(Outcome::Processed),
         }
     }
 }
@@ -118,7 +105,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_schemas::events::RefusalCode;
+    use longshore_schemas::{Timestamp, events::RefusalCode};
 
     fn processed(offsets: impl IntoIterator<Item = u64>) -> Processed {
         let refusal = |offset| Refusal {
@@ -134,14 +121,14 @@ mod tests {
     async fn what_is_forgotten_is_not_called_processed() {
         let outcomes = Outcomes::new(5);
         let of = async |offset| outcomes.of(offset, Duration::ZERO).await;
-        assert_eq!(of(4).await, Outcome::Pending, "before this process");
-        assert_eq!(of(5).await, Outcome::Pending, "not processed yet");
+        assert_eq!(of(4).await, None, "before this process");
+        assert_eq!(of(5).await, Some(Outcome::Pending), "not processed yet");
         outcomes.advance(100_000, [processed([7])].iter());
-        assert_eq!(of(5).await, Outcome::Processed);
-        assert!(matches!(of(7).await, Outcome::Refused(refusal) if refusal.offset == 7));
+        assert_eq!(of(5).await, Some(Outcome::Processed));
+        assert!(matches!(of(7).await, Some(Outcome::Refused(refusal)) if refusal.offset == 7));
         outcomes.advance(100_000, [processed(100..100 + REFUSALS_MAX as u64)].iter());
-        assert_eq!(of(7).await, Outcome::Pending, "evicted");
-        assert_eq!(of(8).await, Outcome::Processed);
+        assert_eq!(of(7).await, None, "evicted");
+        assert_eq!(of(8).await, Some(Outcome::Processed));
     }
 
     #[tokio::test]
@@ -152,8 +139,8 @@ mod tests {
             tokio::join!(outcomes.of(3, wait), outcomes.of(3, wait), outcomes.of(9, Duration::ZERO), async {
                 outcomes.advance(4, [processed([3])].iter());
             },);
-        assert!(matches!((first, second), (Outcome::Refused(_), Outcome::Refused(_))));
-        assert_eq!(given_up, Outcome::Pending);
+        assert!(matches!((first, second), (Some(Outcome::Refused(_)), Some(Outcome::Refused(_)))));
+        assert_eq!(given_up, Some(Outcome::Pending));
         assert!(outcomes.lock().waiting.is_empty());
     }
 }

@@ -1,10 +1,11 @@
 //! The State from zero: every fact of a partition, applied in memory. What a live state is compared with.
 
 use longshore_log::{Log, ReadLimit, TopicPartition};
+use longshore_partition::apply_record;
 use longshore_processor::{Fingerprint, Memory, fingerprint};
 use longshore_schemas::events::Event;
 
-use crate::{Applied, Error, Wire, replica::apply_record};
+use crate::{Applied, Error, Wire};
 
 /// A State that was built from facts alone.
 pub struct Replayed {

@@ -2,37 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_log::{Log, Membership, Ownership, TopicPartition};
+use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
+use longshore_partition::{Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
-    Timestamp,
     events::{Event, Fact},
     read::Outcome,
     topics::{self, Topic},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Applied, Error, PartitionStore, Rocks, Wire,
-    error::chain,
-    partition::{Role, Status, Task},
-    replica::{Replica, Shared},
-    step::Place,
+    Applied, Error, PartitionStore, Rocks, Role, Status, Wire,
+    partition::{Hands, Task},
+    past,
+    shared::{Shared, Tell},
 };
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
-
-/// What time it is. The only clock of the runtime.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// The machine's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    })
-}
 
 /// Told of every batch of facts that was applied on this replica, by whom else it was decided. Must return at once.
 pub trait Observer<F: Event>: Send + Sync + 'static {
@@ -53,6 +41,7 @@ pub struct Config {
     pub store_id: u8,
     /// Whether the processor has signals, which then have as many partitions as its requests.
     pub signals: bool,
+    /// The only clock of the runtime.
     pub clock: Clock,
 }
 
@@ -75,20 +64,21 @@ impl Runtime {
             let number = u16::try_from(partition).expect("the count was checked");
             let store = config.rocks.partition(config.store_id, number);
             let facts = TopicPartition::new(P::Fact::TOPIC.name, partition);
-            let replica = Replica::<P>::open(store.clone(), facts, observer.clone())?;
-            let shared = replica.shared().clone();
+            let mut shared = None;
+            let replica = Replica::<P, _>::open(store.clone(), facts, |applied| {
+                let seen = Shared::new(partition, applied, observer.clone());
+                Box::new(Tell(shared.insert(seen).clone()))
+            })?;
+            let shared = shared.expect("an open replica has made its listener");
             let (assign, assigned) = watch::channel(false);
             let (status, statuses) = watch::channel(Status { role: Role::Following, error: None });
+            let place = Place { partition, partitions };
             let task = Task {
-                processor: processor.clone(),
-                log: config.log.clone(),
+                machine: Machine::new(processor.clone(), place, config.signals, replica),
+                hands: Hands::new(config.log.clone(), assigned, shutdown.clone()),
                 clock: config.clock.clone(),
-                place: Place { partition, partitions },
-                signals: config.signals,
-                replica,
-                assigned,
+                started: Instant::now(),
                 status: status.clone(),
-                shutdown: shutdown.clone(),
             };
             supervise::<P>(&tracker, task, status);
             slots.push(Slot { store, shared, status: statuses.clone() });
@@ -118,7 +108,7 @@ fn check<P: Wire>(config: &Config) -> Result<u32, Error> {
 
 /// Runs a partition's task; if it panics, that partition halts and nothing else.
 fn supervise<P: Wire>(tracker: &TaskTracker, task: Task<P>, status: watch::Sender<Status>) {
-    let partition = task.place.partition;
+    let partition = task.machine.place().partition;
     let running = tokio::spawn(task.run());
     tracker.spawn(async move {
         if let Err(error) = running.await {
@@ -248,9 +238,23 @@ impl<P: Wire> Handle<P> {
 
     /// Waits until the request at `offset` was processed and applied here, or the time is over.
     pub async fn outcome(&self, partition: u32, offset: u64, wait: Duration) -> Outcome {
-        match self.slots.get(partition as usize) {
-            Some(slot) => slot.shared.outcomes.of(offset, wait).await,
-            None => Outcome::Pending,
+        let Some(slot) = self.slots.get(partition as usize) else { return Outcome::Pending };
+        if let Some(outcome) = slot.shared.outcomes.of(offset, wait).await {
+            return outcome;
+        }
+        let end = slot.shared.applied.borrow().fact_offset;
+        match past::outcome::<P>(&*self.log, partition, offset, end).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(
+                    processor = P::NAME,
+                    partition,
+                    offset,
+                    error = chain(&error),
+                    "an outcome cannot be read"
+                );
+                Outcome::Pending
+            }
         }
     }
 
@@ -259,7 +263,8 @@ impl<P: Wire> Handle<P> {
         (0..)
             .zip(self.slots.iter())
             .map(|(partition, slot)| {
-                let view = slot.store.view();
+                let held = slot.store.hold()?;
+                let view = held.view();
                 Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
             })
             .collect()

@@ -14,17 +14,17 @@ use axum::{
 };
 use futures::future::try_join_all;
 use longshore_artifact::{ArtifactRoot, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_log::clock;
 use longshore_schemas::{
     ArtifactId, ArtifactName, QueueName, Timestamp,
-    events::{WorkerReady, WorkerSignal},
-    http::{ArtifactQuery, ArtifactStatus, Assignment, BaseArtifact, ClaimBody, ClaimedJob, PackUrl},
+    events::{ReplicaStatus, WorkerReady, WorkerSignal},
+    http::{ArtifactQuery, ArtifactStatus, ArtifactView, Assignment, BaseArtifact, ClaimBody, ClaimedJob, PackUrl},
 };
 use tokio::time::Instant;
 
 use crate::{
     Shared,
     access::AttemptCredential,
-    clock,
     extract::{App, Asker, Json, Params, new_id},
     limits::{CLAIM_SECONDS, above},
     problem::{Answer, Failure},
@@ -37,8 +37,6 @@ pub(crate) const WAIT_SECONDS_MAX: u32 = 60;
 const CLAIM_REPEATED: Duration = Duration::from_secs(5);
 /// How long a claim counts that is not repeated.
 const CLAIM_VALID: Duration = Duration::from_secs(15);
-/// How often workers shall say that they are at work.
-const BEAT_SECONDS: u32 = 10;
 /// Earlier artifacts that a worker may build upon.
 const BASES_MAX: u32 = 3;
 /// A base is worth no more waiting than this: the assignment must be confirmed soon.
@@ -109,7 +107,7 @@ async fn assign(shared: &Arc<Shared>, claimed: ClaimedJob) -> Answer<Response> {
         tracing::warn!(%job, "the bases of an assignment took too long; it goes without");
         Vec::new()
     });
-    let assignment = Assignment { job, attempt, build, credential, beat_seconds: BEAT_SECONDS, bases };
+    let assignment = Assignment { job, attempt, build, credential, beat_seconds: shared.limits.beat_seconds, bases };
     Ok(Answered(assignment).into_response())
 }
 
@@ -118,7 +116,7 @@ async fn bases(shared: &Arc<Shared>, name: &ArtifactName) -> Vec<BaseArtifact> {
     let query = ArtifactQuery { name: Some(name.clone()), after: None, limit: Some(BASES_MAX) };
     let artifacts = shared.read.artifacts(&query).map(|page| page.items).unwrap_or_default();
     let mut bases = Vec::new();
-    for artifact in artifacts.iter().filter(|artifact| artifact.status != ArtifactStatus::Retired) {
+    for artifact in artifacts.iter().filter(|artifact| can_be_base(artifact)) {
         let id = &artifact.summary.artifact;
         match base(shared, id).await {
             Ok(base) => bases.push(base),
@@ -126,6 +124,12 @@ async fn bases(shared: &Arc<Shared>, name: &ArtifactName) -> Vec<BaseArtifact> {
         }
     }
     bases
+}
+
+/// An artifact that a region cannot copy and none has may lack packs in the main bucket. If one has it, it gives them back.
+fn can_be_base(artifact: &ArtifactView) -> bool {
+    let has = |status| artifact.replicas.iter().any(|replica| replica.status == Some(status));
+    artifact.status != ArtifactStatus::Retired && (!has(ReplicaStatus::Failed) || has(ReplicaStatus::Stored))
 }
 
 async fn base(shared: &Arc<Shared>, artifact: &ArtifactId) -> Result<BaseArtifact, String> {

@@ -21,7 +21,6 @@ mod access;
 mod attempts;
 mod builds;
 mod claims;
-mod clock;
 mod console;
 mod extract;
 mod facts;
@@ -87,6 +86,8 @@ pub struct Limits {
     pub streams_max: usize,
     /// Workers that wait for a job at the same time.
     pub claims_max: usize,
+    /// How often workers shall say that they are at work; the queue gives an attempt up after several of them.
+    pub beat_seconds: u32,
 }
 
 impl Limits {
@@ -100,6 +101,7 @@ impl Limits {
             attempt_calls_max: settings.count(&limits::ATTEMPT_CALLS),
             streams_max: settings.count(&limits::STREAMS),
             claims_max: settings.count(&limits::CLAIMS),
+            beat_seconds: 10,
         }
     }
 }

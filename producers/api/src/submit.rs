@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use longshore_log::Record;
+use longshore_log::{Record, clock};
 use longshore_schemas::{
     RequestId,
     codec::{self, Message},
@@ -17,7 +17,7 @@ use longshore_schemas::{
 use serde::Serialize;
 
 use crate::{
-    Shared, clock,
+    Shared,
     extract::{Asker, Params},
     problem::{Answer, Failure},
 };

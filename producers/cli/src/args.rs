@@ -9,8 +9,8 @@ use longshore_schemas::{ArtifactName, QueueName, RegionName, ServiceName, Worker
 
 use crate::output::Format;
 
-use self::values::{basis_points, pair, seconds, status};
-pub(crate) use self::values::{split_command, waves};
+use self::values::{basis_points, pair, status};
+pub(crate) use self::values::{seconds, split_command, waves};
 
 /// Builds code and puts it on every machine.
 #[derive(Debug, Parser)]
@@ -77,7 +77,7 @@ pub(crate) enum Command {
     LiftHold(HoldArgs),
     /// Lists nodes and what they run
     Nodes(NodesArgs),
-    /// Reads the log of facts
+    /// Reads the log of facts, or checks it
     #[command(subcommand)]
     Log(LogCommand),
     /// Shows what the token may do
@@ -100,6 +100,18 @@ pub(crate) struct UpArgs {
     /// Where the regions listen for nodes: each on a port of its own, from this one on, or any free ones
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub(crate) region_listen: std::net::SocketAddr,
+    /// A TOML file with settings: [worker] silence, beat and confirm; variables and flags come before it
+    #[arg(long, env = "LONGSHORE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// After so long without a word from its worker, a job is given to another [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) worker_silence: Option<String>,
+    /// How often workers say that they are at work; at least three times within the silence [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) worker_beat: Option<String>,
+    /// How long a worker may take until its first word [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) worker_confirm: Option<String>,
     /// Sets a limit, such as queue.jobs=5000; may be repeated. infra/docs/limits.md lists them
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub(crate) limits: Vec<String>,
@@ -332,6 +344,8 @@ pub(crate) struct NodesArgs {
 pub(crate) enum LogCommand {
     /// Shows facts as they are written, until stopped
     Tail(TailArgs),
+    /// Checks the log of a stopped `longshore up`: nothing missing, twice or in part, and projections that say the same
+    Verify,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -363,6 +377,7 @@ mod tests {
     fn good_lines_are_taken() {
         let lines = [
             "up --data /tmp/x --regions eu,us --listen 127.0.0.1:0",
+            "up --worker-silence 10m --worker-beat 10s --worker-confirm 30s --config longshore.toml",
             "worker --api http://127.0.0.1:1 --token-file t --queue default --name w-1 --work-dir w --allow-file-repositories",
             "build --name web --output-path out --run ./web -- make web",
             "build --file build.json --follow",
@@ -380,6 +395,7 @@ mod tests {
             "lift-hold web abcd",
             "nodes --region eu",
             "log tail builds --from beginning",
+            "log verify --data /tmp/x --output json",
             "whoami",
             "doctor --output json",
             "up --limit queue.jobs=5 --limit api.streams=7 --log-format json",

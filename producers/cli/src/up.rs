@@ -17,6 +17,7 @@ mod embedded;
 mod metrics;
 mod ports;
 mod secrets;
+mod settings;
 
 use std::{
     net::SocketAddr,
@@ -29,20 +30,22 @@ use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
 use longshore_control::{Control, ControlConfig, Metered};
 use longshore_log::{
-    Log,
+    Log, clock,
     local::{Config as LogConfig, LocalLog},
 };
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
-use longshore_schemas::{RegionName, Timestamp, topics};
+use longshore_schemas::{RegionName, topics};
 use longshore_service::{
     durable,
-    limits::{Limit, Settings},
+    limits::{self, Limit},
     shutdown, telemetry,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets};
+use self::{
+    checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets, settings::Settings,
+};
 use crate::{
     args::UpArgs,
     defaults::{UP_FILE, UpFile, UpRegion},
@@ -61,14 +64,15 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
-    let limits = Settings::read(&args.limits, &all_limits()).map_err(|error| Error::Usage(error.to_string()))?;
+    let settings = Settings::load(&args)?;
+    let limits = limits::Settings::read(&args.limits, &all_limits()).map_err(|error| Error::Usage(error.to_string()))?;
     telemetry::init(args.log.log_format, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
     // What an earlier run left there says nothing of this one, which is not ready yet.
     let _ = std::fs::remove_file(data.join(UP_FILE));
-    let up = Up::start(&data, &args, &limits).await?;
+    let up = Up::start(&data, &args, &settings, &limits).await?;
     up.serve(&data, stop).await?;
     Ok(())
 }
@@ -92,7 +96,12 @@ struct Up {
 }
 
 impl Up {
-    async fn start(data: &Path, args: &UpArgs, limits: &Settings) -> anyhow::Result<Self> {
+    async fn start(
+        data: &Path,
+        args: &UpArgs,
+        settings: &Settings,
+        limits: &limits::Settings,
+    ) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
@@ -103,6 +112,8 @@ impl Up {
         let mut config = ControlConfig::new(metered.clone(), data.join("state"), args.regions.clone());
         config.shards_per_region = SHARDS_PER_REGION;
         config.set_limits(limits);
+        config.queue.confirm_seconds = settings.worker.confirm.0;
+        config.queue.silent_seconds = settings.worker.silence.0;
         let control = Arc::new(Control::start(config, &roles_stop)?);
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
@@ -137,7 +148,7 @@ impl Up {
             regions: args.regions.clone(),
             tokens: secrets.tokens.clone(),
             signer: secrets.signer.clone(),
-            limits: ApiLimits::of(limits),
+            limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::of(limits) },
             checks: Arc::new(checks),
             allow_file_repositories: true,
         });
@@ -215,10 +226,8 @@ fn say_ready(up: &UpFile, path: &Path) {
 
 /// Retention and compaction, now and then.
 async fn maintain(log: Arc<LocalLog>, stop: CancellationToken) {
-    let clock = longshore_control::system_clock();
     while stop.run_until_cancelled(tokio::time::sleep(MAINTENANCE)).await.is_some() {
-        let now: Timestamp = clock();
-        if let Err(error) = log.maintain(now).await {
+        if let Err(error) = log.maintain(clock::now()).await {
             tracing::warn!(%error, "the log could not be tidied");
         }
     }

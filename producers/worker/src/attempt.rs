@@ -180,7 +180,7 @@ impl Builder {
         };
         let limit = Duration::from_secs(build.time_limit_seconds.into());
         let until = Until { limit, stop: task.over };
-        let outcome = process::run(&self.config.guard, &order, until, Some(task.log)).await.map_err(Failure::worker)?;
+        let outcome = process::run(&self.config, &order, until, Some(task.log)).await.map_err(Failure::worker)?;
         judge(build, &order, outcome)
     }
 

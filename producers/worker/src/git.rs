@@ -190,7 +190,7 @@ impl Git {
             directory: directory.to_owned(),
             environment: environment(directory),
         };
-        let outcome = process::run(&self.config.guard, &order, until, None).await.map_err(Failure::worker)?;
+        let outcome = process::run(&self.config, &order, until, None).await.map_err(Failure::worker)?;
         match outcome.ended {
             Ended::Stopped => Err(Halt::Stopped),
             Ended::NotFound => Err(Failure::worker("git is not installed, or not in PATH").into()),

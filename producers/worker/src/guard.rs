@@ -2,20 +2,35 @@
 //!
 //! ```text
 //!            stdin: the order, then nothing; its end means "kill"
-//!  worker ──────────────────────────▶ guard ──▶ command ──▶ … ──▶ daemons, whatever session they fled to
-//!     ▲ ▲                              │ │          │
-//!     │ └──stderr: one report──────────┘ │          │
-//!     └────stdout: the command's output──┴──────────┘
+//!  worker ──────────▶ [keeper] ──────────▶ guard ──▶ command ──▶ … ──▶ daemons, whatever session they fled to
+//!     ▲ ▲                │                  │ │          │
+//!     │ └──stderr: one report───────────────┘ │          │
+//!     └────stdout: the command's output───────┴──────────┘
 //! ```
 //!
 //! The guard is a subreaper: a process whose parent died becomes the guard's child instead of init's, so nobody escapes by
 //! forking twice or by a session of his own. It ends only once no descendant is left. If the worker dies, the kernel closes the
 //! pipe, and the guard kills them all.
 //!
-//! It knows nothing of jobs, logs or time limits. What it cannot do: survive a command that kills the guard itself with
-//! SIGKILL, which a command of the same user may.
+//! **The promise.** However a worker, a guard or a keeper ends, SIGKILL included, no process of its commands is left:
+//!
+//! | who is killed | who ends the command's processes |
+//! |---|---|
+//! | the worker | the guard: its pipe closes |
+//! | the guard (by the kernel for lack of memory, or by its command) | the keeper, which inherits them all |
+//! | the keeper | the guard: its pipe closes |
+//! | guard and keeper | the worker, by the mark in their environment ([`leftovers`]) |
+//! | all three | the next worker in the same folder, by the mark, before it takes up work |
+//!
+//! Only in the last two cases can a process get away: one that cleared its environment and left the worker's folder. None of it
+//! needs root. The guard and all that it starts are the first choice of the kernel's killer when memory runs out; the
+//! worker and the keeper are not.
+//!
+//! It knows nothing of jobs, logs or time limits.
 
 mod descendants;
+mod keeper;
+pub(crate) mod leftovers;
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +44,7 @@ use std::{
     time::Duration,
 };
 
+use self::keeper::KEPT;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -44,6 +60,10 @@ const ORDER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a killed process to be gone before looking again.
 const KILL_PAUSE: Duration = Duration::from_millis(5);
+/// How often the children are killed between two looks at all descendants.
+const CHILDREN_ROUNDS: u32 = 200;
+/// How much rather than others the kernel should kill the command's processes, of 1,000.
+const MEMORY_SCORE: i32 = 500;
 
 /// What to run. One line of JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,34 +98,39 @@ pub(crate) enum End {
     CannotStart {
         error: String,
     },
+    /// The guard was killed by this signal; 0 if it ended in another way.
+    Lost {
+        signal: i32,
+    },
 }
 
-/// The guard's whole life: reads the order from stdin, reports on stderr.
+/// The whole life of either of the two: reads the order from stdin, reports on stderr.
 pub fn main() -> ExitCode {
-    let ended = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .and_then(|runtime| runtime.block_on(guard()));
-    let report = ended.unwrap_or_else(|error| Report { end: End::CannotStart { error: error.to_string() }, left: 0 });
-    let mut line = serde_json::to_vec(&report).expect("a report holds numbers and text only");
-    line.push(b'\n');
-    // Nobody listens any more if the worker is dead.
-    let _ = io::stderr().write_all(&line);
+    let is_kept = std::env::var_os(KEPT).is_some();
+    let live = async { if is_kept { guard().await.map(Some) } else { keeper::keep().await } };
+    let ended =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| runtime.block_on(live));
+    let cannot_start = |error: io::Error| Some(Report { end: End::CannotStart { error: error.to_string() }, left: 0 });
+    if let Some(report) = ended.unwrap_or_else(cannot_start) {
+        let mut line = serde_json::to_vec(&report).expect("a report holds numbers and text only");
+        line.push(b'\n');
+        // Nobody listens any more if the worker is dead.
+        let _ = io::stderr().write_all(&line);
+    }
     ExitCode::SUCCESS
 }
 
 async fn guard() -> io::Result<Report> {
-    // A session of its own: a Ctrl-C in the worker's terminal is the worker's to handle. It fails only for a group's leader,
-    // which the guard is when started by hand.
-    let _ = rustix::process::setsid();
-    let own = rustix::process::getpid();
-    rustix::process::set_child_subreaper(Some(own))?;
+    let own = own_session()?;
+    offer_to_memory_killer();
     // Before the command starts, so that no signal is missed.
     let mut signals = Signals::listen()?;
-    let mut worker = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
-    let Some(order) = read_order(&mut worker).await? else {
+    let mut worker = worker_pipe()?;
+    let Some(line) = read_line(&mut worker).await? else {
         return Ok(Report { end: End::Killed, left: 0 });
     };
+    let order =
+        serde_json::from_slice(&line).map_err(|error| io::Error::other(format!("the order is not valid: {error}")))?;
     let command = match start(&order) {
         Ok(pid) => pid,
         Err(end) => return Ok(Report { end, left: 0 }),
@@ -113,6 +138,29 @@ async fn guard() -> io::Result<Report> {
     let end = supervise(command, &mut signals, &mut worker).await;
     let left = kill_descendants(own, &mut signals).await;
     Ok(Report { end, left })
+}
+
+/// A session of its own: a Ctrl-C in the worker's terminal is the worker's to handle. And heir of all orphans below.
+fn own_session() -> io::Result<Pid> {
+    // It fails only for a group's leader, which this is when started by hand.
+    let _ = rustix::process::setsid();
+    let own = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(own))?;
+    Ok(own)
+}
+
+/// Children inherit the score. Raising it needs no privilege.
+fn offer_to_memory_killer() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let score = std::fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if score.is_some_and(|score| score < MEMORY_SCORE) {
+        // Where this cannot be written, the kernel decides as it does for all.
+        let _ = std::fs::write(SCORE, MEMORY_SCORE.to_string());
+    }
+}
+
+fn worker_pipe() -> io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)
 }
 
 struct Signals {
@@ -131,10 +179,22 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
         })
     }
+
+    /// Waits for anything to happen; whether it means that everything is to be killed.
+    async fn told_to_kill(&mut self, worker: &mut pipe::Receiver) -> bool {
+        let mut nothing = [0; 64];
+        tokio::select! {
+            _ = self.child.recv() => false,
+            read = worker.read(&mut nothing) => !matches!(read, Ok(1..)),
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.hangup.recv() => true,
+        }
+    }
 }
 
-/// None: the worker went away before it had given the order.
-async fn read_order(worker: &mut pipe::Receiver) -> io::Result<Option<Order>> {
+/// The order as it came. None: whoever gives it went away before that.
+async fn read_line(worker: &mut pipe::Receiver) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let mut buffer = [0; 8192];
     while !line.ends_with(b"\n") {
@@ -147,9 +207,7 @@ async fn read_order(worker: &mut pipe::Receiver) -> io::Result<Option<Order>> {
             return Err(io::Error::other("the order is too long: arguments and environment must be below 4 MiB"));
         }
     }
-    serde_json::from_slice(&line)
-        .map(Some)
-        .map_err(|error| io::Error::other(format!("the order is not valid: {error}")))
+    Ok(Some(line))
 }
 
 fn start(order: &Order) -> Result<Pid, End> {
@@ -183,13 +241,8 @@ async fn supervise(command: Pid, signals: &mut Signals, worker: &mut pipe::Recei
         if let Some(end) = reap(Some(command)) {
             return end;
         }
-        let mut nothing = [0; 64];
-        tokio::select! {
-            _ = signals.child.recv() => {}
-            read = worker.read(&mut nothing) => if !matches!(read, Ok(1..)) { return End::Killed },
-            _ = signals.terminate.recv() => return End::Killed,
-            _ = signals.interrupt.recv() => return End::Killed,
-            _ = signals.hangup.recv() => return End::Killed,
+        if signals.told_to_kill(worker).await {
+            return End::Killed;
         }
     }
 }
@@ -213,7 +266,8 @@ fn ended(status: WaitStatus) -> End {
     }
 }
 
-/// Kills until nobody is left: a process that forks while it is being killed leaves a child that the next round finds.
+/// Kills until nobody is left: a process that forks while it is being killed leaves a child that the next round finds. One that
+/// forks and ends is faster than a look at all processes, but its child comes here at once, and those are killed in between.
 async fn kill_descendants(own: Pid, signals: &mut Signals) -> usize {
     let deadline = Instant::now() + KILL_PATIENCE;
     loop {
@@ -225,6 +279,17 @@ async fn kill_descendants(own: Pid, signals: &mut Signals) -> usize {
         for pid in left {
             // It may have ended by itself, or belong to another user: the deadline sees to that.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        for _ in 0..CHILDREN_ROUNDS {
+            let children = descendants::children(own);
+            if children.is_empty() {
+                break;
+            }
+            for pid in children {
+                // As above.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            reap(None);
         }
         let _ = tokio::time::timeout(KILL_PAUSE, signals.child.recv()).await;
     }

@@ -1,7 +1,8 @@
 //! Runs one command under the guard, streams its output to the log, and tells how it ended.
 //!
 //! The command is stopped by closing the guard's stdin, for whatever reason: time limit, the attempt being over, the worker being dropped.
-//! In each case the guard has killed every process before this returns.
+//! In each case the guard has killed every process before this returns. If it is gone without a word, its keeper too, the
+//! processes are looked for here.
 
 use std::{collections::VecDeque, io, process::Stdio, time::Duration};
 
@@ -14,8 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::GuardProgram,
-    guard::{End, Order, Report},
+    config::{GuardProgram, WorkerConfig},
+    guard::{
+        End, Order, Report,
+        leftovers::{self, Left, MARK},
+    },
     log,
 };
 
@@ -54,14 +58,43 @@ pub(crate) struct Until<'a> {
 
 /// Errors are the worker's own: the guard cannot be started or went away.
 pub(crate) async fn run(
+    config: &WorkerConfig,
+    order: &Order,
+    until: Until<'_>,
+    log: Option<&log::Writer>,
+) -> io::Result<Outcome> {
+    let mark = leftovers::mark(&config.work_dir.canonicalize()?);
+    let mut order = order.clone();
+    order.environment.insert(MARK.to_owned(), mark.clone());
+    let outcome = run_guarded(&config.guard, &order, &mark, until, log).await;
+    if outcome.is_err() {
+        end_leftovers(&mark).await?;
+    }
+    outcome
+}
+
+/// What neither guard nor keeper could end.
+async fn end_leftovers(mark: &str) -> io::Result<()> {
+    let mark = mark.to_owned();
+    let ending = tokio::task::spawn_blocking(move || leftovers::end(Left::ByCommand(&mark)));
+    let (met, left) = ending.await.map_err(io::Error::other)?;
+    if met > 0 {
+        tracing::error!(met, left, "a command lost its guard; what it had left was killed");
+    }
+    if left > 0 { Err(io::Error::other("processes of the command could not be killed")) } else { Ok(()) }
+}
+
+async fn run_guarded(
     guard: &GuardProgram,
     order: &Order,
+    mark: &str,
     until: Until<'_>,
     log: Option<&log::Writer>,
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + until.limit;
     let mut child = Command::new(&guard.program)
         .args(&guard.arguments)
+        // Neither guard nor keeper has the mark.
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -77,7 +110,15 @@ pub(crate) async fn run(
     // A guard that died already is noticed by its missing report.
     let _ = orders.write_all(&line).await;
 
-    let work = async { tokio::join!(stream(output, log), read_report(report)) };
+    let reported = async {
+        let report = read_report(report).await;
+        if report.is_err() {
+            // They hold the output's pipe open, which would be waited for.
+            end_leftovers(mark).await?;
+        }
+        report
+    };
+    let work = async { tokio::join!(stream(output, log), reported) };
     tokio::pin!(work);
     let reason = tokio::select! {
         ended = &mut work => return finish(ended, None),
@@ -113,6 +154,13 @@ fn finish((tail, report): (String, io::Result<Report>), reason: Option<Ended>) -
         (None, End::Signaled { signal }) => Ended::Signaled(signal),
         (None, End::NotFound) => Ended::NotFound,
         (None, End::CannotStart { error }) => Ended::CannotStart(error),
+        (None, End::Lost { signal }) => {
+            let reason = format!(
+                "the guard was killed by signal {signal}, as happens when the machine runs out of memory, and the command's \
+                 processes with it"
+            );
+            return Err(io::Error::other(reason));
+        }
         (None, End::Killed) => return Err(io::Error::other("the guard was told to stop by someone else")),
     };
     Ok(Outcome { ended, tail })
@@ -121,7 +169,9 @@ fn finish((tail, report): (String, io::Result<Report>), reason: Option<Ended>) -
 async fn read_report(from: impl AsyncRead + Unpin) -> io::Result<Report> {
     let mut line = Vec::new();
     from.take(REPORT_BYTES_MAX).read_to_end(&mut line).await?;
-    serde_json::from_slice(&line)
+    // A guard that was killed right after its report is reported by its keeper as well.
+    let first = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    serde_json::from_slice(first)
         .map_err(|_| io::Error::other(format!("the guard ended without a report: {}", String::from_utf8_lossy(&line))))
 }
 

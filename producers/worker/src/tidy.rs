@@ -13,7 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    guard::leftovers::{self, Left},
+};
 
 /// A work directory that no other worker uses while this exists.
 pub(crate) struct WorkDir {
@@ -22,7 +25,7 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// Takes the directory, and removes what a worker that crashed left of its attempts.
+    /// Takes the directory, and removes what a worker that crashed left of its attempts, processes included.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
         let root = root.canonicalize().map_err(Error::io("find", root))?;
@@ -32,6 +35,10 @@ impl WorkDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::WorkDirInUse { path: root }),
             Err(TryLockError::Error(source)) => return Err(Error::io("lock", path)(source)),
+        }
+        let (met, left) = leftovers::end(Left::ByWorker(&root));
+        if met > 0 {
+            tracing::warn!(met, left, "processes that an earlier worker in this folder left behind were killed");
         }
         let attempts = root.join("attempts");
         remove_tree(&attempts).map_err(Error::io("empty", &attempts))?;
@@ -95,6 +102,35 @@ mod tests {
         remove_tree(&dir.path().join("tree")).expect("removed");
         assert!(!dir.path().join("tree").exists());
         remove_tree(&dir.path().join("tree")).expect("nothing to remove");
+    }
+
+    #[test]
+    fn processes_that_an_earlier_worker_left_are_ended() {
+        use std::process::Command;
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("there");
+        let deep = root.join("attempts/default/checkout");
+        fs::create_dir_all(&deep).expect("created");
+        let mark = format!("{}:1", root.display());
+        let other = format!("{}-2:1", root.display());
+        let sleep = || {
+            let mut sleep = Command::new("sleep");
+            sleep.arg("300").env_clear();
+            sleep
+        };
+        let mut marked = sleep().env(leftovers::MARK, mark).spawn().expect("starts");
+        let mut there = sleep().current_dir(&deep).spawn().expect("starts");
+        let mut neighbour = sleep().env(leftovers::MARK, other).spawn().expect("starts");
+        // Those that ended stay until they are waited for: somebody must.
+        let reaper =
+            std::thread::spawn(move || [marked.wait(), there.wait()].map(|status| status.expect("waited for")));
+        WorkDir::open(&root).expect("free");
+        for status in reaper.join().expect("no panic") {
+            assert!(!status.success(), "it was killed: {status}");
+        }
+        assert!(neighbour.try_wait().expect("asked").is_none(), "another worker's is left alone");
+        neighbour.kill().expect("it runs");
+        neighbour.wait().expect("it ends");
     }
 
     #[test]

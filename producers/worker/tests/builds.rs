@@ -159,6 +159,29 @@ async fn a_canceled_build_is_killed_and_the_next_one_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_kills_its_guard_and_keeper_leaves_nothing_either() {
+    let mut lab = Lab::start().await;
+    let commit = lab.commit(&[]);
+    let pids = lab.folder.path().join("pids");
+    let script = format!(
+        "(setsid sleep 300 & echo $! >> {0}); echo $$ >> {0}; \
+         keeper=$(sed 's/.*) //' /proc/$PPID/stat | cut -d' ' -f2); kill -9 $keeper $PPID; sleep 300",
+        pids.display()
+    );
+    let body = lab.build(lab.spec(&commit, &script)).await;
+    let FinishBody::Failed { reason, .. } = body else { panic!("it cannot have succeeded: {body:?}") };
+    assert_eq!(reason, FailureReason::WorkerFault);
+    let pids = fs::read_to_string(&pids).expect("written");
+    assert_eq!(pids.lines().count(), 2);
+    for pid in pids.lines() {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let lives = state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'));
+        assert!(!lives, "process {pid} is left");
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_kills_its_build() {
     let mut lab = Lab::start().await;
     let commit = lab.commit(&[]);

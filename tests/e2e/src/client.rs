@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use longshore_schemas::{
     ArtifactId, JobId,
-    http::{ArtifactView, BuildBody, DeployBody, JobView, NodeView, Page, Problem, RollbackBody, ServiceView},
+    http::{
+        ArtifactView, BuildBody, DeployBody, IDEMPOTENCY_KEY, JobView, NodeView, Page, Problem, RollbackBody,
+        ServiceView,
+    },
 };
 use reqwest::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,7 +23,7 @@ pub struct Client {
 }
 
 /// An answer that is a problem.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refusal(pub Problem);
 
 impl std::fmt::Display for Refusal {
@@ -45,6 +48,39 @@ impl Client {
 
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// Asks again until there is an answer that stays: the same key makes it one request, however often it is sent.
+    pub async fn post_until<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: &str,
+        bound: Duration,
+    ) -> Result<Result<T, Refusal>> {
+        wait_for(&format!("an answer to {key}"), bound, async || {
+            let url = format!("{}{path}", self.api);
+            let request = self.http.post(url).bearer_auth(&self.token).header(IDEMPOTENCY_KEY, key).json(body);
+            let response = request.send().await?;
+            let (status, bytes) = (response.status(), response.bytes().await?);
+            if status == StatusCode::ACCEPTED || status.is_server_error() {
+                bail!("{key}: {status} {}", String::from_utf8_lossy(&bytes));
+            }
+            let read = || format!("{key}: {status} {}", String::from_utf8_lossy(&bytes));
+            Ok(Some(if status.is_success() {
+                Ok(serde_json::from_slice(&bytes).with_context(read)?)
+            } else {
+                Err(Refusal(serde_json::from_slice(&bytes).with_context(read)?))
+            }))
+        })
+        .await
+    }
+
+    /// The wall clock of the server, as its answers show it.
+    pub async fn date(&self) -> Result<String> {
+        let response = self.http.get(format!("{}/v1/whoami", self.api)).bearer_auth(&self.token).send().await?;
+        let date = response.headers().get("date").context("an answer has a date")?;
+        Ok(date.to_str()?.to_owned())
     }
 
     pub async fn text(&self, path: &str) -> Result<String> {

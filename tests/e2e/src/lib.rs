@@ -7,6 +7,8 @@
 pub mod client;
 pub mod greeter;
 pub mod process;
+pub mod quick;
+pub mod random;
 pub mod traffic;
 
 use std::{
@@ -54,7 +56,20 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub workers: Vec<Process>,
     pub control: Process,
+    regions: String,
     ports: Ports,
+    options: Options,
+}
+
+/// What a test may want otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Further flags of `longshore up`.
+    pub up: Vec<String>,
+    /// Variables of `longshore up`.
+    pub up_environment: Vec<(String, String)>,
+    /// Variables of workers and nodes.
+    pub environment: Vec<(String, String)>,
 }
 
 pub struct Node {
@@ -67,34 +82,46 @@ pub struct Node {
 impl Cluster {
     /// Starts `longshore up` with these regions, all its data under `folder`.
     pub async fn start(folder: &Path, regions: &[&str]) -> Result<Self> {
+        Self::start_with(folder, regions, Options::default()).await
+    }
+
+    pub async fn start_with(folder: &Path, regions: &[&str], options: Options) -> Result<Self> {
         let ports = Ports::find(regions.len())?;
-        let (control, up) = start_up(folder, regions, ports).await?;
+        let regions = regions.join(",");
+        let mut control = spawn_up(folder, &regions, ports, &options)?;
+        let up = up_ready(folder, &mut control).await?;
         let client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
         let (nodes, workers) = (Vec::new(), Vec::new());
-        Ok(Self { folder: folder.to_owned(), up, client, nodes, workers, control, ports })
+        Ok(Self { folder: folder.to_owned(), up, client, nodes, workers, control, regions, ports, options })
     }
 
     pub fn start_workers(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
             let name = format!("worker-{}", self.workers.len() + 1);
-            let work_dir = self.folder.join(&name);
-            let arguments = [
-                "worker",
-                "--api",
-                &self.up.api,
-                "--token-file",
-                path_text(&self.up.tokens.worker)?,
-                "--queue",
-                "default",
-                "--name",
-                &name,
-                "--work-dir",
-                path_text(&work_dir)?,
-                "--allow-file-repositories",
-            ];
-            self.workers.push(Process::start("longshore", &arguments, &self.folder.join(format!("{name}.log")))?);
+            self.workers.push(self.worker(&name, "default")?);
         }
         Ok(())
+    }
+
+    /// Starts a worker of one queue, whose end is the caller's business.
+    pub fn worker(&self, name: &str, queue: &str) -> Result<Process> {
+        let work_dir = self.folder.join(name);
+        let arguments = [
+            "worker",
+            "--api",
+            &self.up.api,
+            "--token-file",
+            path_text(&self.up.tokens.worker)?,
+            "--queue",
+            queue,
+            "--name",
+            name,
+            "--work-dir",
+            path_text(&work_dir)?,
+            "--allow-file-repositories",
+        ];
+        let log = self.folder.join(format!("{name}.log"));
+        Process::start_in(&self.options.environment, "longshore", &arguments, &log)
     }
 
     /// Starts nodes spread evenly over the regions, two to a rack.
@@ -127,7 +154,8 @@ impl Cluster {
                     &port_base,
                     "--stop-services-on-exit",
                 ];
-                let process = Process::start("longshore-node", &arguments, &folder.join("node.log"))?;
+                let environment = &self.options.environment;
+                let process = Process::start_in(environment, "longshore-node", &arguments, &folder.join("node.log"))?;
                 self.nodes.push(Node { name, region: region.region.clone(), folder, process });
             }
         }
@@ -140,11 +168,20 @@ impl Cluster {
     }
 
     /// Ends `longshore up` as a crash does and starts it again on the same data.
-    pub async fn restart_control(&mut self, regions: &[&str]) -> Result<()> {
+    pub async fn restart_control(&mut self) -> Result<()> {
+        self.kill_control()?;
+        self.control_ready().await
+    }
+
+    /// SIGKILL for `longshore up`, and at once another one on the same data and ports. Waits for nothing.
+    pub fn kill_control(&mut self) -> Result<()> {
         self.control.kill()?;
-        let (control, up) = start_up(&self.folder, regions, self.ports).await?;
-        self.client = Client::new(&up.api, &read_token(&up.tokens.admin)?)?;
-        (self.control, self.up) = (control, up);
+        self.control = spawn_up(&self.folder, &self.regions, self.ports, &self.options)?;
+        Ok(())
+    }
+
+    pub async fn control_ready(&mut self) -> Result<()> {
+        self.up = up_ready(&self.folder, &mut self.control).await?;
         Ok(())
     }
 
@@ -183,20 +220,22 @@ impl Ports {
     }
 }
 
-async fn start_up(folder: &Path, regions: &[&str], ports: Ports) -> Result<(Process, UpFile)> {
+fn ready_file(folder: &Path) -> PathBuf {
+    folder.join("up/up.json")
+}
+
+fn spawn_up(folder: &Path, regions: &str, ports: Ports, options: &Options) -> Result<Process> {
     let data = folder.join("up");
     std::fs::create_dir_all(&data)?;
-    let ready_file = data.join("up.json");
     // A file of an earlier run says nothing of this one.
-    let _ = std::fs::remove_file(&ready_file);
-    let regions = regions.join(",");
+    let _ = std::fs::remove_file(ready_file(folder));
     let [api, s3, first] = [ports.api, ports.s3, ports.regions].map(|port| format!("127.0.0.1:{port}"));
-    let arguments = [
+    let mut arguments = vec![
         "up",
         "--data",
         path_text(&data)?,
         "--regions",
-        &regions,
+        regions,
         "--listen",
         &api,
         "--s3-listen",
@@ -204,13 +243,16 @@ async fn start_up(folder: &Path, regions: &[&str], ports: Ports) -> Result<(Proc
         "--region-listen",
         &first,
     ];
-    let mut process = Process::start("longshore", &arguments, &folder.join("up.log"))?;
-    let up = process::wait_for("`longshore up` to be ready", READY, async || {
+    arguments.extend(options.up.iter().map(String::as_str));
+    Process::start_in(&options.up_environment, "longshore", &arguments, &folder.join("up.log"))
+}
+
+async fn up_ready(folder: &Path, process: &mut Process) -> Result<UpFile> {
+    process::wait_for("`longshore up` to be ready", READY, async || {
         process.check_running()?;
-        Ok(read_up_file(&ready_file).ok())
+        Ok(read_up_file(&ready_file(folder)).ok())
     })
-    .await?;
-    Ok((process, up))
+    .await
 }
 
 fn read_up_file(path: &Path) -> Result<UpFile> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal};
 
 /// A program of this workspace that runs until it is ended.
 pub struct Process {
@@ -20,17 +21,26 @@ pub struct Process {
 impl Process {
     /// Starts a binary that lies beside this one; its output is appended to `log`.
     pub fn start(binary: &str, arguments: &[&str], log: &Path) -> Result<Self> {
-        let program = binary_path(binary)?;
+        Self::start_in(&[], binary, arguments, log)
+    }
+
+    /// The same, with further variables in its environment.
+    pub fn start_in(environment: &[(String, String)], binary: &str, arguments: &[&str], log: &Path) -> Result<Self> {
+        let mut command = Command::new(binary_path(binary)?);
+        command.args(arguments).envs(environment.iter().cloned());
+        Self::run(command, &format!("{binary} {}", arguments.first().unwrap_or(&"")), log)
+    }
+
+    /// Starts any command; its output is appended to `log`.
+    pub fn run(mut command: Command, name: &str, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(&program)
-            .args(arguments)
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
-        let name = format!("{binary} {}", arguments.first().unwrap_or(&""));
-        Ok(Self { child, name, log: log.to_owned() })
+            .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+        Ok(Self { child, name: name.to_owned(), log: log.to_owned() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -45,9 +55,13 @@ impl Process {
         }
     }
 
+    /// All that it wrote, in earlier lives too.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     pub fn log_end(&self) -> String {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -61,9 +75,23 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: it does nothing any more, and nobody is told.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on as if no time had passed.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.child.try_wait()?.is_none() {
-            let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-            rustix::process::kill_process(pid.context("a pid")?, rustix::process::Signal::TERM)?;
+            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+            rustix::process::kill_process(pid.context("a pid")?, signal)?;
         }
         Ok(())
     }
@@ -84,6 +112,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // One that is paused hears nothing.
+        let _ = self.resume();
         // Asked first, so that a node can end its services; a process that ended already is no error here.
         if self.terminate().and_then(|()| self.wait_ended(Duration::from_secs(15))).is_err() {
             let _ = self.kill();

@@ -1,19 +1,19 @@
 //! The main path with real processes: a commit becomes a running process on every node, through a crash of `longshore up`
 //! in the middle, and what is projected afterwards is what a replay from zero gives.
 
+mod common;
+
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use longshore_control::{Control, ControlConfig, replay_fingerprints};
 use longshore_e2e::{Cluster, greeter::Repository, process::wait_for};
-use longshore_log::local::{Config as LogConfig, LocalLog};
 use longshore_schemas::{
     ArtifactId,
     events::NodeStatus,
     http::{ArtifactStatus, DeployBody, JobStatus, RollbackBody, RolloutStatus, ServiceView},
-    topics,
 };
-use tokio_util::sync::CancellationToken;
+
+use common::{Left, verify};
 
 const BOUND: Duration = Duration::from_secs(120);
 const REGIONS: [&str; 2] = ["eu", "us"];
@@ -31,7 +31,7 @@ async fn a_commit_becomes_a_process_and_the_projections_equal_a_replay() -> Resu
     ask_all(&cluster, "one").await?;
     let pids = service_pids(&cluster)?;
 
-    cluster.restart_control(&REGIONS).await?;
+    cluster.restart_control().await?;
     ensure!(service_pids(&cluster)? == pids, "services stopped with the control plane");
     let two = build(&cluster, &repository, "two").await?;
     deploy(&cluster, two).await?;
@@ -46,7 +46,8 @@ async fn a_commit_becomes_a_process_and_the_projections_equal_a_replay() -> Resu
     ensure!(refused.starts_with("409") && refused.contains("hold"), "{refused}");
 
     cluster.stop()?;
-    equals_replay(&folder.path().join("up")).await
+    verify(folder.path())?;
+    Left::open(folder.path())?.equals_replay(&REGIONS).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,28 +158,4 @@ fn service_pids(cluster: &Cluster) -> Result<Vec<u64>> {
         serde_json::from_slice::<serde_json::Value>(&status)?["pid"].as_u64().context("it runs")
     };
     cluster.nodes.iter().map(|node| pid(&node.folder)).collect()
-}
-
-/// Opens what a stopped `longshore up` left, and compares its projections with a replay of the log from zero.
-async fn equals_replay(data: &Path) -> Result<()> {
-    let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
-    let regions = REGIONS.iter().map(|region| region.parse().expect("valid")).collect();
-    let stop = CancellationToken::new();
-    let mut config = ControlConfig::new(log.clone(), data.join("state"), regions);
-    config.shards_per_region = 4;
-    let control = Control::start(config, &stop)?;
-    stop.cancel();
-    control.stopped().await;
-    let live = control.fingerprints()?;
-    let replayed = replay_fingerprints(&*log, &live).await?;
-    ensure!(live.len() == 4 + 4 + 4 + 16, "{} partitions", live.len());
-    for processor in ["queue", "replication", "goals", "fleet"] {
-        let facts: u64 = live.iter().filter(|p| p.processor == processor).map(|p| p.applied.fact_offset).sum();
-        ensure!(facts > 0, "{processor} has facts");
-    }
-    for (live, replayed) in live.iter().zip(&replayed) {
-        let place = format!("{}/{}", live.processor, live.partition);
-        ensure!(live.fingerprint == replayed.fingerprint, "{place} is not what its facts say");
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
-//! The processes below this one. As subreaper it is the parent of whatever its children leave behind.
+//! Processes, as `/proc` tells of them: those below this one, which as subreaper is the parent of whatever its children leave behind; and
+//! others, by what they are called and by their environment.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use tokio::time::{Instant, sleep};
@@ -28,6 +29,31 @@ fn process(pid: i32) -> Option<Process> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let ended = fields.next()? == "Z";
     Some(Process { pid, parent: fields.next()?.parse().ok()?, ended })
+}
+
+/// Every process that has not ended.
+pub(super) fn all() -> Vec<Pid> {
+    processes().into_iter().filter(|process| !process.ended).filter_map(|process| Pid::from_raw(process.pid)).collect()
+}
+
+/// Whether a process was started with these arguments and this path, and no others.
+pub(super) fn is_called(process: Pid, arguments: &[&str], path: &Path) -> bool {
+    let line = fs::read(format!("/proc/{}/cmdline", process.as_raw_nonzero())).unwrap_or_default();
+    let path = path.as_os_str().as_encoded_bytes();
+    let expected = arguments.iter().map(|argument| argument.as_bytes()).chain([path]);
+    line.strip_suffix(b"\0").is_some_and(|line| line.split(|byte| *byte == 0).eq(expected))
+}
+
+/// Whether a process was started with this in its environment, as `NAME=value`. Of another user's nobody can tell.
+pub(super) fn has_variable(process: Pid, variable: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|entry| entry == variable)
+}
+
+/// All others with this in their environment.
+pub(super) fn with_variable(variable: &[u8]) -> Vec<Pid> {
+    let own = getpid();
+    all().into_iter().filter(|process| *process != own && has_variable(*process, variable)).collect()
 }
 
 /// Every process whose line of parents leads here and that has not ended.

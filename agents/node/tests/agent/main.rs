@@ -1,5 +1,6 @@
 //! The agent, its shims and real services, against a region that the test plays.
 
+mod kills;
 mod node;
 mod region;
 

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     region: Region,
     port_base: u16,
     agent: Option<Child>,
+    /// What is started as the agent.
+    program: PathBuf,
 }
 
 impl Node {
@@ -34,9 +36,48 @@ impl Node {
     pub(crate) fn start(name: &'static str, region: &Region) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).expect("written");
-        let mut node = Self { name, folder, region: region.clone(), port_base: port_base(), agent: None };
+        let mut node =
+            Self { name, folder, region: region.clone(), port_base: port_base(), agent: None, program: PROGRAM.into() };
         node.start_agent(&[]);
         node
+    }
+
+    /// Puts a new file in place of the program, as an upgrade does.
+    pub(crate) fn replace_program(&mut self) {
+        let (new, program) = (self.folder.path().join("program.new"), self.folder.path().join("program"));
+        std::fs::copy(PROGRAM, &new).expect("copied");
+        std::fs::rename(&new, &program).expect("renamed");
+        self.program = program;
+    }
+
+    pub(crate) fn service_file(&self, name: &str) -> PathBuf {
+        self.data().join("services/web").join(name)
+    }
+
+    pub(crate) fn shim_pid(&self) -> u32 {
+        let status = std::fs::read(self.service_file("status.json")).expect("there");
+        serde_json::from_slice::<longshore_node::shim::ShimStatus>(&status).expect("a status").shim_pid
+    }
+
+    /// Living processes of the service, and shims that say they are its.
+    pub(crate) fn processes(&self) -> (Vec<u32>, Vec<u32>) {
+        let folder = self.data().canonicalize().expect("there").join("services/web");
+        let folder = folder.to_string_lossy();
+        let pids = std::fs::read_dir("/proc").expect("readable").flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| lives(*pid));
+        let (mark, (mut services, mut shims)) = (format!("LONGSHORE_SHIM={folder}"), (Vec::new(), Vec::new()));
+        for pid in pids {
+            let has = |file: &str, entry: &str| {
+                let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                text.split(|byte| *byte == 0).any(|part| part == entry.as_bytes())
+            };
+            if has("environ", &mark) {
+                services.push(pid);
+            } else if has("cmdline", "shim") && has("cmdline", &folder) {
+                shims.push(pid);
+            }
+        }
+        (services, shims)
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -45,7 +86,7 @@ impl Node {
 
     pub(crate) fn start_agent(&mut self, more: &[&str]) {
         let log = File::options().create(true).append(true).open(self.folder.path().join("agent.log")).expect("a log");
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.args(["run", "--node", self.name, "--host", "127.0.0.1", "--swarm-listen", "127.0.0.1:0"]);
         command.arg("--region-address").arg(self.region.address().to_string());
         command.arg("--data").arg(self.data()).arg("--token-file").arg(self.folder.path().join("token"));

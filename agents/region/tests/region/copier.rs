@@ -80,6 +80,9 @@ async fn wrong_bytes_are_reported_and_tried_again() {
     assert!(error.contains(&bad.pack.to_string()) && error.contains("wrong bytes"), "{error}");
     assert_eq!(world.own.head(&pack_key(&bad.pack)).await.expect("asked"), None, "wrong bytes are not stored");
     assert_eq!(world.own.head(&root_key(&root.artifact)).await.expect("asked"), None, "nor the root");
+    assert_eq!(world.main.head(&pack_key(&bad.pack)).await.expect("asked"), None, "its place is free for right ones");
+    let quarantined = format!("quarantine/{}", pack_key(&bad.pack));
+    assert_eq!(world.main.head(&quarantined).await.expect("asked"), Some(bad.bytes), "for people to look at");
 
     world.main.put(&pack_key(&bad.pack), right).await.expect("put");
     assert_eq!(report(&world, ReplicaStatus::Stored).await.packs_done, 4);

@@ -1,5 +1,6 @@
 //! A region between a real log, real buckets and nodes that speak its protocol.
 
 mod copier;
+mod damage;
 mod nodes;
 mod support;

@@ -188,6 +188,74 @@ fn two_accusers_ban_and_strangers_cannot_accuse() {
     );
 }
 
+fn accuse(region: &mut Region, accuser: &str, lied: bool) -> Vec<String> {
+    let (node, peer, pack) = (node(accuser), node("bad"), PackId::of(&[1]));
+    region.on(if lied { Event::PeerLied { node, peer, pack } } else { Event::PeerFailed { node, peer, pack } })
+}
+
+/// Nodes that want pack 1 and were sent to `bad`, which says that it has it.
+fn sent_to_bad(wanters: &[&str]) -> Region {
+    let mut region = Region::new(&["bad", "good", "a", "b", "c"]);
+    region.have("bad", &[1]);
+    region.pass(300);
+    for wanter in wanters {
+        let mut said = region.want(wanter, &[1]);
+        // Not all are sent there at once; by then the first have complained.
+        while !said.iter().any(|said| said.starts_with(&format!("{wanter}: bad has 1"))) {
+            assert!(region.now < Duration::from_secs(60), "{wanter} is not sent there: {said:?}");
+            said = region.pass(1_000);
+        }
+    }
+    region
+}
+
+#[test]
+fn a_ban_ends_and_connecting_anew_does_not_lift_it() {
+    let mut region = sent_to_bad(&["a", "b"]);
+    accuse(&mut region, "a", true);
+    assert!(accuse(&mut region, "b", true).contains(&"ban bad".to_owned()));
+    region.on(Event::Left { node: node("bad") });
+    region.on(Event::Joined { node: node("bad"), address: "bad:2".to_owned(), rack: "r".parse().expect("valid") });
+    region.have("bad", &[1, 2]);
+    let mut said = region.want("c", &[2]);
+    said.extend(region.pass(60_000));
+    assert!(!said.iter().any(|said| said.contains("bad")), "{said:?}");
+    assert_eq!(region.tracker.counts().banned, 1);
+    let said = region.pass(600_000);
+    assert!(said.iter().any(|said| said.contains("bad has")), "it has another chance: {said:?}");
+    assert_eq!(region.tracker.counts().banned, 0);
+}
+
+#[test]
+fn whoever_finds_a_peer_failing_gets_a_ticket_and_three_of_them_keep_all_others_away() {
+    let mut region = sent_to_bad(&["a", "b", "c"]);
+    let mut said = accuse(&mut region, "a", false);
+    said.extend(region.pass(500));
+    assert_eq!(said, ["a: ticket 1"], "at once");
+    assert_eq!(region.tracker.counts().resting, 0, "one word bans nobody");
+    accuse(&mut region, "b", false);
+    accuse(&mut region, "c", false);
+    assert_eq!((region.tracker.counts().resting, region.tracker.counts().banned), (1, 0));
+    region.pass(500);
+    let mut said = region.want("good", &[1]);
+    said.extend(region.pass(20_000));
+    assert!(!said.iter().any(|said| said.contains("bad")), "{said:?}");
+    let said = region.pass(60_000);
+    assert!(said.iter().any(|said| said.contains("bad has 1")), "it has another chance: {said:?}");
+}
+
+#[test]
+fn a_node_that_wants_nothing_of_a_peer_cannot_accuse_it() {
+    let mut region = sent_to_bad(&["a", "b"]);
+    for name in ["a", "b"] {
+        region.on(Event::Done { node: node(name), artifact: artifact() });
+    }
+    for name in ["a", "b"] {
+        assert!(!accuse(&mut region, name, true).contains(&"ban bad".to_owned()));
+    }
+    assert_eq!(region.tracker.counts().banned, 0);
+}
+
 #[test]
 fn nothing_is_left_when_all_have_gone() {
     let mut region = Region::new(&["a", "b"]);

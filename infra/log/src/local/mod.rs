@@ -41,9 +41,21 @@ use self::{
     store::Store,
     write::WriterThread,
 };
-use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, TopicPartition, Writer};
+use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, TopicPartition, Writer, clock};
 
 pub use self::maintenance::{Maintained, TOMBSTONE_KEPT};
+
+/// Reads a record as the log's folder holds it, for tests that bring bytes of their choice; `None` if these are none.
+#[doc(hidden)]
+pub fn decode_stored(stored: bytes::Bytes) -> Option<(Timestamp, Record)> {
+    format::decode(stored)
+}
+
+/// The bytes of a record as the log's folder holds it.
+#[doc(hidden)]
+pub fn encode_stored(at: Timestamp, record: &Record) -> Vec<u8> {
+    format::Encoded::new(record).stamped(at).to_vec()
+}
 
 /// Partitions of all topics together.
 const PARTITIONS_MAX: usize = 100_000;
@@ -90,6 +102,8 @@ impl LocalLog {
                 bounds.push(of);
             }
         }
+        // What is stamped from now on, and whatever is counted by the same clock, comes after what is there.
+        clock::begin_after(bounds.iter().map(|bounds| bounds.at).max().unwrap_or_default());
         let group = store.with(|view| view.group())?;
         let (shared, queue) = Shared::new(store, slots, partitions);
         let shared = Arc::new(shared);

@@ -360,17 +360,19 @@ fn describe(partitions: u32, compacted: bool) -> String {
     format!("{partitions} partition{plural} and {compaction}")
 }
 
+/// RocksDB syncs what it makes inside the folder; the folder's own name, and those of its parents, are ours to sync. Each
+/// time: an earlier process may have made them and died before it came to that.
 fn create_folder(path: &Path) -> Result<(), Error> {
     let io = |source: std::io::Error| Error::Storage { doing: "creating its folder", source: Arc::new(source) };
-    if path.is_dir() {
-        return Ok(());
-    }
     std::fs::create_dir_all(path).map_err(io)?;
-    // RocksDB syncs what it makes inside the folder; the folder's own name is ours to sync.
-    match path.canonicalize().map_err(io)?.parent() {
-        Some(parent) => std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io),
-        None => Ok(()),
+    for parent in path.canonicalize().map_err(io)?.ancestors().skip(1) {
+        match std::fs::File::open(parent).and_then(|parent| parent.sync_all()) {
+            // Another user's, whose care it is.
+            Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => return Err(io(error)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn open_db(path: &Path) -> Result<Db, rocksdb::Error> {

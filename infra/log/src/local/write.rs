@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use longshore_schemas::Timestamp;
@@ -25,7 +25,7 @@ use super::{
     shared::{Shared, Slot},
     store::{Bounds, View, put},
 };
-use crate::{CommitError, Error, error::Cause};
+use crate::{CommitError, Error, clock, error::Cause};
 
 /// Content of one group; one operation more may exceed it.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -150,7 +150,7 @@ impl WriterThread {
 
     fn gather(&mut self, first: Op) -> Group {
         let mut group = Group::default();
-        let now = now();
+        let now = clock::now();
         let mut next = Some(first);
         while let Some(op) = next {
             self.add(op, now, &mut group);
@@ -387,11 +387,6 @@ fn refuse(op: Op, error: &Error) {
         Op::Trim { answer, .. } | Op::Bury { answer, .. } => drop(answer.send(Err(error))),
         Op::Close => {}
     }
-}
-
-fn now() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// An error with its causes, for one line of a log.

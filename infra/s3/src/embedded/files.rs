@@ -5,20 +5,29 @@
 //! second writer of a key that must not be replaced always loses.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Component, Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Longest part of a key between slashes, in bytes: a file name.
 const PART_BYTES_MAX: usize = 255;
+/// Folders that are remembered as durable. Beyond that all are forgotten, and synced once more.
+const DIRS_MAX: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Files {
     buckets: PathBuf,
     staging: PathBuf,
     staged: AtomicU64,
+    /// Folders of objects that this process has synced up to the buckets. That one is there says nothing: it may be another
+    /// writer's that has not come that far, or a dead process's.
+    durable: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// Whether a conditional write stored the object.
@@ -32,13 +41,20 @@ pub(super) enum Stored {
 impl Files {
     /// Opens the root, and removes what an earlier process had not finished.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let files = Self { buckets: root.join("buckets"), staging: root.join("staging"), staged: AtomicU64::new(0) };
+        let (buckets, staging) = (root.join("buckets"), root.join("staging"));
+        let files = Self { buckets, staging, staged: AtomicU64::new(0), durable: Mutex::default() };
         fs::create_dir_all(&files.buckets)?;
         if files.staging.exists() {
             fs::remove_dir_all(&files.staging)?;
         }
         fs::create_dir_all(&files.staging)?;
-        sync_dir(root)?;
+        for dir in root.canonicalize()?.ancestors() {
+            match sync_dir(dir) {
+                // Above the root, another user's, whose care it is.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+        }
         Ok(files)
     }
 
@@ -92,12 +108,19 @@ impl Files {
     }
 
     fn make_dirs(&self, dir: &Path) -> io::Result<()> {
-        if dir.is_dir() {
+        let known = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(dir) && dir.is_dir() {
             return Ok(());
         }
         fs::create_dir_all(dir)?;
-        let new = dir.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.buckets));
-        new.into_iter().try_for_each(sync_dir)
+        let parents = dir.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.buckets));
+        parents.into_iter().try_for_each(sync_dir)?;
+        let mut known = known();
+        if known.len() >= DIRS_MAX {
+            known.clear();
+        }
+        known.insert(dir.to_owned());
+        Ok(())
     }
 }
 

@@ -13,11 +13,25 @@ mod counters;
 mod files;
 mod store;
 
-use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use hyper::server::conn::http1;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{DATE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::{
+    Body, HttpError,
     auth::SimpleAuth,
     service::{S3Service, S3ServiceBuilder},
 };
@@ -137,7 +151,17 @@ async fn serve(socket: TcpStream, service: S3Service, stop: CancellationToken) {
     }
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+    let dated = service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        async move {
+            let mut response = service.call(request.map(Body::from)).await?;
+            if let Some(date) = date() {
+                response.headers_mut().insert(DATE, date);
+            }
+            Ok::<_, HttpError>(response)
+        }
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), dated));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
@@ -148,4 +172,11 @@ async fn serve(socket: TcpStream, service: S3Service, stop: CancellationToken) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the embedded S3 server ended early");
     }
+}
+
+/// The wall clock, by which clients correct their own. Hyper keeps its text until a later second comes, which after the clock
+/// was set back by an hour takes an hour: all that time clients would sign for the wrong hour, and be refused.
+fn date() -> Option<HeaderValue> {
+    let date = DateTime::from(SystemTime::now()).fmt(DateTimeFormat::HttpDate).ok()?;
+    HeaderValue::from_str(&date).ok()
 }

@@ -178,6 +178,30 @@ async fn refusals_and_dead_letters_reach_those_who_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_a_request_is_known_after_a_restart() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let log = open(&folder.path().join("log"));
+    let state = folder.path().join("state");
+    let running = Running::<1>::start(&log, &state);
+    let mut asked = Vec::new();
+    for round in 0..20 {
+        // Every third round is refused.
+        let job = if round % 3 == 0 { "a-13" } else { "a-1" };
+        let positions = ask(&log, &format!("r-{round}"), &[job]).await;
+        let outcome = running.handle.outcome(positions[0].0, positions[0].1, PATIENCE).await;
+        asked.push((positions[0], outcome));
+    }
+    running.stop().await;
+    let running = Running::<1>::start(&log, &state);
+    for ((partition, offset), outcome) in asked {
+        let refused = matches!(&outcome, Outcome::Refused(refusal) if refusal.offset == offset);
+        assert!(refused || outcome == Outcome::Processed, "{outcome:?}");
+        assert_eq!(running.handle.outcome(partition, offset, PATIENCE).await, outcome, "{partition}/{offset}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_leader_that_is_still_assigned_takes_over_again() {
     let folder = TempDir::new().expect("a temporary folder");
     let log = open(&folder.path().join("log"));

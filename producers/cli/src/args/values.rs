@@ -15,7 +15,7 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// `90`, `90s`, `15m`, `2h`
-pub(super) fn seconds(text: &str) -> Result<u32, String> {
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),
         Some((at, 'm')) => (&text[..at], 60),

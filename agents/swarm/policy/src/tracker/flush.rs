@@ -147,6 +147,10 @@ impl Tracker {
     }
 
     fn tell(&mut self, id: PackId, pack: &mut Pack, wanter: Number, outbox: &mut Outbox) -> bool {
+        let now = self.now;
+        if let Some(node) = self.node_mut(wanter) {
+            node.forgive(now);
+        }
         let holders = self.choose_holders(id, pack, wanter);
         if holders.is_empty() {
             return false;
@@ -180,7 +184,7 @@ impl Tracker {
         let rack = self.racks.get(&node.rack).unwrap_or(&nowhere);
         let words = pack.holders.words();
         let start = mix(pack_number(&id), mix(wanter as u64, pack.complaints)) as usize % (64 * words.max(1));
-        let able = |word| pack.holders.word(word) & !self.banned.word(word) & !node.accused.word(word);
+        let able = |word| pack.holders.word(word) & !self.banned.word(word) & !node.shunned.word(word);
         let near = Bits::select(words, start, |word| able(word) & rack.word(word)).take(HOLDERS_COMPARED_MAX);
         let far = Bits::select(words, start, |word| able(word) & !rack.word(word)).take(HOLDERS_COMPARED_MAX);
         let candidates = near.map(|number| (false, number)).chain(far.map(|number| (true, number)));

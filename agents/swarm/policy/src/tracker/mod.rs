@@ -11,6 +11,7 @@
 //!   come first, and a node stays with a few peers rather than knowing all.
 //! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, one is lent at a time, to the least
 //!   busy of those who want it: the bucket gives each pack about once, and different packs to different nodes.
+//! - A node that others say lies or fails is kept away from for a while: `trust` has the rule.
 //! - Nothing waits for ever: a lease that is over is lent again; a pack that does not spread is introduced to more; a pack
 //!   whose holders do not help gets another ticket.
 //!
@@ -19,6 +20,7 @@
 
 mod flush;
 mod state;
+mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +31,7 @@ use longshore_schemas::{ArtifactId, NodeId, PackId, RackName, stream::PeerPacks}
 
 use crate::{Time, bits::Bits};
 use state::{Artifact, Node, Number, Pack};
+use trust::{Fault, Trust};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -71,9 +74,6 @@ impl Default for Config {
     }
 }
 
-/// Different nodes that must accuse one before nobody is sent to it any more.
-const ACCUSERS_TO_BAN: usize = 2;
-
 /// What the nodes say; the first five are the messages of the same names in [`longshore_schemas::stream::FromNode`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -111,6 +111,11 @@ pub enum Event {
         peer: NodeId,
         pack: PackId,
     },
+    PeerFailed {
+        node: NodeId,
+        peer: NodeId,
+        pack: PackId,
+    },
     Done {
         node: NodeId,
         artifact: ArtifactId,
@@ -123,7 +128,7 @@ pub enum Event {
 pub enum Action {
     /// Tell the node; `tickets` are to be signed first.
     Sources { node: NodeId, artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<PackId> },
-    /// Several nodes got wrong bytes from this one. Nobody is sent to it any more.
+    /// Several nodes got wrong bytes from this one. Nobody is sent to it for a while.
     Ban { node: NodeId },
 }
 
@@ -133,7 +138,10 @@ pub struct Counts {
     pub nodes: usize,
     pub packs: usize,
     pub tickets_lent: usize,
+    /// Nodes that nobody is sent to because they lied.
     pub banned: usize,
+    /// Nodes that nobody is sent to because they failed.
+    pub resting: usize,
 }
 
 /// See the module.
@@ -143,7 +151,9 @@ pub struct Tracker {
     nodes: Vec<Option<Node>>,
     numbers: BTreeMap<NodeId, Number>,
     racks: BTreeMap<RackName, Bits>,
+    /// Nobody is sent to these: the numbers of those that `trust` names.
     banned: Bits,
+    trust: Trust,
     packs: BTreeMap<PackId, Pack>,
     artifacts: BTreeMap<ArtifactId, Artifact>,
     /// Something about these changed since the last flush.
@@ -167,6 +177,7 @@ impl Tracker {
             numbers: BTreeMap::new(),
             racks: BTreeMap::new(),
             banned: Bits::default(),
+            trust: Trust::default(),
             packs: BTreeMap::new(),
             artifacts: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -183,6 +194,7 @@ impl Tracker {
     pub fn on(&mut self, event: Event, now: Time) -> Vec<Action> {
         self.now = self.now.max(now);
         self.started.get_or_insert(self.now);
+        self.end_bans();
         let mut actions = Vec::new();
         match event {
             Event::Joined { node, address, rack } => self.join(node, address, rack),
@@ -191,7 +203,8 @@ impl Tracker {
             Event::HaveMore { node, artifact, packs } => self.have_more(&node, artifact, &packs),
             Event::Wanted { node, artifact, packs } => self.want(&node, artifact, &packs),
             Event::TicketDone { node, artifact, pack, ok } => self.ticket_done(&node, artifact, pack, ok),
-            Event::PeerLied { node, peer, pack } => self.accuse(&node, &peer, pack, &mut actions),
+            Event::PeerLied { node, peer, pack } => self.accuse((&node, &peer), pack, Fault::Lied, &mut actions),
+            Event::PeerFailed { node, peer, pack } => self.accuse((&node, &peer), pack, Fault::Failed, &mut actions),
             Event::Done { node, artifact } => self.done(&node, artifact),
             Event::Tick => {}
         }
@@ -207,7 +220,8 @@ impl Tracker {
         let parked = self.parked.values().min().copied();
         let leased = self.leased.iter().filter_map(|pack| self.packs.get(pack)?.lease.as_ref()).map(|l| l.until).min();
         let short = if self.leased.len() < self.config.tickets_max { self.short_due() } else { None };
-        let due = dirty.into_iter().chain(parked).chain(leased).chain(short).min()?;
+        let ban = self.trust.next_end();
+        let due = dirty.into_iter().chain(parked).chain(leased).chain(short).chain(ban).min()?;
         Some(due.max(self.flush_at()))
     }
 
@@ -216,7 +230,8 @@ impl Tracker {
             nodes: self.numbers.len(),
             packs: self.packs.len(),
             tickets_lent: self.leased.len(),
-            banned: self.banned.len(),
+            banned: self.trust.count(Fault::Lied),
+            resting: self.trust.count(Fault::Failed),
         }
     }
 

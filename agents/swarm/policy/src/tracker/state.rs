@@ -1,10 +1,10 @@
 //! The bookkeeping: what each event changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_schemas::{ArtifactId, NodeId, PackId, RackName};
 
-use super::{ACCUSERS_TO_BAN, Action, Tracker};
+use super::{Action, Tracker, trust::Fault};
 use crate::{Time, bits::Bits};
 
 /// A node's place in the bit sets; given to another once it left.
@@ -18,11 +18,31 @@ pub(super) struct Node {
     pub(super) leases: usize,
     /// Those it was told of.
     pub(super) peers: Bits,
-    /// Those that it says lied: it does not listen to them any more.
-    pub(super) accused: Bits,
+    /// Those that it says lied or failed: it is not sent to them for a while.
+    pub(super) shunned: Bits,
+    shunned_until: BTreeMap<Number, Time>,
     /// How many were sent to it lately, for a pack each.
     pub(super) load: u64,
-    accusers: BTreeSet<NodeId>,
+}
+
+impl Node {
+    fn shun(&mut self, peer: Number, until: Time) {
+        self.shunned.insert(peer);
+        let known = self.shunned_until.entry(peer).or_insert(until);
+        *known = until.max(*known);
+    }
+
+    fn stop_shunning(&mut self, peer: Number) {
+        self.shunned.remove(peer);
+        self.shunned_until.remove(&peer);
+    }
+
+    /// Gives those another chance that it shunned long enough.
+    pub(super) fn forgive(&mut self, now: Time) {
+        for (peer, _) in self.shunned_until.extract_if(.., |_, until| *until <= now) {
+            self.shunned.remove(peer);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -111,8 +131,11 @@ impl Tracker {
         });
         self.racks.entry(rack.clone()).or_default().insert(number);
         self.numbers.insert(id.clone(), number);
-        let (peers, accused, accusers) = (Bits::default(), Bits::default(), BTreeSet::new());
-        self.nodes[number] = Some(Node { id, address, rack, leases: 0, load: 0, peers, accused, accusers });
+        if self.trust.keeps_away_from(&id) {
+            self.banned.insert(number);
+        }
+        let (peers, shunned, shunned_until) = (Bits::default(), Bits::default(), BTreeMap::new());
+        self.nodes[number] = Some(Node { id, address, rack, leases: 0, load: 0, peers, shunned, shunned_until });
     }
 
     pub(super) fn leave(&mut self, id: &NodeId) {
@@ -127,7 +150,7 @@ impl Tracker {
         }
         for node in self.nodes.iter_mut().flatten() {
             node.peers.remove(number);
-            node.accused.remove(number);
+            node.stop_shunning(number);
         }
         if let Some(node) = self.nodes[number].take()
             && let Some(rack) = self.racks.get_mut(&node.rack)
@@ -193,24 +216,48 @@ impl Tracker {
         self.release(pack);
     }
 
-    pub(super) fn accuse(&mut self, node: &NodeId, peer: &NodeId, pack: PackId, actions: &mut Vec<Action>) {
+    pub(super) fn accuse(
+        &mut self,
+        (node, peer): (&NodeId, &NodeId),
+        pack: PackId,
+        fault: Fault,
+        actions: &mut Vec<Action>,
+    ) {
         let (Some(&accuser), Some(&accused)) = (self.numbers.get(node), self.numbers.get(peer)) else { return };
-        // Only those who were sent there can know.
-        if accuser == accused || !self.node(accuser).is_some_and(|node| node.peers.contains(accused)) {
+        let wants = self.packs.get(&pack).is_some_and(|pack| pack.wanters.contains(accuser));
+        let until = self.now + fault.shunned_for();
+        let Some(known) = self.node_mut(accuser) else { return };
+        // Only those who were sent there, for a pack that they want, can know.
+        if accuser == accused || !wants || !known.peers.contains(accused) {
             return;
         }
-        self.lose(pack, accused);
-        if let Some(node) = self.node_mut(accuser) {
-            node.accused.insert(accused);
+        known.shun(accused, until);
+        // It needs another source, or a ticket, at once.
+        if let Some(pack) = self.packs.get_mut(&pack) {
+            pack.introduced.remove(accuser);
+            pack.settled.remove(accuser);
         }
-        let Some(liar) = self.node_mut(accused) else { return };
-        liar.accusers.insert(node.clone());
-        if liar.accusers.len() >= ACCUSERS_TO_BAN && self.banned.insert(accused) {
+        self.dirty.insert(pack);
+        if !self.trust.accuse(node, peer, fault, self.now) {
+            return;
+        }
+        if self.banned.insert(accused) {
             for (pack, known) in self.packs.iter_mut().filter(|(_, pack)| pack.holders.contains(accused)) {
                 known.begin_anew_unless_held(&self.banned);
                 self.dirty.insert(*pack);
             }
+        }
+        if fault == Fault::Lied {
             actions.push(Action::Ban { node: peer.clone() });
+        }
+    }
+
+    /// Those whose ban is over are sources again.
+    pub(super) fn end_bans(&mut self) {
+        for node in self.trust.ended(self.now) {
+            let Some(&number) = self.numbers.get(&node) else { continue };
+            self.banned.remove(number);
+            self.dirty.extend(self.packs.iter().filter(|(_, pack)| pack.holders.contains(number)).map(|(id, _)| *id));
         }
     }
 

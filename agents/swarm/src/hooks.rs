@@ -1,0 +1,26 @@
+//! Both ends of the peers' protocol over any stream, for tests that play the other end with bytes of their choice.
+
+use longshore_schemas::PackId;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
+
+use crate::{PackStore, peer, server};
+
+/// Serves one connection until its peer hangs up.
+pub async fn serve<S>(stream: &mut S, store: &PackStore) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    server::serve(stream, store, &Semaphore::new(1)).await
+}
+
+/// Asks for one pack, after the greeting, and puts it into the store; or says why it did not come.
+pub async fn transfer<S>(stream: &mut S, store: &PackStore, pack: PackId, bytes: u64) -> Result<u64, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let transferred = peer::transfer(stream, store, pack, bytes).await;
+    transferred.map_err(|failure| format!("{:?}: {}", failure.failure, failure.reason))
+}

@@ -1,0 +1,270 @@
+//! Whether a log is whole: what `longshore log verify` asks.
+//!
+//! ```text
+//!   fact partitions ──▶ FactChecker ──▶ transactions, causes ─┐
+//!   request partitions, goal-state ──▶ RequestChecker ◀───────┤   ──▶ Report { partitions, faults }
+//!   dead letters ──▶ LetterChecker ◀──────────────────────────┘
+//!   stored projections ──▶ fingerprint ──compared with──▶ a replay from the first fact
+//! ```
+//!
+//! The checkers are pure and are fed record by record, so that a simulated log is judged by the same rules as one on a
+//! disk. After a fault a checker takes up where the log goes on: one missing fact is one fault, not a thousand.
+//!
+//! Not known here: what facts mean. A log can be whole and tell of a wrong decision.
+
+mod facts;
+mod letters;
+mod requests;
+mod state;
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use longshore_fleet::Fleet;
+use longshore_goals::Goals;
+use longshore_log::{Log, ReadLimit, StoredRecord, TopicPartition};
+use longshore_processor::Processor;
+use longshore_queue::Queue;
+use longshore_replication::Replication;
+use longshore_runtime::Wire;
+use longshore_schemas::{
+    codec::Message,
+    events::{Event, Fact, FactEvent, GoalState, Request},
+    topics::{self, Topic},
+};
+use serde::Serialize;
+
+pub use self::{
+    facts::{CheckedFacts, FactChecker},
+    letters::LetterChecker,
+    requests::{CheckedRequests, RequestChecker},
+    state::stored_fingerprints,
+};
+use crate::Error;
+
+/// Faults that are told one by one; further ones are only counted.
+pub const FAULTS_MAX: usize = 100;
+
+/// What can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// Something that must be there is not.
+    Gap,
+    /// Something is there twice, or was consumed twice.
+    Duplicate,
+    /// An output or a transaction is there in part.
+    Torn,
+    /// A time, or what a processor has consumed, goes back.
+    Backwards,
+    /// A record is not what its topic's schema says.
+    Undecodable,
+    /// A record does not lie on its key's partition, or says it came from elsewhere.
+    Misplaced,
+    /// A cause names a request that the log does not have there.
+    Uncaused,
+    /// A stored projection is not what the facts say.
+    State,
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Gap => "gap",
+            Self::Duplicate => "duplicate",
+            Self::Torn => "torn",
+            Self::Backwards => "backwards",
+            Self::Undecodable => "undecodable",
+            Self::Misplaced => "misplaced",
+            Self::Uncaused => "uncaused",
+            Self::State => "state",
+        })
+    }
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub topic: String,
+    pub partition: u32,
+    /// The record at which it shows; None for the partition as a whole.
+    pub offset: Option<u64>,
+    /// For people.
+    pub what: String,
+}
+
+/// The faults of one checker: the first [`FAULTS_MAX`], and how many there are in all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults {
+    pub first: Vec<Fault>,
+    pub total: u64,
+}
+
+impl Faults {
+    fn add(&mut self, kind: FaultKind, of: &TopicPartition, offset: impl Into<Option<u64>>, what: String) {
+        self.total += 1;
+        if self.first.len() < FAULTS_MAX {
+            let (topic, partition, offset) = (of.topic.to_string(), of.partition, offset.into());
+            self.first.push(Fault { kind, topic, partition, offset, what });
+        }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.total += other.total;
+        let room = FAULTS_MAX - self.first.len();
+        self.first.extend(other.first.into_iter().take(room));
+    }
+}
+
+/// What one fact partition holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionReport {
+    pub topic: &'static str,
+    pub partition: u32,
+    pub facts: u64,
+    pub transactions: u64,
+    /// Requests that led to facts.
+    pub outputs: u64,
+    pub refusals: u64,
+    /// Requests that the log has and no transaction consumed yet.
+    pub waiting: u64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub partitions: Vec<PartitionReport>,
+    /// Request records read, those of `goal-state` included.
+    pub requests: u64,
+    pub dead_letters: u64,
+    /// Partitions whose stored projection was compared with a replay.
+    pub projections: u64,
+    /// The first [`FAULTS_MAX`].
+    pub faults: Vec<Fault>,
+    pub faults_total: u64,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.faults_total == 0
+    }
+}
+
+/// Reads the whole log, and the projections in `state_dir` if there are any. Nothing else may write meanwhile.
+pub async fn verify(log: &dyn Log, state_dir: Option<&Path>) -> Result<Report, Error> {
+    let mut verifier = Verifier { log, facts: BTreeMap::new(), requests: BTreeMap::new(), faults: Faults::default() };
+    verifier.facts::<Queue>(&[topics::WORKER_SIGNALS]).await?;
+    verifier.facts::<Replication>(&[]).await?;
+    verifier.facts::<Goals>(&[]).await?;
+    verifier.facts::<Fleet>(&[]).await?;
+    verifier.requests::<<Queue as Processor>::Request>(Some(topics::BUILDS)).await?;
+    verifier.requests::<<Replication as Processor>::Request>(Some(topics::ARTIFACTS)).await?;
+    verifier.requests::<<Goals as Processor>::Request>(Some(topics::GOALS)).await?;
+    verifier.requests::<<Fleet as Processor>::Request>(Some(topics::FLEET)).await?;
+    verifier.requests::<GoalState>(None).await?;
+    let dead_letters = verifier.letters().await?;
+    let Verifier { facts, requests, mut faults, .. } = verifier;
+    let mut projections = 0;
+    if let Some(state_dir) = state_dir.filter(|state_dir| state_dir.is_dir()) {
+        let (compared, found) = state::compare(log, state_dir).await?;
+        projections = compared;
+        faults.extend(found);
+    }
+    Ok(Report {
+        partitions: facts.into_values().map(|checked| checked.report).collect(),
+        requests: requests.values().map(|checked| checked.records).sum(),
+        dead_letters,
+        projections,
+        faults_total: faults.total,
+        faults: faults.first,
+    })
+}
+
+/// Reads partition by partition, and carries what one checker found to the next.
+struct Verifier<'a> {
+    log: &'a dyn Log,
+    /// By topic and partition, in the order of the processors.
+    facts: BTreeMap<(&'static str, u32), CheckedFacts>,
+    requests: BTreeMap<(&'static str, u32), CheckedRequests>,
+    faults: Faults,
+}
+
+impl Verifier<'_> {
+    async fn facts<P: Wire>(&mut self, signals: &'static [Topic]) -> Result<(), Error>
+    where
+        Fact<P::Fact>: Message,
+        P::Fact: FactEvent,
+    {
+        let topic = P::Fact::TOPIC;
+        for partition in 0..self.log.partitions(topic.name)? {
+            let mut checker = FactChecker::<P>::new(partition, topic.partitions, signals);
+            let of = TopicPartition::new(topic.name, partition);
+            each(self.log, &of, |record| checker.record(record)).await?;
+            let requests = TopicPartition::new(P::Request::TOPIC.name, partition);
+            let (start, end) = (self.log.start_offset(&requests).await?, self.log.end_offset(&requests).await?);
+            let (checked, faults) = checker.finish(start, end);
+            self.facts.insert((topic.name, partition), checked);
+            self.faults.extend(faults);
+        }
+        Ok(())
+    }
+
+    /// `facts` are those of the processor that consumes these.
+    async fn requests<E: Event>(&mut self, facts: Option<Topic>) -> Result<(), Error>
+    where
+        Request<E>: Message,
+    {
+        let topic = E::TOPIC;
+        for partition in 0..self.log.partitions(topic.name)? {
+            let consumer = facts.and_then(|facts| self.facts.get(&(facts.name, partition)));
+            let mut checker = RequestChecker::<E>::new(partition, topic.partitions, consumer, &self.facts);
+            let of = TopicPartition::new(topic.name, partition);
+            each(self.log, &of, |record| checker.record(record)).await?;
+            let (checked, faults) = checker.finish();
+            self.requests.insert((topic.name, partition), checked);
+            self.faults.extend(faults);
+        }
+        Ok(())
+    }
+
+    async fn letters(&mut self) -> Result<u64, Error> {
+        let mut checker = LetterChecker::new(&self.requests);
+        let of = TopicPartition::new(topics::DEAD_LETTERS.name, 0);
+        let mut letters = 0;
+        each(self.log, &of, |record| {
+            letters += 1;
+            checker.record(record);
+        })
+        .await?;
+        self.faults.extend(checker.finish());
+        Ok(letters)
+    }
+}
+
+/// Every record of a partition, in order, up to the end that it has now.
+async fn each(log: &dyn Log, of: &TopicPartition, mut visit: impl FnMut(&StoredRecord)) -> Result<(), Error> {
+    let end = log.end_offset(of).await?;
+    let start = log.start_offset(of).await?;
+    if start >= end {
+        return Ok(());
+    }
+    let mut reader = log.reader(vec![(of.clone(), start)])?;
+    while reader.position(of).is_some_and(|position| position < end) {
+        for record in reader.read(ReadLimit::default()).await? {
+            if record.offset < end {
+                visit(&record);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with where a record lies, if anything.
+fn misplaced(record: &StoredRecord, key: &str, partitions: u32) -> Option<String> {
+    let found = &record.record.key;
+    if key.as_bytes() != found.as_ref() {
+        return Some(format!("its key is {:?}, the event's is {key:?}", String::from_utf8_lossy(found)));
+    }
+    let partition = topics::partition_of(found, partitions);
+    (partition != record.source.partition).then(|| format!("its key {key:?} belongs on partition {partition}"))
+}

@@ -1,0 +1,462 @@
+//! The role of one partition on one replica: follows while others lead, leads while it is assigned.
+//!
+//! ```text
+//!            ┌────────────────────────────── anew, after a rest ◀── any error ──┐
+//!            ▼                                                                  │
+//!  not assigned ─▶ Open facts ─▶ Read … (follows)                               │
+//!      assigned ─▶ TakeWriter ─▶ Ask end of facts ─▶ Open, Read up to it ─▶ Ask ─▶ Open ─▶ Commit*, Read, Ask ends …
+//!                  (fences)                         (replays)                          (leads)
+//! ```
+//!
+//! There is always exactly one effect under way; its answer brings the next one. So nothing is half done between two
+//! calls, and whoever carries effects out decides nothing. Every error ends the role, which then begins anew: that is right
+//! for a fenced writer, a commit that may or may not have happened, and a full disk alike.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_log::{Batch, CommitError, Position, StoredRecord, TopicPartition, clock::Steady};
+use longshore_planted::{Bug, planted};
+use longshore_schemas::{Timestamp, events::Event};
+
+use crate::{
+    Applied, Error, Projection, Replica, Wire,
+    error::chain,
+    step::{Barrier, Leader, Place, Transaction},
+};
+
+/// How far back a new leader reads signals: those of a moment ago were heard by nobody yet, and are repeated every 5 s.
+const SIGNALS_LOOKBACK: Duration = Duration::from_secs(6);
+const REST_MIN: Duration = Duration::from_millis(10);
+const REST_MAX: Duration = Duration::from_secs(5);
+/// Between deadlines at least, should a processor say that one stays due.
+const WAKE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// What a partition does on this replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Following,
+    TakingOver,
+    Leading,
+    /// A committed fact cannot be applied: a person has to look.
+    Halted,
+    Stopped,
+}
+
+/// A partition's role, and what went wrong last if it is not well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub role: Role,
+    pub error: Option<String>,
+}
+
+/// What to do next. The answer to each is given with it.
+#[derive(Debug)]
+pub enum Effect {
+    /// Read from these offsets on, with a new reader: [`Answer::Done`].
+    Open(Vec<(TopicPartition, u64)>),
+    /// Wait for records of what was opened last, at most until `due`, and while the assignment is `assigned`:
+    /// [`Answer::Read`], [`Answer::Due`] or [`Answer::Ended`].
+    Read { due: Option<Duration>, assigned: bool },
+    /// Take a writer for this owner in place of an earlier one: [`Answer::Done`].
+    TakeWriter(String),
+    /// Ask these of the log, in this order: [`Answer::Offsets`].
+    Ask(Vec<Question>),
+    /// Commit with the writer that was taken last: [`Answer::Committed`].
+    Commit(Batch),
+    /// Let this time pass, unless all is stopping: [`Answer::Done`].
+    Rest(Duration),
+    /// The role has ended for good; there is no answer.
+    End,
+}
+
+/// What a log can be asked. The answer is an offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    Start(TopicPartition),
+    End(TopicPartition),
+    At(TopicPartition, Timestamp),
+}
+
+/// What came of an effect.
+#[derive(Debug)]
+pub enum Answer {
+    Done,
+    /// The positions are those of what was opened, in that order.
+    Read {
+        records: Vec<StoredRecord>,
+        positions: Vec<u64>,
+    },
+    Due,
+    /// The assignment has changed, or all is stopping.
+    Ended,
+    Offsets(Vec<u64>),
+    Committed(Vec<Position>),
+    Failed(Error),
+}
+
+/// What is the case outside, as the answer comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Around {
+    /// What the clock shows. It may jump.
+    pub now: Timestamp,
+    /// The time since some moment in the past, by a clock that nobody sets.
+    pub steady: Duration,
+    pub assigned: bool,
+    pub stopping: bool,
+}
+
+impl Around {
+    fn must_stop(&self) -> bool {
+        self.stopping || !self.assigned
+    }
+}
+
+/// See the module.
+pub struct Machine<P: Wire, S> {
+    processor: Arc<P>,
+    place: Place,
+    /// Whether the processor has signals.
+    signals: bool,
+    replica: Replica<P, S>,
+    phase: Phase<P>,
+    status: Status,
+    rest: Duration,
+    /// What was applied when the role began: a role that got nowhere is followed by a longer rest.
+    began_at: Applied,
+}
+
+enum Phase<P: Wire> {
+    /// Nothing is under way: the role begins with the next answer.
+    Between,
+    Opening,
+    Following,
+    Fencing {
+        /// Known only by the bug that asks for the end too early.
+        end: Option<u64>,
+    },
+    AskingFactsEnd,
+    CatchingUp {
+        end: u64,
+    },
+    AskingWhereToLead,
+    OpeningToLead(Box<Lead<P>>),
+    Leading(Box<Lead<P>>),
+    Over,
+}
+
+/// What only a leader has.
+struct Lead<P: Wire> {
+    leader: Leader<P>,
+    requests: TopicPartition,
+    next_wake: Option<Timestamp>,
+    /// The last step said that there is more to do at once.
+    again: bool,
+    /// What is being committed.
+    committing: Option<Transaction<P::Fact>>,
+    /// When a deadline was seen to be due, while the ends are asked for.
+    due_at: Timestamp,
+    /// Its time: from what its predecessor wrote last on, so that deadlines come due also where that one's clock was ahead.
+    /// A clock that is set must not end any lease, nor prolong it.
+    clock: Steady,
+}
+
+impl<P: Wire> Lead<P> {
+    fn now(&mut self, around: Around) -> Timestamp {
+        self.clock.read_at(around.now, around.steady)
+    }
+}
+
+impl<P: Wire, S: Projection> Machine<P, S> {
+    pub fn new(processor: Arc<P>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
+        let began_at = replica.applied();
+        let status = Status { role: Role::Following, error: None };
+        Self { processor, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
+    }
+
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub fn replica(&self) -> &Replica<P, S> {
+        &self.replica
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The first effect.
+    pub fn start(&mut self, around: Around) -> Effect {
+        self.begin(around)
+    }
+
+    /// Takes the answer to the effect under way, and says what is next.
+    pub fn handle(&mut self, answer: Answer, around: Around) -> Effect {
+        match self.advance(answer, around) {
+            Ok(effect) => effect,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn advance(&mut self, answer: Answer, around: Around) -> Result<Effect, Error> {
+        if let Answer::Failed(error) = answer {
+            return self.failed(error);
+        }
+        match (std::mem::replace(&mut self.phase, Phase::Between), answer) {
+            (Phase::Opening, Answer::Done) => {
+                self.set_role(Role::Following);
+                Ok(self.follow())
+            }
+            (Phase::Following, Answer::Read { records, positions }) => {
+                self.replica.follow(&records, first(&positions))?;
+                Ok(self.follow())
+            }
+            (Phase::Fencing { end: None }, Answer::Done) => Ok(self.ask_facts_end()),
+            (Phase::Fencing { end: Some(end) }, Answer::Done) => self.catch_up(end, around),
+            (Phase::AskingFactsEnd, Answer::Offsets(ends)) if planted(Bug::ReadEndBeforeFencing) => {
+                Ok(self.take_writer(Some(first(&ends))))
+            }
+            (Phase::AskingFactsEnd, Answer::Offsets(ends)) => self.catch_up(first(&ends), around),
+            (Phase::CatchingUp { end }, Answer::Done) => {
+                self.catch_up_further(end, self.replica.applied().fact_offset, around)
+            }
+            (Phase::CatchingUp { end }, Answer::Read { records, positions }) => {
+                let position = first(&positions);
+                self.replica.follow(&records, position)?;
+                self.catch_up_further(end, position, around)
+            }
+            (Phase::AskingWhereToLead, Answer::Offsets(offsets)) => Ok(self.open_to_lead(&offsets)),
+            (Phase::OpeningToLead(mut lead), Answer::Done) => {
+                lead.clock = Steady::from_time(around.now.max(self.replica.applied().at), around.steady);
+                self.set_role(Role::Leading);
+                self.settle(lead, around)
+            }
+            (Phase::Leading(lead), answer) => self.lead(lead, answer, around),
+            // The assignment has changed, or the rest is over.
+            (_, _) => Ok(self.begin(around)),
+        }
+    }
+
+    fn begin(&mut self, around: Around) -> Effect {
+        if around.stopping {
+            self.phase = Phase::Over;
+            self.set_role(Role::Stopped);
+            return Effect::End;
+        }
+        if let Err(error) = self.replica.refresh() {
+            return self.fail(&error);
+        }
+        self.began_at = self.replica.applied();
+        if !around.assigned {
+            self.phase = Phase::Opening;
+            let from = self.replica.applied().fact_offset;
+            return Effect::Open(vec![(self.replica.facts().clone(), from)]);
+        }
+        self.set_role(Role::TakingOver);
+        if planted(Bug::ReadEndBeforeFencing) {
+            return self.ask_facts_end();
+        }
+        // First fence: after this no fact of a predecessor can appear behind the end that is read next.
+        self.take_writer(None)
+    }
+
+    fn set_role(&mut self, role: Role) {
+        self.status = Status { role, error: None };
+    }
+
+    fn take_writer(&mut self, end: Option<u64>) -> Effect {
+        self.phase = Phase::Fencing { end };
+        self.writer()
+    }
+
+    fn writer(&self) -> Effect {
+        Effect::TakeWriter(format!("{}-{}", P::NAME, self.place.partition))
+    }
+
+    fn follow(&mut self) -> Effect {
+        self.phase = Phase::Following;
+        Effect::Read { due: None, assigned: false }
+    }
+
+    fn ask_facts_end(&mut self) -> Effect {
+        self.phase = Phase::AskingFactsEnd;
+        Effect::Ask(vec![Question::End(self.replica.facts().clone())])
+    }
+
+    /// Applies every fact that is committed now. The predecessor is fenced, so these are all of its facts.
+    fn catch_up(&mut self, end: u64, around: Around) -> Result<Effect, Error> {
+        let (facts, from) = (self.replica.facts().clone(), self.replica.applied().fact_offset);
+        if from > end {
+            return Err(longshore_log::Error::BeyondEnd { of: facts, offset: from, end }.into());
+        }
+        if planted(Bug::LeadBeforeReplayed) {
+            return Ok(self.ask_where_to_lead(around));
+        }
+        self.phase = Phase::CatchingUp { end };
+        Ok(Effect::Open(vec![(facts, from)]))
+    }
+
+    fn catch_up_further(&mut self, end: u64, position: u64, around: Around) -> Result<Effect, Error> {
+        if position < end {
+            self.phase = Phase::CatchingUp { end };
+            // Revoked or not, what is committed is applied: it is little, and a follower needs it too.
+            return Ok(Effect::Read { due: None, assigned: true });
+        }
+        Ok(self.ask_where_to_lead(around))
+    }
+
+    fn ask_where_to_lead(&mut self, around: Around) -> Effect {
+        self.phase = Phase::AskingWhereToLead;
+        let mut questions = vec![Question::Start(self.requests())];
+        if self.signals {
+            let lookback = SIGNALS_LOOKBACK.as_millis() as i64;
+            let since = Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
+            questions.push(Question::At(self.signals(), since));
+        }
+        Effect::Ask(questions)
+    }
+
+    fn requests(&self) -> TopicPartition {
+        TopicPartition::new(P::Request::TOPIC.name, self.place.partition)
+    }
+
+    fn signals(&self) -> TopicPartition {
+        TopicPartition::new(P::Signal::TOPIC.name, self.place.partition)
+    }
+
+    fn open_to_lead(&mut self, offsets: &[u64]) -> Effect {
+        let (requests, applied) = (self.requests(), self.replica.applied());
+        let (next, start) = (applied.request_offset, first(offsets));
+        if start > next {
+            tracing::error!(partition = %requests, next, start, "requests expired before they were processed");
+        }
+        let mut leader = Leader::new(self.processor.clone(), self.place, applied);
+        let mut sources = vec![(requests.clone(), next)];
+        if let Some(from) = offsets.get(1) {
+            leader.offer_signals([], *from);
+            sources.push((self.signals(), *from));
+        }
+        let (next_wake, again, committing, due_at) = (None, false, None, Timestamp::default());
+        let lead = Lead { leader, requests, next_wake, again, committing, due_at, clock: Steady::default() };
+        self.phase = Phase::OpeningToLead(Box::new(lead));
+        Effect::Open(sources)
+    }
+
+    fn lead(&mut self, mut lead: Box<Lead<P>>, answer: Answer, around: Around) -> Result<Effect, Error> {
+        match answer {
+            Answer::Read { records, positions } => {
+                let (read, heard): (Vec<_>, Vec<_>) =
+                    records.into_iter().partition(|record| record.source == lead.requests);
+                lead.leader.offer_requests(read, first(&positions));
+                lead.leader.offer_signals(heard, positions.get(1).copied().unwrap_or(0));
+                self.settle(lead, around)
+            }
+            Answer::Due => {
+                // The time first, the ends second: whatever came before the deadline is before the ends.
+                lead.due_at = lead.now(around);
+                let mut questions = vec![Question::End(lead.requests.clone())];
+                if self.signals {
+                    questions.push(Question::End(self.signals()));
+                }
+                self.phase = Phase::Leading(lead);
+                Ok(Effect::Ask(questions))
+            }
+            Answer::Offsets(ends) => {
+                let (requests, signals) = (first(&ends), ends.get(1).copied().unwrap_or(0));
+                let (requests, signals) = if planted(Bug::WakeBeforeDraining) { (0, 0) } else { (requests, signals) };
+                lead.leader.set_barrier(Barrier { at: lead.due_at, requests, signals });
+                self.settle(lead, around)
+            }
+            Answer::Committed(positions) => self.committed(lead, &positions, around),
+            // A new writer, for the bug that goes on with what it has.
+            Answer::Done => self.settle(lead, around),
+            Answer::Ended | Answer::Failed(_) => Ok(self.begin(around)),
+        }
+    }
+
+    /// Decides until something is to be committed or nothing more is to be done.
+    fn settle(&mut self, mut lead: Box<Lead<P>>, around: Around) -> Result<Effect, Error> {
+        loop {
+            let now = lead.now(around);
+            let step = lead.leader.step(self.replica.store(), now)?;
+            (lead.next_wake, lead.again) = (step.next_wake, step.again);
+            if let Some(mut transaction) = step.transaction {
+                let batch = std::mem::take(&mut transaction.batch);
+                lead.committing = Some(transaction);
+                if planted(Bug::ApplyBeforeCommit) {
+                    self.apply_committing(&mut lead, None)?;
+                }
+                self.phase = Phase::Leading(lead);
+                return Ok(Effect::Commit(batch));
+            }
+            if !lead.again || around.must_stop() {
+                return Ok(self.wait(lead, around));
+            }
+        }
+    }
+
+    /// It is in the log, so it is applied.
+    fn committed(&mut self, mut lead: Box<Lead<P>>, positions: &[Position], around: Around) -> Result<Effect, Error> {
+        self.apply_committing(&mut lead, Some(positions))?;
+        if lead.again && !around.must_stop() { self.settle(lead, around) } else { Ok(self.wait(lead, around)) }
+    }
+
+    fn apply_committing(&mut self, lead: &mut Lead<P>, positions: Option<&[Position]>) -> Result<(), Error> {
+        let Some(transaction) = lead.committing.take() else { return Ok(()) };
+        let last = transaction.facts.len() - 1;
+        let guess = self.replica.applied().fact_offset + last as u64;
+        let last = positions.and_then(|positions| positions.get(last)).map_or(guess, |position| position.offset);
+        self.replica.lead(transaction, last + 1)?;
+        lead.leader.committed(self.replica.applied());
+        Ok(())
+    }
+
+    fn wait(&mut self, mut lead: Box<Lead<P>>, around: Around) -> Effect {
+        let due = lead.next_wake.filter(|_| !lead.leader.has_barrier());
+        let due = due.map(|due| due.since(lead.now(around)).max(WAKE_INTERVAL_MIN));
+        self.phase = Phase::Leading(lead);
+        Effect::Read { due, assigned: true }
+    }
+
+    fn failed(&mut self, error: Error) -> Result<Effect, Error> {
+        let ambiguous = matches!(error, Error::Commit(CommitError::Ambiguous(_)));
+        if planted(Bug::GoOnAfterAmbiguousCommit)
+            && ambiguous
+            && let Phase::Leading(lead) = &mut self.phase
+        {
+            lead.committing = None;
+            return Ok(self.writer());
+        }
+        Err(error)
+    }
+
+    /// Ends the role. Nothing of it is used again: a leader's Soft may have seen what never happened.
+    fn fail(&mut self, error: &Error) -> Effect {
+        let text = chain(error);
+        if error.halts() {
+            self.phase = Phase::Over;
+            self.status = Status { role: Role::Halted, error: Some(text) };
+            return Effect::End;
+        }
+        self.phase = Phase::Between;
+        self.status = Status { role: Role::Following, error: Some(text) };
+        if error.is_beyond_log() {
+            self.rebuild();
+        }
+        let got_nowhere = self.replica.applied() == self.began_at;
+        self.rest = if got_nowhere { (self.rest * 2).min(REST_MAX) } else { REST_MIN };
+        Effect::Rest(self.rest)
+    }
+
+    fn rebuild(&mut self) {
+        let (processor, partition) = (P::NAME, self.place.partition);
+        tracing::warn!(processor, partition, "the state is ahead of the log: rebuilding");
+        if let Err(error) = self.replica.reset() {
+            tracing::error!(processor, partition, error = chain(&error), "state not deleted");
+        }
+    }
+}
+
+fn first(offsets: &[u64]) -> u64 {
+    offsets.first().copied().unwrap_or_default()
+}

@@ -1,0 +1,135 @@
+//! `longshore log verify`: whether the log in a data folder is whole, and its projections say what it says.
+
+use std::path::Path;
+
+use longshore_control::verify::{Report, verify};
+use longshore_log::local::{Config as LogConfig, LocalLog};
+use longshore_schemas::topics;
+
+use crate::{
+    error::Error,
+    output::{self, Format},
+};
+
+/// Works on the folder of a `longshore up` that does not run: the log has one user at a time.
+pub(super) async fn run(data: &Path, format: Format) -> Result<(), Error> {
+    let folder = data.join("log");
+    // Opening would make a new, empty log, which is whole.
+    if !folder.join("CURRENT").is_file() {
+        let folder = folder.display();
+        return Err(Error::Refused(format!(
+            "there is no log in {folder}: name the data folder of `longshore up` with --data"
+        )));
+    }
+    let log = match LocalLog::open(LogConfig::new(&folder, topics::ALL)) {
+        Err(longshore_log::Error::InUse { .. }) => {
+            return Err(Error::Refused(format!(
+                "`longshore up` runs on {}, and a log has one user at a time: stop it (SIGTERM), verify, start it again; \
+                 or verify a copy of the folder that was made while it was stopped",
+                data.display()
+            )));
+        }
+        opened => opened.map_err(|error| Error::Other(error.into()))?,
+    };
+    let report = verify(&*log, Some(&data.join("state"))).await.map_err(|error| Error::Other(error.into()))?;
+    log.close();
+    match format {
+        Format::Json => output::json(&report)?,
+        Format::Table => output::data(&text(&report))?,
+    }
+    if report.is_clean() {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the log in {} is not whole: {} found. Keep the folder as it is, start nothing on it, and restore a copy",
+        folder.display(),
+        faults(report.faults_total)
+    )))
+}
+
+fn faults(count: u64) -> String {
+    format!("{count} fault{}", if count == 1 { "" } else { "s" })
+}
+
+/// What was read, and each fault on a line of its own.
+fn text(report: &Report) -> String {
+    let rows = report.partitions.iter().map(|partition| {
+        let place = format!("{}/{}", partition.topic, partition.partition);
+        let numbers =
+            [partition.facts, partition.transactions, partition.outputs, partition.refusals, partition.waiting];
+        std::iter::once(place).chain(numbers.map(|number| number.to_string())).collect()
+    });
+    let mut text =
+        output::table(&["partition", "facts", "transactions", "outputs", "refusals", "waiting"], rows.collect());
+    text += &format!(
+        "\n\n{} requests, {} dead letters; {} projections compared with a replay from the first fact",
+        report.requests, report.dead_letters, report.projections
+    );
+    if report.is_clean() {
+        return text + "\nwhole: no gap, no duplicate, no torn output";
+    }
+    text += &format!("\n\n{}:", faults(report.faults_total));
+    for fault in &report.faults {
+        let offset = fault.offset.map_or_else(String::new, |offset| format!(", offset {offset}"));
+        text += &format!("\n{:12} {}/{}{offset}: {}", fault.kind, fault.topic, fault.partition, fault.what);
+    }
+    let told = report.faults.len() as u64;
+    if told < report.faults_total {
+        text += &format!("\n… and {} more", report.faults_total - told);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_control::verify::{Fault, FaultKind, PartitionReport};
+
+    use super::*;
+
+    #[test]
+    fn a_fault_says_where_and_what() {
+        let partition = PartitionReport {
+            topic: "builds",
+            partition: 2,
+            facts: 12,
+            transactions: 4,
+            outputs: 6,
+            refusals: 1,
+            waiting: 0,
+        };
+        let mut report = Report {
+            partitions: vec![partition],
+            requests: 9,
+            dead_letters: 0,
+            projections: 28,
+            faults: Vec::new(),
+            faults_total: 0,
+        };
+        assert!(text(&report).ends_with("whole: no gap, no duplicate, no torn output"), "{}", text(&report));
+        let what = "2 facts are missing before sequence 9".to_owned();
+        report.faults =
+            vec![Fault { kind: FaultKind::Gap, topic: "builds".into(), partition: 2, offset: Some(7), what }];
+        report.faults_total = 3;
+        let shown = text(&report);
+        assert!(shown.contains("gap          builds/2, offset 7: 2 facts are missing before sequence 9"), "{shown}");
+        assert!(shown.ends_with("… and 2 more"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_a_log_stays_without_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = run(folder.path(), Format::Json).await.expect_err("there is none");
+        assert!(matches!(&error, Error::Refused(text) if text.contains("--data")), "{error}");
+        assert!(!folder.path().join("log").exists());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_in_use_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = LocalLog::open(LogConfig::new(folder.path().join("log"), topics::ALL)).expect("opens");
+        let error = run(folder.path(), Format::Json).await.expect_err("it is in use");
+        assert!(matches!(&error, Error::Refused(text) if text.contains("stop it")), "{error}");
+        log.close();
+        run(folder.path(), Format::Json).await.expect("an empty log is whole");
+    }
+}
