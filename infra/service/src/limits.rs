@@ -158,6 +158,14 @@ impl Gate {
         }
     }
 
+    pub fn limit(&self) -> &'static Limit {
+        self.limit
+    }
+
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// How many are inside.
     pub fn used(&self) -> usize {
         self.max - self.free.available_permits()

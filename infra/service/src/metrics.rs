@@ -63,7 +63,7 @@ impl<const N: usize> Names<N> {
     }
 
     fn labels(&self, values: [&str; N]) -> Labels<N> {
-        let mut owned = values.map(str::to_owned);
+        let mut owned = values.map(escaped);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !seen.contains(&owned) {
             if seen.len() >= SERIES_MAX {
@@ -74,6 +74,14 @@ impl<const N: usize> Names<N> {
         let mut owned = owned.into_iter();
         self.names.map(|name| (name, owned.next().unwrap_or_default()))
     }
+}
+
+/// A label's value as the text form wants it, which the library does not see to.
+fn escaped(value: &str) -> String {
+    if value.contains(['\\', '"', '\n']) {
+        return value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    }
+    value.to_owned()
 }
 
 /// Numbers that only grow, told apart by labels.

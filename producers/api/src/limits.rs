@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use longshore_artifact::PACK_BYTES_MAX;
-use longshore_schemas::http::{LOG_SEGMENT_BYTES_MAX, PAGE_ITEMS_MAX, UPLOADS_MAX};
+use longshore_schemas::http::{CheckView, LOG_SEGMENT_BYTES_MAX, PAGE_ITEMS_MAX, UPLOADS_MAX};
 use longshore_service::{
     limits::{Gate, Limit},
     metrics::{self, Counters, Histograms},
@@ -81,6 +81,9 @@ pub static LIMITS: &[&Limit] = &[
     &MESSAGE_BYTES,
 ];
 
+/// Of a gate, so much taken is worth a word.
+const TAKEN_PERCENT: usize = 90;
+
 /// The kinds of calls. Each has its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -119,6 +122,22 @@ impl Gates {
             asks: Gate::new(&ASKS, limits.asks_max),
             attempt_calls: Gate::new(&ATTEMPT_CALLS, limits.attempt_calls_max),
         }
+    }
+
+    /// Whether there is room, for the list of checks.
+    pub(crate) fn check(&self) -> CheckView {
+        let gates = [&self.connections, &self.reads, &self.asks, &self.attempt_calls, &self.claims, &self.streams];
+        let taken = |gate: &&&Gate| gate.used() * 100 >= gate.max() * TAKEN_PERCENT;
+        let full: Vec<_> = gates
+            .iter()
+            .filter(taken)
+            .map(|gate| format!("{} {} of {}", gate.limit().name, gate.used(), gate.max()))
+            .collect();
+        if full.is_empty() {
+            return CheckView::ok("limits", "there is room for calls of every kind");
+        }
+        let advice = "callers are or will be turned away: find who calls so much, or raise it with --limit";
+        CheckView::warn("limits", format!("nearly or wholly taken: {}", full.join(", ")), advice)
     }
 
     pub(crate) fn of(&self, class: Class) -> Option<Gate> {

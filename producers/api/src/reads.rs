@@ -34,7 +34,9 @@ pub(crate) async fn health(State(shared): App) -> View<serde_json::Value> {
 
 /// `GET /v1/checks`: what the process finds when it looks at itself.
 pub(crate) async fn checks(State(shared): App) -> Json<Page<CheckView>> {
-    Json(whole(shared.checks.checks().await))
+    let mut checks = vec![shared.gates.check()];
+    checks.extend(shared.checks.checks().await);
+    Json(whole(checks))
 }
 
 /// `GET /v1/whoami`

@@ -1,8 +1,8 @@
 //! A flood: ten times as many requests, claims and readers that stop reading as `longshore up` takes on at once.
 //!
 //! Usual and flooded times are measured in the same run on the same machine, in windows of which the median counts, so that
-//! what else the machine does falls on both. The flood's callers come back half a second after each refusal, though they
-//! are told to wait two.
+//! what else the machine does falls on both. The flood's callers come back about a second after each refusal, each in its own
+//! time, though they are told to wait two.
 
 use std::{
     path::Path,
@@ -41,8 +41,8 @@ const USUAL: Duration = Duration::from_secs(10);
 const FLOODED: Duration = Duration::from_secs(16);
 const RECOVERY_MAX: Duration = Duration::from_secs(30);
 const WINDOW: Duration = Duration::from_secs(2);
-/// A caller that was refused is back after this.
-const COME_BACK: Duration = Duration::from_millis(500);
+/// A caller that was refused is back after half to one and a half of this.
+const COME_BACK: Duration = Duration::from_secs(1);
 /// A call that takes longer than anything here has failed.
 const CALL_MAX: Duration = Duration::from_secs(30);
 
@@ -176,6 +176,12 @@ impl Record {
         }
     }
 
+    /// Until the caller comes back. Not all at the same moment: a crowd has no drummer.
+    async fn rest(&self) {
+        let share = self.calls.fetch_add(1, Ordering::Relaxed) * 7_919 % 1_000;
+        tokio::time::sleep(COME_BACK / 2 + COME_BACK * u32::try_from(share).unwrap_or(0) / 1_000).await;
+    }
+
     /// Asks for one build after the other.
     async fn build_on(self: Arc<Self>) {
         let mut line = Line::new(&self.address);
@@ -190,7 +196,7 @@ impl Record {
         let began = Instant::now();
         let answer = line.call(&call).await;
         if !self.take(answer, began, true) {
-            tokio::time::sleep(COME_BACK).await;
+            self.rest().await;
         }
     }
 
@@ -213,7 +219,7 @@ impl Record {
             let call = request("POST", "/v1/queues/idle/claims", &self.worker, "", &body);
             let answer = line.call(&call).await;
             if !self.take(answer, Instant::now(), false) {
-                tokio::time::sleep(COME_BACK).await;
+                self.rest().await;
             }
         }
     }
@@ -226,7 +232,7 @@ impl Record {
             if let Ok(mut stream) = self.ask_for_facts(&call, buffer.len()).await {
                 while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
             }
-            tokio::time::sleep(COME_BACK).await;
+            self.rest().await;
         }
     }
 
@@ -239,7 +245,7 @@ impl Record {
                 std::future::pending::<()>().await;
                 drop(stream);
             }
-            tokio::time::sleep(COME_BACK).await;
+            self.rest().await;
         }
     }
 

@@ -215,9 +215,18 @@ async fn each_role_has_metrics_and_the_doctor_finds_it_well() -> Result<()> {
     let found: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     ensure!(code == 0 && found["state"] != "fail", "{code}: {text}");
     let checks: Vec<_> = found["checks"].as_array().context("checks")?.iter().map(|check| &check["check"]).collect();
-    for name in
-        ["server", "clock", "token", "processor queue", "dead letters", "disk", "bucket eu", "region eu", "nodes"]
-    {
+    for name in [
+        "server",
+        "clock",
+        "token",
+        "limits",
+        "processor queue",
+        "dead letters",
+        "disk",
+        "bucket eu",
+        "region eu",
+        "nodes",
+    ] {
         ensure!(checks.iter().any(|check| *check == name), "{name} is among {checks:?}");
     }
     let (_, text) = doctor(&up, "table")?;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{body::Body, http::Method};
-use longshore_schemas::http::{Problem, Role};
+use longshore_schemas::http::{CheckState, CheckView, Page, Problem, Role};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -114,9 +114,12 @@ async fn a_full_gate_turns_away_its_own_kind_and_no_other() {
     let problem = refused.expect_problem(503, "the limit api.asks of 1 calls is reached");
     assert_eq!((problem.kind.as_str(), refused.header("retry-after")), ("/problems/limit-reached", "2"));
     assert_eq!(world.records().await, 0, "nothing was written");
-    for path in ["/v1/health", "/v1/queues", "/v1/checks"] {
+    for path in ["/v1/health", "/v1/queues"] {
         world.get(path).await.expect_status(200);
     }
+    let checks = world.get("/v1/checks").await.expect_status(200).json::<Page<CheckView>>().items;
+    let limits = checks.iter().find(|check| check.check == "limits").expect("a word on limits");
+    assert!(limits.state == CheckState::Warn && limits.says.contains("api.asks 1 of 1"), "{limits:?}");
     inside.abort();
     until(|| asks.used() == 0).await;
     world.post("/v1/builds", Role::Builder, &build()).await.expect_status(201);

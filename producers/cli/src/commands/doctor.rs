@@ -378,7 +378,8 @@ warn  nodes      1 of 3 is lost → look at the machine";
         let queue = |queued, running| QueueView { queue: "q".parse().expect("valid"), queued, running };
         let job = |queued_at: i64| -> JobView {
             let view = serde_json::json!({
-                "job": "q-1", "status": "queued", "attempt": 0, "queued_at": Timestamp(queued_at).to_string(),
+                "job": "q-1", "status": "queued", "attempt": 0, "worker": null,
+                "started_at": null, "ended_at": null, "ahead": 0, "artifact": null, "failure": null, "queued_at": Timestamp(queued_at).to_string(),
                 "build": {"name": "web", "repository": "https://example.org/web", "commit": "0123456789".repeat(4),
                     "command": ["make"], "output": "web", "run": {"command": ["./web"]}},
             });

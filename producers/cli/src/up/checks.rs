@@ -42,7 +42,7 @@ impl Checks for UpChecks {
             checks.push(reachable(name, bucket).await);
         }
         for (region, connections) in &self.regions {
-            let says = format!("{} nodes are connected", connections.count());
+            let says = format!("nodes connected: {}", connections.count());
             checks.push(CheckView::ok(format!("region {region}"), says));
         }
         checks
