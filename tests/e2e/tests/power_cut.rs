@@ -122,7 +122,7 @@ async fn longshore_up_keeps_what_it_acknowledged() -> Result<()> {
         }
         disk.cut(Cut::seeded(round))?;
         let begun = Instant::now();
-        cluster.restart_control(&REGIONS).await?;
+        cluster.restart_control().await?;
         let job = cluster.client.build(&body).await.with_context(|| format!("after cut {round}"))?;
         recovered.push(begun.elapsed());
         said.lock().expect("no panic").jobs.insert(job.job);
