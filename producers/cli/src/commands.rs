@@ -64,11 +64,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
 
 async fn ask(context: &Context, command: Command) -> Result<(), Error> {
     match command {
-        Command::Up(_)
-        | Command::Worker(_)
-        | Command::Doctor
-        | Command::Guard
-        | Command::Log(LogCommand::Verify) => Ok(()),
+        Command::Up(_) | Command::Worker(_) | Command::Doctor | Command::Guard | Command::Log(LogCommand::Verify) => {
+            Ok(())
+        }
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,
         Command::Job(args) => builds::job(context, &args).await,

@@ -43,9 +43,7 @@ use longshore_service::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets, settings::Settings,
-};
+use self::{checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets, settings::Settings};
 use crate::{
     args::UpArgs,
     defaults::{UP_FILE, UpFile, UpRegion},
@@ -96,12 +94,7 @@ struct Up {
 }
 
 impl Up {
-    async fn start(
-        data: &Path,
-        args: &UpArgs,
-        settings: &Settings,
-        limits: &limits::Settings,
-    ) -> anyhow::Result<Self> {
+    async fn start(data: &Path, args: &UpArgs, settings: &Settings, limits: &limits::Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;

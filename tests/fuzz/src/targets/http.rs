@@ -490,6 +490,7 @@ fn templates() -> Vec<(&'static str, Value)> {
     let with_id: &dyn Fn(&str) -> &'static str = &|path| Box::leak(path.replace("ID", &id).into_boxed_str());
     vec![
         ("GET /v1/health", Value::Null),
+        ("GET /v1/checks", Value::Null),
         ("GET /v1/whoami", Value::Null),
         ("GET /v1/regions", Value::Null),
         ("GET /v1/requests/build-requests/0/0", Value::Null),
