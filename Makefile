@@ -35,7 +35,7 @@ sim: ## simulated worlds: SEEDS=n (300; FULL=1: 2,000), or one alone with its wh
 faults: ## kills, races and clocks alone, with their figures (FULL=1: ten times as many; SEED=n: the same choices again)
 	@infra/setup.sh build faketime
 	$(BUILD)
-	$(CARGO) test -p longshore-e2e --test kill_control --test worker_races --test clock_jumps -- --nocapture --test-threads 1
+	$(CARGO) test --workspace --test kill_control --test worker_races --test clock_jumps -- --nocapture --test-threads 1
 
 lint: ## formatting, clippy, licences and sources, dependency rules
 	@infra/setup.sh build console deny

@@ -90,7 +90,7 @@ impl Queue {
     }
 
     /// A claim waits, or gets the oldest job at once. How long it waits is its sender's word, by its sender's clock from
-    /// `said_at` on: that clock need not agree with ours.
+    /// `said_at` on: that clock need not agree with ours. One that waits no longer is taken back.
     pub(crate) fn ready(
         &self,
         state: &dyn Store,
@@ -102,7 +102,11 @@ impl Queue {
         let WorkerReady { queue, worker, claim, expires_at } = event;
         let valid = expires_at.since(said_at);
         let is_spent = tables::CLAIMS.contains(state, claim)? && !planted(Bug::ForgetSpentClaims);
-        if valid.is_zero() || is_spent {
+        if valid.is_zero() {
+            soft.claims.remove(claim);
+            return Ok(Decision::nothing());
+        }
+        if is_spent {
             return Ok(Decision::nothing());
         }
         soft.claims.add(queue, worker, claim, now + valid, now, self.config.claims_max as usize);

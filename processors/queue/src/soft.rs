@@ -99,6 +99,13 @@ impl Claims {
         self.waiting.insert(place, Claim { worker: worker.clone(), claim: claim.clone(), expires_at });
     }
 
+    /// Takes a claim back.
+    pub(crate) fn remove(&mut self, claim: &ClaimId) {
+        if let Some(place) = self.by_id.remove(claim) {
+            self.waiting.remove(&place);
+        }
+    }
+
     pub(crate) fn any(&self, queue: &QueueName, now: Timestamp) -> bool {
         self.of(queue).any(|(_, claim)| claim.waits(now))
     }

@@ -319,5 +319,9 @@ fn how_long_a_claim_waits_is_counted_by_its_senders_clock() {
         driver.advance(CLAIM);
         assert_eq!(show(&take(&mut driver, Build("q"))), "queued q-2", "{skew} ms: it waits no longer");
         assert_eq!(show(&driver.signal_by(claim("c3"), said_at + CLAIM)), "", "{skew} ms: over when it was said");
+        assert_eq!(show(&driver.signal_by(claim("c4"), said_at)), "started q-2/1 on w for c4", "{skew} ms");
+        driver.signal_by(claim("c5"), said_at);
+        driver.signal_by(claim("c5"), said_at + CLAIM);
+        assert_eq!(show(&take(&mut driver, Build("q"))), "queued q-3", "{skew} ms: taken back");
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/queues/{queue}/claims`: a worker waits for a job.
 //!
 //! While the call is open its claim is repeated on `worker-signals`, where the queue's leader sees it; each says until when it
-//! counts, so a worker that goes away is soon forgotten. The job that a claim became is read from the projections:
+//! counts, so a worker that goes away is soon forgotten; and when the call breaks off, the claim is taken back at once. The job that a claim became is read from the projections:
 //! whichever API process the worker asks again, it gets the same one.
 
 use std::{sync::Arc, time::Duration};
@@ -70,18 +70,46 @@ pub(crate) async fn claim(
 
 async fn wait(shared: &Arc<Shared>, asker: &Asker, queue: &QueueName, body: &ClaimBody) -> Answer<Option<ClaimedJob>> {
     let deadline = Instant::now() + Duration::from_secs(body.wait_seconds.into());
+    let mut open = Open { shared, asker, queue, body, is_open: false };
     // A repeated call's job is there already.
     if let Some(job) = shared.read.claimed(queue, &body.claim, Duration::ZERO).await? {
         return Ok(Some(job));
     }
     loop {
         let now = clock::now();
+        open.is_open = true;
         signal(shared, asker, queue, body, now + CLAIM_VALID).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let job = shared.read.claimed(queue, &body.claim, left.min(CLAIM_REPEATED)).await?;
         if job.is_some() || Instant::now() >= deadline {
+            open.is_open = false;
             return Ok(job);
         }
+    }
+}
+
+/// A claim that its worker waits for. If the call breaks off, nobody is there to take up a job: it would be given up only
+/// after a while, and count as an attempt.
+struct Open<'a> {
+    shared: &'a Arc<Shared>,
+    asker: &'a Asker,
+    queue: &'a QueueName,
+    body: &'a ClaimBody,
+    is_open: bool,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.is_open {
+            return;
+        }
+        let (shared, queue, body) = (self.shared.clone(), self.queue.clone(), self.body.clone());
+        let asker = Asker { actor: self.asker.actor.clone(), id: new_id(), trace: None };
+        tokio::spawn(async move {
+            if let Err(failure) = signal(&shared, &asker, &queue, &body, clock::now()).await {
+                tracing::warn!(%queue, worker = %body.worker, ?failure, "a claim could not be taken back");
+            }
+        });
     }
 }
 

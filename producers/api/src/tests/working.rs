@@ -101,6 +101,27 @@ async fn a_claim_waits_for_its_job() {
 }
 
 #[tokio::test]
+async fn a_claim_whose_call_breaks_off_is_taken_back() {
+    let world = World::new().await;
+    let body = claim(30);
+    let partition = topics::partition_of(b"default", topics::WORKER_SIGNALS.partitions);
+    let of = TopicPartition::new(topics::WORKER_SIGNALS.name, partition);
+    let mut reader = longshore_log::Log::reader(&*world.log, vec![(of, 0)]).expect("a reader");
+    let mut heard = async || {
+        let signals = tokio::time::timeout(PATIENCE, reader.read(ReadLimit::default())).await.expect("in time");
+        let value = signals.expect("a signal")[0].record.value.clone().expect("a value");
+        let signal: Request<WorkerSignal> = codec::decode(&value).expect("a signal");
+        let WorkerSignal::WorkerReady(WorkerReady { claim, expires_at, .. }) = signal.event else { panic!("no claim") };
+        (claim.to_string(), expires_at.since(signal.at).as_secs())
+    };
+    tokio::select! {
+        answer = world.post("/v1/queues/default/claims", Role::Worker, &body) => panic!("answered {}", answer.status),
+        signal = heard() => assert_eq!(signal, ("c-1".to_owned(), 15)),
+    }
+    assert_eq!(heard().await, ("c-1".to_owned(), 0));
+}
+
+#[tokio::test]
 async fn an_assignment_names_bases_that_can_be_read() {
     let world = World::new().await;
     let (root, packs) = packed();
