@@ -58,6 +58,7 @@ impl<P: Wire> Replica<P> {
 
     /// Before a role begins. After a write that failed the store may be ahead of what is known here, or behind.
     pub(crate) fn refresh(&mut self) -> Result<(), Error> {
+        self.store.ready()?;
         self.epoch = self.store.epoch();
         let applied = self.store.applied(P::NAME, P::STATE_VERSION)?.unwrap_or_default();
         if applied != self.applied {

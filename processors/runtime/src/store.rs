@@ -205,6 +205,11 @@ impl PartitionStore {
         Ok(row.filter(|row| row.processor == processor && row.state_version == state_version).map(|row| row.applied))
     }
 
+    /// Opens RocksDB again if a write failed and it is time for that; an error while it takes no writes.
+    pub(crate) fn ready(&self) -> Result<(), StateError> {
+        if self.shared.state().failing.is_some() { self.shared.mend() } else { Ok(()) }
+    }
+
     /// What is read from now on may be written upon while this stays the same.
     pub(crate) fn epoch(&self) -> Epoch {
         self.shared.state().epoch
