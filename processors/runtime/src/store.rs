@@ -209,8 +209,12 @@ impl PartitionStore {
 }
 
 impl Projection for PartitionStore {
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<(), StateError> {
+        if self.shared.state().failing.is_some() {
+            self.shared.mend()?;
+        }
         self.epoch = self.shared.state().epoch;
+        Ok(())
     }
 
     fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
