@@ -71,9 +71,10 @@ fn must(holds: bool, invariant: usize, what: impl FnOnce() -> String) -> Checked
     if holds { Ok(()) } else { broken(invariant, what()) }
 }
 
-/// How long before a deadline was asked about a beat must have come to keep its attempt: what the queue allows, less what
-/// clocks may drift.
-const BEAT_COUNTS: u64 = 58_000;
+/// How long before a deadline was asked about a beat must have come to keep its attempt. Time stands still while ends are
+/// asked for, so what comes meanwhile counts from before; in a gentle world that is no time at all.
+const BEAT_COUNTS: u64 = 20_000;
+const BEAT_COUNTS_GENTLE: u64 = 58_000;
 /// How long after it was last repeated a claim may get a job: as long as it says, and as long as messages may be late.
 const CLAIM_COUNTS: u64 = 120_000;
 const CLAIM_COUNTS_GENTLE: u64 = 16_000;
@@ -115,6 +116,7 @@ pub(crate) struct Checker {
     shards: u32,
     queued_max: u32,
     claim_counts: u64,
+    beat_counts: u64,
     references: BTreeMap<(Kind, u32), Reference>,
     dead_letters: usize,
     acknowledged: Vec<Position>,
@@ -149,9 +151,12 @@ impl Checker {
                 references.insert((kind, partition), Reference::default());
             }
         }
-        let claim_counts = if setting.faults.is_gentle() { CLAIM_COUNTS_GENTLE } else { CLAIM_COUNTS };
+        let (claim_counts, beat_counts) = match setting.faults.is_gentle() {
+            true => (CLAIM_COUNTS_GENTLE, BEAT_COUNTS_GENTLE),
+            false => (CLAIM_COUNTS, BEAT_COUNTS),
+        };
         let (shards, queued_max) = (setting.shards, setting.queue.queued_max);
-        Self { shards, queued_max, claim_counts, references, ..Self::default() }
+        Self { shards, queued_max, claim_counts, beat_counts, references, ..Self::default() }
     }
 
     // What the others ask.
@@ -482,7 +487,7 @@ impl Checker {
             return Ok(());
         };
         let beats = self.beats.get(&(job.clone(), *attempt, worker.clone()));
-        let counts = |at: &&u64| **at <= asked_at && **at + BEAT_COUNTS > asked_at;
+        let counts = |at: &&u64| **at <= asked_at && **at + self.beat_counts > asked_at;
         let beat = beats.and_then(|beats| beats.iter().find(counts));
         must(beat.is_none(), 5, || {
             format!(

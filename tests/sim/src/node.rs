@@ -36,10 +36,10 @@ fn is_bad(artifact: &ArtifactId) -> bool {
 }
 
 /// What goes on with one service.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Doing {
     Fetching {
-        artifact: ArtifactId,
+        release: Release,
         ends: u64,
     },
     /// The current release was started.
@@ -237,7 +237,7 @@ impl World {
     /// Takes the next step with one service.
     fn serve(&mut self, number: usize, service: &ServiceName) -> Result<(), Broken> {
         let Some(wanted) = self.nodes[number].wanted(service) else { return Ok(()) };
-        if let Some(doing) = self.nodes[number].doing.get(service).copied() {
+        if let Some(doing) = self.nodes[number].doing.get(service).cloned() {
             return self.go_on(number, service, &wanted, doing);
         }
         let state = self.nodes[number].state(service).clone();
@@ -248,7 +248,7 @@ impl World {
             }
             Step::Install(release) => {
                 let ends = self.now + self.rng.range(200..8_000);
-                let doing = Doing::Fetching { artifact: release.artifact, ends };
+                let doing = Doing::Fetching { release, ends };
                 self.nodes[number].doing.insert(service.clone(), doing);
                 self.nodes[number].say(service, &wanted, NodeStatus::Fetching, None);
             }
@@ -260,12 +260,15 @@ impl World {
 
     fn go_on(&mut self, number: usize, service: &ServiceName, wanted: &Wanted, doing: Doing) -> Result<(), Broken> {
         match doing {
-            Doing::Fetching { artifact, ends } => {
-                let still = wanted.target.as_ref().is_some_and(|target| target.artifact == artifact);
+            Doing::Fetching { release, ends } => {
+                // A goal that wants something else ends the fetch.
+                let target = wanted.target.as_ref();
+                let still = target
+                    .is_some_and(|target| (target.artifact, target.revision) == (release.artifact, release.revision));
                 if !still {
                     self.nodes[number].doing.remove(service);
                 } else if self.now >= ends {
-                    self.fetched(number, service, wanted, artifact)?;
+                    self.fetched(number, service, wanted, release)?;
                 }
                 Ok(())
             }
@@ -284,8 +287,9 @@ impl World {
         number: usize,
         service: &ServiceName,
         wanted: &Wanted,
-        artifact: ArtifactId,
+        release: Release,
     ) -> Result<(), Broken> {
+        let artifact = release.artifact;
         self.nodes[number].doing.remove(service);
         let at = self.nodes[number].region;
         let right = content_of(&artifact);
@@ -299,9 +303,6 @@ impl World {
             self.note(&name, &format!("got wrong bytes of {}", short(&artifact)));
             return Ok(());
         }
-        let target = wanted.target.as_ref().filter(|target| target.artifact == artifact);
-        let Some(target) = target else { return Ok(()) };
-        let release = Release { revision: target.revision, artifact, run: target.run.clone(), healthy: false };
         self.nodes[number].releases.insert(artifact, bytes);
         self.nodes[number].say(service, wanted, NodeStatus::Staged, None);
         self.checker.switched(&self.nodes[number].id, service, &release)?;

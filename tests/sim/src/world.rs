@@ -583,8 +583,9 @@ impl World {
                     self.at(1, Event::Assign { control, slot, assigned: true });
                 }
             }
-            if calm {
-                for control in owners.into_iter().skip(1) {
+            // One of them may be fenced and not know it, so all give it up and one takes it anew.
+            if calm && owners.len() > 1 {
+                for control in owners {
                     self.at(1, Event::Assign { control, slot, assigned: false });
                 }
             }

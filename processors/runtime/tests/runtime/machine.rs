@@ -1,0 +1,192 @@
+//! The machine of one partition: answers, and beside them the effects that they bring.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_log::{CommitError, Error as LogError, Position, TopicPartition};
+use longshore_partition::{
+    Answer, Applied, Around, Effect, Error, Listener, Machine, Projection, Question, Replica, Role, step::Place,
+};
+use longshore_processor::{Changes, Memory, Order, Range, StateError, Store, StoreMut, Visit};
+use longshore_schemas::{
+    Timestamp,
+    events::{BuildFact, Fact},
+    topics,
+};
+
+use crate::toy::{Toy, job, record, request, stored};
+
+const HOUR_MILLIS: i64 = 60 * 60 * 1_000;
+
+/// A projection in memory.
+#[derive(Default)]
+struct Kept {
+    tables: Memory,
+    applied: Option<Applied>,
+}
+
+impl Store for Kept {
+    fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.tables.get(table, key)
+    }
+
+    fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
+        self.tables.scan(table, range, order, visit)
+    }
+}
+
+impl Projection for Kept {
+    fn applied(&self, _: &str, _: u32) -> Result<Option<Applied>, StateError> {
+        Ok(self.applied)
+    }
+
+    fn apply(&mut self, changes: &Changes, _: &str, _: u32, applied: Applied) -> Result<(), StateError> {
+        for ((table, key), value) in changes.clone() {
+            match value {
+                Some(value) => self.tables.put(table, key, value),
+                None => self.tables.delete(table, key),
+            }
+        }
+        self.applied = Some(applied);
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<(), StateError> {
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+struct Deaf;
+
+impl Listener<BuildFact> for Deaf {
+    fn applied(&mut self, _: Applied, _: &[Fact<BuildFact>]) {}
+}
+
+fn builds() -> TopicPartition {
+    TopicPartition::new(topics::BUILDS.name, 0)
+}
+
+fn requests() -> TopicPartition {
+    TopicPartition::new(topics::BUILD_REQUESTS.name, 0)
+}
+
+fn signals() -> TopicPartition {
+    TopicPartition::new(topics::WORKER_SIGNALS.name, 0)
+}
+
+fn machine() -> Machine<Toy<1>, Kept> {
+    let replica = Replica::open(Kept::default(), builds(), |_| Box::new(Deaf)).expect("memory");
+    Machine::new(Arc::new(Toy), Place { partition: 0, partitions: 1 }, true, replica)
+}
+
+fn at(now: i64, steady: u64) -> Around {
+    Around { now: Timestamp(now), steady: Duration::from_millis(steady), assigned: true, stopping: false }
+}
+
+/// Brings the machine to where it leads and waits.
+fn lead(machine: &mut Machine<Toy<1>, Kept>, around: Around) -> Effect {
+    machine.start(around);
+    for answer in [Answer::Done, Answer::Offsets(vec![0]), Answer::Done, Answer::Offsets(vec![0, 0])] {
+        machine.handle(answer, around);
+    }
+    machine.handle(Answer::Done, around)
+}
+
+fn asked(id: &str, text: &str) -> Answer {
+    let records = vec![stored(topics::BUILD_REQUESTS.name, 0, 0, record(&request(id, text)))];
+    Answer::Read { records, positions: vec![1, 0] }
+}
+
+fn committed(count: u64) -> Answer {
+    Answer::Committed((0..count).map(|offset| Position { source: builds(), offset }).collect())
+}
+
+#[test]
+fn a_leader_fences_then_reads_the_end_then_replays_then_leads() {
+    let mut machine = machine();
+    let around = at(1_000, 0);
+    assert!(matches!(machine.start(around), Effect::TakeWriter(owner) if owner == "toy-0"));
+    let end = machine.handle(Answer::Done, around);
+    assert!(matches!(end, Effect::Ask(asked) if asked == [Question::End(builds())]));
+    assert!(matches!(machine.handle(Answer::Offsets(vec![4]), around), Effect::Open(from) if from == [(builds(), 0)]));
+    assert!(matches!(machine.handle(Answer::Done, around), Effect::Read { due: None, .. }));
+    // A gap, as transactions leave it: the position is what counts.
+    let gap = |position| Answer::Read { records: Vec::new(), positions: vec![position] };
+    assert!(matches!(machine.handle(gap(3), around), Effect::Read { due: None, .. }), "one offset is missing");
+    assert_eq!(machine.status().role, Role::TakingOver);
+    let Effect::Ask(asked) = machine.handle(gap(4), around) else { panic!("it knows all facts") };
+    assert!(matches!(asked.as_slice(), [Question::Start(of), Question::At(..)] if *of == requests()));
+    let sources = [(requests(), 0), (signals(), 7)];
+    let open = machine.handle(Answer::Offsets(vec![0, 7]), around);
+    assert!(matches!(open, Effect::Open(from) if from == sources));
+    assert!(matches!(machine.handle(Answer::Done, around), Effect::Read { assigned: true, .. }));
+    assert_eq!(machine.status().role, Role::Leading);
+}
+
+#[test]
+fn nothing_is_applied_before_it_is_committed() {
+    let mut machine = machine();
+    let around = at(1_000, 0);
+    lead(&mut machine, around);
+    let Effect::Commit(batch) = machine.handle(asked("r", "q-1"), around) else {
+        panic!("there is something to commit")
+    };
+    assert_eq!(batch.records.len(), 2, "JobCanceled and Processed");
+    assert_eq!(machine.replica().applied(), Applied::default());
+    assert!(matches!(machine.handle(committed(2), around), Effect::Read { .. }));
+    let applied = machine.replica().applied();
+    assert_eq!((applied.fact_offset, applied.request_offset, applied.sequence), (2, 1, 2));
+}
+
+#[test]
+fn after_a_commit_that_may_have_happened_the_role_begins_anew() {
+    for error in
+        [CommitError::Fenced, CommitError::Ambiguous(LogError::WriterSpent), CommitError::Failed(LogError::WriterSpent)]
+    {
+        let mut machine = machine();
+        let around = at(1_000, 0);
+        lead(&mut machine, around);
+        machine.handle(asked("r", "q-1"), around);
+        let rest = machine.handle(Answer::Failed(Error::Commit(error)), around);
+        assert!(matches!(rest, Effect::Rest(_)), "{rest:?}");
+        assert_eq!(machine.replica().applied(), Applied::default());
+        assert!(machine.status().error.is_some());
+        assert!(matches!(machine.handle(Answer::Done, around), Effect::TakeWriter(_)));
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_neither_ends_a_lease_nor_prolongs_it() {
+    for hours in [-1, 1] {
+        let mut machine = machine();
+        lead(&mut machine, at(HOUR_MILLIS * 2, 0));
+        // A deadline 20 ms later.
+        machine.handle(asked("r", "q-30"), at(HOUR_MILLIS * 2, 0));
+        let around = at(HOUR_MILLIS * (2 + hours), 5);
+        let Effect::Read { due: Some(due), .. } = machine.handle(committed(3), around) else { panic!("it waits") };
+        assert!(due >= Duration::from_millis(15) && due <= Duration::from_millis(20), "{due:?} after {hours} h");
+        // The time first, the ends second; then it is due by the time that has passed.
+        let around = at(HOUR_MILLIS * (2 + hours), 20);
+        let ends = machine.handle(Answer::Due, around);
+        assert!(matches!(ends, Effect::Ask(asked) if asked == [Question::End(requests()), Question::End(signals())]));
+        let Effect::Commit(batch) = machine.handle(Answer::Offsets(vec![1, 0]), around) else { panic!("it is due") };
+        assert_eq!(batch.records.len(), 2, "JobRequeued of {} and Processed", job("q-30"));
+    }
+}
+
+#[test]
+fn a_revoked_leader_commits_what_is_under_way_and_follows() {
+    let mut machine = machine();
+    let around = at(1_000, 0);
+    lead(&mut machine, around);
+    machine.handle(asked("r", "q-1"), around);
+    let revoked = Around { assigned: false, ..around };
+    assert!(matches!(machine.handle(committed(2), revoked), Effect::Read { assigned: true, .. }));
+    assert_eq!(machine.replica().applied().sequence, 2);
+    assert!(matches!(machine.handle(Answer::Ended, revoked), Effect::Open(from) if from == [(builds(), 2)]));
+    assert!(matches!(machine.handle(Answer::Done, revoked), Effect::Read { assigned: false, due: None }));
+    assert_eq!(machine.status().role, Role::Following);
+    let stopping = Around { stopping: true, ..revoked };
+    assert!(matches!(machine.handle(Answer::Ended, stopping), Effect::End));
+    assert_eq!(machine.status().role, Role::Stopped);
+}
