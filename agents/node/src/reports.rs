@@ -106,3 +106,29 @@ impl Reports {
         self.0.levels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn trouble_is_told_with_whatever_is_said_until_it_is_over() {
+        let reports = Reports::default();
+        let service: ServiceName = "web".parse().expect("valid");
+        let (version, artifact) = (GoalVersion { revision: 1, step: 1 }, None);
+        let said = |status, message: Option<&str>| {
+            let (service, message) = (service.clone(), message.map(str::to_owned));
+            NodeReport { service, version, artifact, status, port: None, message }
+        };
+        let told = async || reports.unsent().await.into_iter().next().expect("one").message;
+        reports.say(said(NodeStatus::Healthy, None));
+        assert_eq!(told().await, None);
+        reports.trouble(&service, Some("disk full".to_owned()));
+        assert_eq!(told().await.as_deref(), Some("disk full"));
+        reports.say(said(NodeStatus::Failed, Some("crashed")));
+        assert_eq!(told().await.as_deref(), Some("crashed\ndisk full"));
+        assert_eq!(reports.all()[0].message.as_deref(), Some("crashed\ndisk full"), "after a reconnect too");
+        reports.trouble(&service, None);
+        assert_eq!(told().await.as_deref(), Some("crashed"));
+    }
+}

@@ -109,3 +109,18 @@ pub enum CommitError {
     #[error("the batch was not committed")]
     Failed(#[source] Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_what_the_kernel_said() {
+        let storage = |text: &str| Error::Storage { doing: "writing", source: Arc::new(std::io::Error::other(text)) };
+        assert!(storage("IO error: No space left on device: While appending to file: log/000012.log").is_disk_full());
+        let source: Cause = Arc::new(storage("Disk quota exceeded"));
+        assert!(Error::Unconfirmed { source }.is_disk_full());
+        assert!(!storage("IO error: Input/output error").is_disk_full());
+        assert!(!Error::Closed.is_disk_full());
+    }
+}

@@ -1,6 +1,8 @@
 //! Full disks with real processes, each on a small file system of its own: what runs goes on running, the state is clear to
 //! whoever asks, and all goes on by itself once there is space.
 
+#![allow(clippy::print_stdout, reason = "what was measured is for whoever reads the test's output")]
+
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write as _},

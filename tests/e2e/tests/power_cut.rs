@@ -3,6 +3,8 @@
 //!
 //! `FULL=1` cuts more often.
 
+#![allow(clippy::print_stdout, reason = "what was measured is for whoever reads the test's output")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},

@@ -3,7 +3,7 @@
 //! Each works under load on one file system, of which copies are taken at random moments as a power cut would leave them.
 //! What was acknowledged before the copy was taken must be in it.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests")]
 
 use std::{
     collections::BTreeMap,
@@ -189,7 +189,7 @@ fn the_embedded_s3_server_keeps_what_it_acknowledged_and_nothing_in_part() {
                     while !stop.load(Ordering::Relaxed) {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let (key, bytes) = object(number);
-                        if number % 2 == 0 {
+                        if number.is_multiple_of(2) {
                             assert!(bucket.put_if_absent(&key, bytes.into()).await.unwrap());
                         } else {
                             bucket.put(&key, bytes.into()).await.unwrap();
