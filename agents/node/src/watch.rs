@@ -124,7 +124,8 @@ impl Watch {
         self.ends = self.ends.saturating_add(ended);
         match &seen.answer {
             Some(Err(reason)) => {
-                (self.missed, self.last_missed) = (self.missed.saturating_add(1), Some(reason.clone()))
+                self.missed = self.missed.saturating_add(1);
+                self.last_missed = Some(reason.clone());
             }
             Some(Ok(())) => self.missed = 0,
             None => {}

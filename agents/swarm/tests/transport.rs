@@ -138,8 +138,10 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: 
         // Until the other side hangs up.
         return stream.read_to_end(&mut Vec::new()).await.map(drop);
     }
-    while fault == Fault::Noise {
-        stream.write_all(&[0xA5; 4096]).await?;
+    if fault == Fault::Noise {
+        loop {
+            stream.write_all(&[0xA5; 4096]).await?;
+        }
     }
     stream.read_exact(&mut [0; 8]).await?;
     stream.write_all(if fault == Fault::OtherProtocol { b"HTTP/1.1" } else { &MAGIC }).await?;
@@ -196,6 +198,7 @@ enum Grade {
 /// Longest time that a bad source may cost: its patience, the region's and this machine's.
 const RECOVERY: Duration = Duration::from_secs(20);
 
+#[expect(clippy::print_stdout, reason = "figures for people, seen with --nocapture")]
 async fn comes_from_another_peer(fault: Fault, grade: Grade) {
     let bytes = content();
     let (_folder, good) = honest(&bytes).await;

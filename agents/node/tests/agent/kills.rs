@@ -35,8 +35,8 @@ async fn a_release_that_breaks_after_it_was_proved_is_reported_and_never_rolled_
     let report = region.wait_status("web", 2, NodeStatus::Starting).await;
     // The first report of that kind was that of the start.
     let starting = |heard: &Heard| {
-        let of_two = heard.reports.iter().filter(|r| r.version.revision == 2 && r.status == NodeStatus::Starting);
-        of_two.last().filter(|report| report.message.is_some()).cloned()
+        let mut of_two = heard.reports.iter().filter(|r| r.version.revision == 2 && r.status == NodeStatus::Starting);
+        of_two.next_back().filter(|report| report.message.is_some()).cloned()
     };
     assert_eq!(report.message, None);
     let message = region.wait_for("word of the end", starting).await.message.expect("it says why");

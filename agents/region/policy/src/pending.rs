@@ -78,9 +78,17 @@ mod tests {
             ReplicaFailed { artifact, region: region.clone(), error: "wrong bytes".into() }.into()
         };
         let mut pending = Pending::default();
-        for (fact, left) in [(stored(&eu), 0), (failed(&us), 0), (failed(&eu), 1), (failed(&eu), 1), (stored(&us), 1)] {
+        let script = [
+            (stored(&eu), 0, 0),
+            (failed(&us), 0, 1),
+            (failed(&eu), 1, 1),
+            (failed(&eu), 1, 1),
+            (stored(&us), 1, 0),
+            (stored(&eu), 0, 0),
+        ];
+        for (fact, here, elsewhere) in script {
             pending.apply(&eu, fact);
-            assert_eq!(pending.artifacts.len(), left);
+            assert_eq!((pending.artifacts.len(), pending.failed_elsewhere.len()), (here, elsewhere));
         }
     }
 }

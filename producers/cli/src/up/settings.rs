@@ -104,7 +104,10 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use longshore_service::telemetry::Format;
+
     use super::*;
+    use crate::args::LogArgs;
 
     fn leases(silence: u32, beat: u32, confirm: u32) -> Leases {
         Leases { silence: Seconds(silence), beat: Seconds(beat), confirm: Seconds(confirm) }
@@ -124,6 +127,8 @@ mod tests {
             worker_silence: flag("silence"),
             worker_beat: flag("beat"),
             worker_confirm: flag("confirm"),
+            limits: Vec::new(),
+            log: LogArgs { log_format: Format::Text },
         };
         Settings::load(&args).map_err(|error| error.to_string())
     }
