@@ -307,7 +307,8 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         let mut questions = vec![Question::Start(self.requests())];
         if self.signals {
             let lookback = SIGNALS_LOOKBACK.as_millis() as i64;
-            let since = Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
+            let since =
+                Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
             questions.push(Question::At(self.signals(), since));
         }
         Effect::Ask(questions)
