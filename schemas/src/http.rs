@@ -386,6 +386,42 @@ pub enum FinishBody {
     Failed { reason: FailureReason, message: String },
 }
 
+/// The items of `GET /v1/checks`: what the API's process found when it looked at itself and at what it needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What was looked at, such as `processor queue` or `disk`.
+    pub check: String,
+    pub state: CheckState,
+    /// What was found.
+    pub says: String,
+    /// What to do, if something is not as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    Ok,
+    /// It works, and someone should look at it.
+    Warn,
+    Fail,
+}
+
+impl CheckView {
+    pub fn ok(check: impl Into<String>, says: impl Into<String>) -> Self {
+        Self { check: check.into(), state: CheckState::Ok, says: says.into(), advice: None }
+    }
+
+    pub fn warn(check: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check: check.into(), state: CheckState::Warn, says: says.into(), advice: Some(advice.into()) }
+    }
+
+    pub fn fail(check: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { state: CheckState::Fail, ..Self::warn(check, says, advice) }
+    }
+}
+
 /// `GET /v1/whoami`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {

@@ -22,6 +22,7 @@
 
 pub mod goals;
 pub mod health;
+pub mod limits;
 pub mod link;
 pub mod node;
 pub mod releases;

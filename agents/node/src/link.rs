@@ -202,7 +202,7 @@ impl Connector {
             if let Ended::Refused { retry, .. } = &ended {
                 wait = wait.max(retry.unwrap_or(Duration::from_secs(30)));
             }
-            tracing::warn!(region = self.identity.region_address, error = %ended, "no connection to the region");
+            tracing::warn!(address = self.identity.region_address, error = %ended, "no connection to the region");
             let waited = shutdown.run_until_cancelled(self.drain_for(wait)).await;
             if waited.is_none() {
                 return;

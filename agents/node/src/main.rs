@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use longshore_node::{Error, Folders, node, plan::ServiceState, service::stop_all, shim};
+use longshore_node::{Error, Folders, limits::LIMITS, node, plan::ServiceState, service::stop_all, shim};
 use longshore_schemas::{NodeId, RackName, ZoneName};
-use longshore_service::{durable, shutdown, telemetry};
+use longshore_service::{durable, limits, metrics, shutdown, telemetry};
 
 /// Runs the services that this machine's region wants here
 #[derive(Parser)]
@@ -64,6 +64,12 @@ struct Run {
     /// Services get the first free port from here on
     #[arg(long, default_value_t = 28_000)]
     port_base: u16,
+    /// Where Prometheus reads /metrics, such as 127.0.0.1:9101 [default: nowhere]
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
+    /// How the log on stderr is written: text for people, json for programs
+    #[arg(long, env = "LONGSHORE_LOG_FORMAT", default_value = "text")]
+    log_format: telemetry::Format,
     /// Stop the services when the agent is told to stop; otherwise they go on running
     #[arg(long)]
     stop_services_on_exit: bool,
@@ -92,7 +98,7 @@ fn complain(error: &Error) {
 }
 
 async fn agent(run: Run) -> Result<(), Error> {
-    telemetry::init(telemetry::Format::Text, "info")?;
+    telemetry::init(run.log_format, "info")?;
     let config = node::Config {
         region_address: run.region_address,
         data: run.data.data,
@@ -105,7 +111,12 @@ async fn agent(run: Run) -> Result<(), Error> {
         port_base: run.port_base,
         stop_services_on_exit: run.stop_services_on_exit,
     };
-    node::run(config, shutdown::signal()?).await
+    let shutdown = shutdown::signal()?;
+    limits::announce(LIMITS, &limits::Settings::default());
+    if let Some(listen) = run.metrics_listen {
+        metrics::serve(listen, shutdown.clone()).await?;
+    }
+    node::run(config, shutdown).await
 }
 
 #[expect(clippy::print_stdout, reason = "it is what the command is for")]

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -20,7 +20,10 @@ use longshore_artifact::{
     save_manifest,
 };
 use longshore_schemas::{ArtifactId, ServiceName};
-use longshore_service::durable;
+use longshore_service::{
+    durable,
+    metrics::{Counters, Histograms},
+};
 use longshore_swarm::{
     PackStore,
     fetch::{Fetcher, Link, Received},
@@ -60,6 +63,12 @@ pub struct Releases {
     gate: Arc<RwLock<()>>,
     transfers: Mutex<Vec<Transfer>>,
 }
+
+static BYTES: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_node_fetched_bytes", "Packs fetched, by where they came from", ["source"])
+});
+static SECONDS: LazyLock<Histograms<0>> =
+    LazyLock::new(|| Histograms::seconds("longshore_node_install_seconds", "Until a release was in place", []));
 
 impl Releases {
     pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>) -> Result<Self, Error> {
@@ -172,6 +181,9 @@ impl Releases {
     }
 
     fn remember(&self, transfer: Transfer) -> Result<(), Error> {
+        BYTES.count(["peers"], transfer.from_peers_bytes);
+        BYTES.count(["bucket"], transfer.from_bucket_bytes);
+        SECONDS.observe([], transfer.seconds);
         tracing::info!(artifact = %transfer.artifact, needed_bytes = transfer.needed_bytes,
             from_peers_bytes = transfer.from_peers_bytes, from_bucket_bytes = transfer.from_bucket_bytes,
             reused_bytes = transfer.reused_bytes, seconds = transfer.seconds, "release installed");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use longshore_schemas::{
@@ -10,7 +10,12 @@ use longshore_schemas::{
     events::{GoalVersion, NodeStatus},
     stream::NodeReport,
 };
+use longshore_service::metrics::Counters;
 use tokio::sync::Notify;
+
+static STATUSES: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_node_statuses", "Statuses that this node's services went through", ["status"])
+});
 
 /// Cheap to clone.
 #[derive(Clone, Default)]
@@ -31,6 +36,7 @@ impl Reports {
         }
         tracing::info!(service = %report.service, version = %report.version, status = ?report.status,
             message = report.message, "service");
+        STATUSES.count([format!("{:?}", report.status).as_str()], 1);
         levels.insert(report.service.clone(), (report, false));
         self.0.changed.notify_one();
     }

@@ -23,6 +23,8 @@
 mod log;
 mod tree;
 
+pub use self::log::LOG_BYTES_MAX;
+
 use std::{
     fs::File,
     io,

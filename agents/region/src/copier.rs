@@ -15,7 +15,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use longshore_schemas::{
     events::{ArtifactFact, ArtifactRequest, Fact, ReplicaReported, ReplicaStatus},
     topics,
 };
-use longshore_service::{ledger::Ledger, retry::Backoff};
+use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use tokio::{
     sync::Semaphore,
     task::{self, JoinSet},
@@ -52,6 +52,12 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest error text in a report, in characters.
 const ERROR_CHARS_MAX: usize = 500;
+
+static COPIES: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_region_copies", "Tries to bring an artifact into the region", ["outcome"])
+});
+static COPIED_BYTES: LazyLock<Counters<0>> =
+    LazyLock::new(|| Counters::new("longshore_region_copied_bytes", "Packs copied from the main bucket", []));
 
 /// See the module.
 pub(crate) struct Copier {
@@ -196,7 +202,9 @@ impl Copier {
                     }
                     self.pending.apply(&self.region, fact.event);
                 }
-                Err(error) => tracing::error!(source = %stored.source, offset = stored.offset, %error, "fact skipped"),
+                Err(error) => {
+                    tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped");
+                }
             }
             self.pending.offsets.insert(stored.source.partition, stored.offset + 1);
         }
@@ -325,10 +333,13 @@ impl Job {
                 Ok(Copied { packs }) => {
                     let bytes = progress.bytes_copied();
                     tracing::info!(region = %self.region, artifact = %self.artifact, packs, bytes, "artifact stored");
+                    COPIES.count(["stored"], 1);
+                    COPIED_BYTES.count([], bytes);
                     return self.report(ReplicaStatus::Stored, packs, bytes, None, shutdown).await;
                 }
                 Err(error) => error,
             };
+            COPIES.count(["failed"], 1);
             let wait = backoff.next_wait(&mut rand::rng());
             let (artifact, retry_ms) = (self.artifact, wait.as_millis());
             tracing::warn!(region = %self.region, %artifact, %error, retry_ms, "artifact not stored yet");

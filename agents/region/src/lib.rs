@@ -39,7 +39,12 @@ use longshore_log::Log;
 use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
-use longshore_service::{signed::Signer, tokens::Tokens};
+use longshore_schemas::stream::FRAME_BYTES_MAX;
+use longshore_service::{
+    limits::{Limit, Settings, announce},
+    signed::Signer,
+    tokens::Tokens,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -93,12 +98,53 @@ pub struct Limits {
     pub ticket_lifetime: Duration,
 }
 
+static CONNECTIONS: Limit =
+    Limit::settable("region.connections", 15_000, "nodes of one region", "closed; the node comes back");
+static PACK_COPIES: Limit =
+    Limit::settable("region.pack_copies", 8, "packs on their way, 8 MiB of memory each", "the others wait");
+static ARTIFACT_COPIES: Limit =
+    Limit::settable("region.artifact_copies", 4, "artifacts copied at once", "the others wait");
+static FRAME_BYTES: Limit =
+    Limit::fixed("region.frame_bytes", FRAME_BYTES_MAX as u64, "bytes of one message", "the connection is closed");
+static NODE_SERVICES: Limit = Limit::fixed(
+    "region.node_services",
+    longshore_region_policy::levels::NODE_SERVICES_MAX as u64,
+    "services of one node",
+    "the connection is closed",
+);
+static OUTBOUND: Limit = Limit::fixed(
+    "region.outbound_messages",
+    session::OUTBOUND_MAX as u64,
+    "messages that wait for one node",
+    "the node is disconnected, and asks again",
+);
+static TRACKER_QUEUE: Limit =
+    Limit::fixed("region.tracker_queue", tracker::QUEUE_MAX as u64, "events of nodes", "the nodes' connections wait");
+
+/// The limits of a region.
+pub static LIMITS: &[&Limit] =
+    &[&CONNECTIONS, &PACK_COPIES, &ARTIFACT_COPIES, &FRAME_BYTES, &NODE_SERVICES, &OUTBOUND, &TRACKER_QUEUE];
+
+impl Limits {
+    /// The defaults, but for what was set.
+    pub fn of(settings: &Settings) -> Self {
+        announce(&LIMITS[1..], settings);
+        Self {
+            connections_max: settings.count(&CONNECTIONS),
+            pack_copies_max: settings.count(&PACK_COPIES),
+            artifact_copies_max: settings.count(&ARTIFACT_COPIES),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
+        let count = |limit: &Limit| Settings::default().count(limit);
         Self {
-            pack_copies_max: 8,
-            artifact_copies_max: 4,
-            connections_max: 15_000,
+            pack_copies_max: count(&PACK_COPIES),
+            artifact_copies_max: count(&ARTIFACT_COPIES),
+            connections_max: count(&CONNECTIONS),
             beat: Duration::from_secs(10),
             report_interval: Duration::from_secs(1),
             progress_interval: Duration::from_secs(1),
@@ -115,6 +161,16 @@ pub struct Region {
     address: SocketAddr,
     sessions: Arc<Sessions>,
     tasks: JoinSet<()>,
+}
+
+/// Looks at a region's connections, for as long as anyone wants to.
+#[derive(Clone)]
+pub struct Connections(Arc<Sessions>);
+
+impl Connections {
+    pub fn count(&self) -> usize {
+        self.0.connected()
+    }
 }
 
 impl Region {
@@ -155,6 +211,11 @@ impl Region {
     /// Nodes that are connected now.
     pub fn connected(&self) -> usize {
         self.sessions.connected()
+    }
+
+    /// To count them later.
+    pub fn connections(&self) -> Connections {
+        Connections(self.sessions.clone())
     }
 
     /// Waits until every task has ended, which they do after `shutdown`.

@@ -11,15 +11,17 @@ use std::{
 
 use dashmap::DashMap;
 use longshore_schemas::{NodeId, RegionName, stream::FromRegion};
-use longshore_service::{signed::Signer, tokens::Tokens};
+use longshore_service::{limits::Gate, signed::Signer, tokens::Tokens};
 use longshore_swarm_policy::tracker::Event;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Error, RegionConfig, goals::GoalBoard, mender::Words, reports::Reports, roots::Roots, session};
+use crate::{
+    CONNECTIONS, Error, RegionConfig, goals::GoalBoard, mender::Words, reports::Reports, roots::Roots, session,
+};
 
 /// After an error of `accept`, such as too many open files.
 const ACCEPT_WAIT: Duration = Duration::from_millis(200);
@@ -36,7 +38,7 @@ pub(crate) struct Sessions {
     pub(crate) tracker: mpsc::Sender<Event>,
     /// Where it is said that packs are damaged.
     pub(crate) damaged: Words,
-    connections: Arc<Semaphore>,
+    connections: Gate,
     connected: DashMap<NodeId, Connected>,
     last_session: AtomicU64,
 }
@@ -67,7 +69,7 @@ impl Sessions {
             roots,
             tracker,
             damaged,
-            connections: Arc::new(Semaphore::new(config.limits.connections_max)),
+            connections: Gate::of(&CONNECTIONS, config.limits.connections_max, config.region.as_str()),
             connected: DashMap::new(),
             last_session: AtomicU64::new(0),
         }
@@ -136,9 +138,12 @@ fn serve(
     running: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let Ok(permit) = sessions.connections.clone().try_acquire_owned() else {
-        tracing::warn!(%from, "too many nodes are connected; one was turned away");
-        return;
+    let pass = match sessions.connections.enter() {
+        Ok(pass) => pass,
+        Err(full) => {
+            tracing::warn!(%from, %full, "a node was turned away");
+            return;
+        }
     };
     // Small messages should not wait for more.
     if let Err(error) = stream.set_nodelay(true) {
@@ -147,7 +152,7 @@ fn serve(
     }
     let (sessions, end) = (sessions.clone(), shutdown.child_token());
     running.spawn(async move {
-        let _permit = permit;
+        let _pass = pass;
         if let Err(error) = session::run(stream, &sessions, end).await {
             tracing::info!(%from, %error, "a node's connection ended");
         }

@@ -3,7 +3,12 @@
 //! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
 //! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use longshore_log::{Log, Record, clock};
 use longshore_region_policy::order;
@@ -12,7 +17,7 @@ use longshore_schemas::{
     codec::{self, Message},
     events::{ArtifactRequest, Event, FleetReport, Request},
 };
-use longshore_service::{ledger::Ledger, retry::Backoff};
+use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +26,9 @@ use crate::Error;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+static REPORTS: LazyLock<Counters<1>> =
+    LazyLock::new(|| Counters::new("longshore_region_reports", "Reports written to the log", ["topic"]));
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Boots {
@@ -80,7 +88,10 @@ impl Outbox {
         loop {
             // Some may be there after an error: they are sent again with the same places, and dropped as seen.
             let error = match self.log.append(topic, records.clone()).await {
-                Ok(_) => return true,
+                Ok(positions) => {
+                    REPORTS.count([topic], positions.len() as u64);
+                    return true;
+                }
                 Err(error) => error,
             };
             if matches!(error, longshore_log::Error::RecordTooLarge { .. } | longshore_log::Error::UnknownTopic { .. })

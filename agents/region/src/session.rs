@@ -42,7 +42,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that does not read for this long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait for a slow node; goals are not among them.
-const OUTBOUND_MAX: usize = 64;
+pub(crate) const OUTBOUND_MAX: usize = 64;
 /// Longest host name or address, and agent version, in bytes.
 const TEXT_BYTES_MAX: usize = 255;
 /// A node of a name that is connected may try to enrol again after this.

@@ -1,6 +1,9 @@
 //! Runs the swarm's policy: sessions put events in, sources and signed tickets go out to the sessions.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use longshore_artifact::pack_key;
 use longshore_s3::Bucket;
@@ -8,6 +11,7 @@ use longshore_schemas::{
     ArtifactId, PackId,
     stream::{FromRegion, Ticket},
 };
+use longshore_service::metrics::Counters;
 use longshore_swarm_policy::{
     Tracker,
     tracker::{Action, Config, Event},
@@ -18,7 +22,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{Limits, nodes::Sessions, roots::Roots};
 
 /// Events that wait for the tracker; sessions wait when it is full.
-const QUEUE_MAX: usize = 1_024;
+pub(crate) const QUEUE_MAX: usize = 1_024;
+
+static TICKETS: LazyLock<Counters<0>> = LazyLock::new(|| {
+    Counters::new("longshore_region_tickets", "Leave given to nodes to read a pack from the bucket", [])
+});
+static BANS: LazyLock<Counters<0>> = LazyLock::new(|| {
+    Counters::new("longshore_region_bans", "Nodes that no node is sent to any more, for wrong bytes", [])
+});
 
 pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
     mpsc::channel(QUEUE_MAX)
@@ -73,10 +84,12 @@ impl Actor {
         match action {
             Action::Sources { node, artifact, peers, tickets } => {
                 let tickets = self.sign(&artifact, &tickets).await;
+                TICKETS.count([], tickets.len() as u64);
                 tracing::debug!(%node, %artifact, peers = peers.len(), tickets = tickets.len(), "sources told");
                 self.sessions.tell(&node, FromRegion::Sources { artifact, peers, tickets });
             }
             Action::Ban { node } => {
+                BANS.count([], 1);
                 tracing::error!(%node, "several nodes got wrong bytes from this node: no node is sent to it for a while");
             }
         }

@@ -25,6 +25,13 @@ pub enum Error {
     #[error("logging is already set up in this process")]
     TelemetryTwice,
 
+    #[error("metrics cannot be served at {address}: choose another --metrics-listen, or stop what uses it")]
+    MetricsListen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+
     #[error("cannot listen for SIGTERM and SIGINT")]
     Signals(#[source] io::Error),
 }

@@ -2,18 +2,21 @@
 //!
 //! - [`config`]: defaults → file → environment → flags, with errors that name the source.
 //! - [`telemetry`]: logs to standard error, as text or JSON.
+//! - [`metrics`]: what is counted, in the form that Prometheus reads; [`limits`]: bounds with a name, a default and metrics.
 //! - [`shutdown`]: the first SIGTERM or SIGINT asks, the second insists.
 //! - [`tokens`]: bearer tokens of people and machines, of which only hashes are kept.
 //! - [`signed`]: credentials that need no list, because the one who checks them made them.
 //! - [`retry`]: how long to wait before trying again.
 //! - [`ledger`]: one small value that survives a power cut, and the [`durable`] file under it.
 //!
-//! This crate deliberately knows no HTTP, no S3 and no log: the node's small binary links it.
+//! This crate deliberately knows no HTTP (but the one answer of [`metrics::serve`]), no S3 and no log: the node's small binary links it.
 
 pub mod config;
 pub mod durable;
 mod error;
 pub mod ledger;
+pub mod limits;
+pub mod metrics;
 pub mod retry;
 pub mod shutdown;
 pub mod signed;

@@ -1,6 +1,9 @@
 //! Logs, to standard error: standard output belongs to what a command answers.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    str::FromStr,
+};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -16,6 +19,18 @@ pub enum Format {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("write text or json"),
+        }
+    }
 }
 
 /// What every process leaves out: its Avro library warns of unions of one event, which are to grow.

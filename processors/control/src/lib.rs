@@ -11,6 +11,9 @@
 //! processors there are, and how their tables become the views of the API; and how to see that a log and its projections
 //! are whole ([`verify`]). Not known here: HTTP, tokens, buckets.
 
+pub mod limits;
+mod metered;
+mod metrics;
 mod read;
 pub mod verify;
 mod waiters;
@@ -23,12 +26,15 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-pub use longshore_runtime::system_clock;
-use longshore_runtime::{Applied, Clock, Config, Handle, Health, Rocks, Runtime, Wire, replay};
+use longshore_runtime::{Applied, Clock, Config, Handle, Rocks, Runtime, Wire, replay};
+pub use longshore_runtime::{Health, Role, Status, system_clock};
 use longshore_schemas::{RegionName, read::ReadModel};
+use longshore_service::limits::{Settings, announce};
 use tokio_util::sync::CancellationToken;
 
+pub use crate::{metered::Metered, metrics::role_name};
 use crate::{
+    metrics::Counting,
     read::Projections,
     waiters::{ClaimWaiters, ServiceWaiters},
 };
@@ -76,6 +82,14 @@ impl ControlConfig {
         }
     }
 
+    /// Takes over what was set of the processors' limits, and shows them all in the metrics.
+    pub fn set_limits(&mut self, settings: &Settings) {
+        let count = |limit| u32::try_from(settings.of(limit)).unwrap_or(u32::MAX);
+        self.queue.queued_max = count(&limits::QUEUED);
+        self.queue.claims_max = count(&limits::OPEN_CLAIMS);
+        announce(limits::LIMITS, settings);
+    }
+
     fn check(&self) -> Result<(), Error> {
         let wrong = |field, reason| Err(Error::Config { field, reason });
         if self.regions.is_empty() {
@@ -96,6 +110,8 @@ impl ControlConfig {
 
 /// The four processors, running.
 pub struct Control {
+    log: Arc<dyn Log>,
+    clock: Clock,
     projections: Arc<Projections>,
 }
 
@@ -114,6 +130,7 @@ impl Control {
         config.check()?;
         let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock } = config;
         let rocks = Rocks::open(&state_dir)?;
+        let (own_log, own_clock) = (log.clone(), clock.clone());
         let base = move |store_id, signals| Config {
             log: log.clone(),
             rocks: rocks.clone(),
@@ -126,15 +143,21 @@ impl Control {
         let goals = Goals::new(longshore_goals::Config::new(regions.clone(), shards_per_region));
         let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region });
         let nothing = Arc::new(());
+        let counted = Arc::new(Counting(nothing));
         let projections = Projections {
-            queue: Runtime::start(Queue::new(queue), &base(QUEUE_STORE, true), claims.clone(), shutdown)?,
-            replication: Runtime::start(replication, &base(REPLICATION_STORE, false), nothing.clone(), shutdown)?,
-            goals: Runtime::start(goals, &base(GOALS_STORE, false), services.clone(), shutdown)?,
-            fleet: Runtime::start(fleet, &base(FLEET_STORE, false), nothing, shutdown)?,
+            queue: Runtime::start(
+                Queue::new(queue),
+                &base(QUEUE_STORE, true),
+                Arc::new(Counting(claims.clone())),
+                shutdown,
+            )?,
+            replication: Runtime::start(replication, &base(REPLICATION_STORE, false), counted.clone(), shutdown)?,
+            goals: Runtime::start(goals, &base(GOALS_STORE, false), Arc::new(Counting(services.clone())), shutdown)?,
+            fleet: Runtime::start(fleet, &base(FLEET_STORE, false), counted, shutdown)?,
             claims,
             services,
         };
-        Ok(Self { projections: Arc::new(projections) })
+        Ok(Self { log: own_log, clock: own_clock, projections: Arc::new(projections) })
     }
 
     /// What the API asks its questions of.
@@ -150,6 +173,13 @@ impl Control {
         health.extend(goals.health().await);
         health.extend(fleet.health().await);
         health
+    }
+
+    /// Brings the metrics up to date that are levels and not counts; to be called before they are read.
+    pub async fn show_metrics(&self) {
+        let health = self.health().await;
+        let queues = self.projections.queues().unwrap_or_default();
+        metrics::show(&*self.log, &health, &queues, (self.clock)()).await;
     }
 
     /// The live state in one hash per partition.

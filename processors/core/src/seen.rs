@@ -23,8 +23,10 @@ const SENDERS: Table<String, (u64, u64)> = Table::new(242, "seen_senders");
 
 /// Remembered a day longer than request topics keep a request.
 const KEPT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
-/// Forgotten at most at once, so that no fact takes long to apply.
-const FORGOTTEN_MAX: usize = 64;
+/// Requests are forgotten with every so manieth offset: looking for them costs more than the rest of a fact.
+const FORGOTTEN_EVERY: u64 = 64;
+/// Forgotten at most at once, so that no fact takes long to apply; and more than are remembered meanwhile.
+const FORGOTTEN_MAX: usize = 256;
 
 pub struct Seen;
 
@@ -53,7 +55,7 @@ impl Seen {
         }
         REQUESTS.put(state, &consumed.request, &at)?;
         BY_TIME.put(state, &(at, consumed.request.clone()), &())?;
-        Self::forget(state, at)
+        if consumed.offset.is_multiple_of(FORGOTTEN_EVERY) { Self::forget(state, at) } else { Ok(()) }
     }
 
     fn forget(state: &mut dyn StoreMut, now: Timestamp) -> Result<(), StateError> {
@@ -80,10 +82,14 @@ mod tests {
     }
 
     fn cause(request: &Request<BuildRequest>) -> Cause {
+        cause_at(request, 0)
+    }
+
+    fn cause_at(request: &Request<BuildRequest>, offset: u64) -> Cause {
         let consumed = Consumed {
             topic: "build-requests".into(),
             partition: 0,
-            offset: 0,
+            offset,
             request: request.id.clone(),
             report: request.report.clone(),
         };
@@ -100,6 +106,19 @@ mod tests {
         let later = Timestamp(0) + KEPT + Duration::from_millis(1);
         Seen::evolve(&mut state, &cause(&request("b", None)), later).expect("memory");
         assert!(!Seen::contains(&state, &first).expect("memory"));
+    }
+
+    /// Each lives a little longer than it must; what is remembered stays bounded.
+    #[test]
+    fn many_requests_are_forgotten_in_time() {
+        let mut state = Memory::default();
+        let step = KEPT / 100;
+        for n in 0..1_000_u32 {
+            let request = request(&format!("r-{n}"), None);
+            Seen::evolve(&mut state, &cause_at(&request, n.into()), Timestamp(0) + step * n).expect("memory");
+        }
+        let remembered = BY_TIME.list(&state, &Range::all(), Order::Ascending, 1_000).expect("memory").len();
+        assert!((100..100 + FORGOTTEN_EVERY as usize + 2).contains(&remembered), "{remembered}");
     }
 
     #[test]

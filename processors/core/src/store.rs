@@ -1,6 +1,11 @@
 //! Where tables live: a sorted byte map, in memory or beneath a layer of changes that are not committed yet.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{BTreeMap, btree_map::Entry},
+    ops::ControlFlow,
+};
 
 use crate::{StateError, table::Range};
 
@@ -31,6 +36,53 @@ pub trait StoreMut: Store {
 type EntryKey = (u8, Vec<u8>);
 type Entries<V> = BTreeMap<EntryKey, V>;
 
+/// A table and a key, owned or borrowed: entries are looked up without a copy of the key.
+trait AsEntryKey {
+    fn parts(&self) -> (u8, &[u8]);
+}
+
+impl AsEntryKey for EntryKey {
+    fn parts(&self) -> (u8, &[u8]) {
+        (self.0, &self.1)
+    }
+}
+
+impl AsEntryKey for (u8, &[u8]) {
+    fn parts(&self) -> (u8, &[u8]) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn AsEntryKey + 'a> for EntryKey {
+    fn borrow(&self) -> &(dyn AsEntryKey + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn AsEntryKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn AsEntryKey + '_ {}
+
+impl PartialOrd for dyn AsEntryKey + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn AsEntryKey + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+fn entry<'m, V>(entries: &'m Entries<V>, table: u8, key: &[u8]) -> Option<&'m V> {
+    entries.get(&(table, key) as &dyn AsEntryKey)
+}
+
 fn bounds(table: u8, range: &Range) -> Option<(EntryKey, EntryKey)> {
     let end = match &range.end {
         Some(end) => (table, end.clone()),
@@ -46,7 +98,7 @@ pub struct Memory(Entries<Vec<u8>>);
 
 impl Store for Memory {
     fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.get(&(table, key.to_vec())).cloned())
+        Ok(entry(&self.0, table, key).cloned())
     }
 
     fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
@@ -85,7 +137,12 @@ pub type Changes = Entries<Option<Vec<u8>>>;
 pub struct Overlay<'a> {
     base: &'a dyn Store,
     changes: Changes,
+    /// What [`Overlay::undo`] restores: each change since [`Overlay::begin`], as it was before. None: nothing is open.
+    before: Option<Vec<(EntryKey, Before)>>,
 }
+
+/// What the changes said of a key: nothing, or a value, or a deletion.
+type Before = Option<Option<Vec<u8>>>;
 
 impl<'a> Overlay<'a> {
     pub fn new(base: &'a dyn Store) -> Self {
@@ -94,7 +151,42 @@ impl<'a> Overlay<'a> {
 
     /// Goes on with the changes of an earlier overlay.
     pub fn with(base: &'a dyn Store, changes: Changes) -> Self {
-        Self { base, changes }
+        Self { base, changes, before: None }
+    }
+
+    /// From here on, changes can be undone, until they are kept.
+    pub fn begin(&mut self) {
+        self.before = Some(Vec::new());
+    }
+
+    /// Keeps the changes since [`Overlay::begin`].
+    pub fn keep(&mut self) {
+        self.before = None;
+    }
+
+    /// Drops the changes since [`Overlay::begin`].
+    pub fn undo(&mut self) {
+        for (key, before) in self.before.take().unwrap_or_default().into_iter().rev() {
+            match before {
+                Some(change) => drop(self.changes.insert(key, change)),
+                None => drop(self.changes.remove(&key)),
+            }
+        }
+    }
+
+    fn change(&mut self, key: EntryKey, to: Option<Vec<u8>>) {
+        match (&mut self.before, self.changes.entry(key)) {
+            (None, Entry::Vacant(place)) => drop(place.insert(to)),
+            (None, Entry::Occupied(mut place)) => drop(place.insert(to)),
+            (Some(before), Entry::Vacant(place)) => {
+                before.push((place.key().clone(), None));
+                place.insert(to);
+            }
+            (Some(before), Entry::Occupied(mut place)) => {
+                let changed = place.insert(to);
+                before.push((place.key().clone(), Some(changed)));
+            }
+        }
     }
 
     pub fn into_changes(self) -> Changes {
@@ -107,7 +199,7 @@ impl Store for Overlay<'_> {
         if self.changes.is_empty() {
             return self.base.get(table, key);
         }
-        match self.changes.get(&(table, key.to_vec())) {
+        match entry(&self.changes, table, key) {
             Some(change) => Ok(change.clone()),
             None => self.base.get(table, key),
         }
@@ -156,11 +248,11 @@ impl Store for Overlay<'_> {
 
 impl StoreMut for Overlay<'_> {
     fn put(&mut self, table: u8, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.insert((table, key), Some(value));
+        self.change((table, key), Some(value));
     }
 
     fn delete(&mut self, table: u8, key: Vec<u8>) {
-        self.changes.insert((table, key), None);
+        self.change((table, key), None);
     }
 
     fn as_store(&self) -> &dyn Store {
@@ -184,7 +276,35 @@ mod tests {
         seen
     }
 
+    fn change(overlay: &mut Overlay<'_>, key: u8, value: Option<u8>) {
+        match value {
+            Some(value) => overlay.put(1, vec![key], vec![value]),
+            None => overlay.delete(1, vec![key]),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_undone_never_was_and_what_is_kept_stays(
+            first in prop::collection::vec((0u8..6, prop::option::of(any::<u8>())), 0..10),
+            second in prop::collection::vec((0u8..6, prop::option::of(any::<u8>())), 0..10),
+        ) {
+            let base = Memory::default();
+            let mut overlay = Overlay::new(&base);
+            first.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            let before = overlay.changes.clone();
+            overlay.begin();
+            second.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            let after = overlay.changes.clone();
+            overlay.undo();
+            prop_assert_eq!(&overlay.changes, &before);
+            overlay.begin();
+            second.iter().for_each(|(key, value)| change(&mut overlay, *key, *value));
+            overlay.keep();
+            overlay.undo();
+            prop_assert_eq!(&overlay.changes, &after);
+        }
+
         /// Whatever was written below and above, an overlay reads as one store with both.
         #[test]
         fn an_overlay_reads_as_one_store(

@@ -10,6 +10,9 @@ use crate::{
     store::{Order, Store, StoreMut},
 };
 
+/// Room that most values need no more than.
+const VALUE_BYTES_USUAL: usize = 96;
+
 /// What the runtime needs to know of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableInfo {
@@ -95,7 +98,12 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     }
 
     pub fn put(&self, store: &mut dyn StoreMut, key: &K, value: &V) -> Result<(), StateError> {
-        let bytes = postcard::to_stdvec(value)
+        self.put_parts(store, key, value)
+    }
+
+    /// As [`Table::put`], of something that serialises as a `V` does, such as a struct of references to its fields.
+    pub fn put_parts(&self, store: &mut dyn StoreMut, key: &K, value: &impl Serialize) -> Result<(), StateError> {
+        let bytes = postcard::to_extend(value, Vec::with_capacity(VALUE_BYTES_USUAL))
             .map_err(|e| StateError::Corrupt { table: self.info.name, reason: e.to_string() })?;
         store.put(self.info.id, key.to_bytes(), bytes);
         Ok(())

@@ -73,7 +73,7 @@ impl Fleet {
 
 impl Processor for Fleet {
     const NAME: &'static str = "fleet";
-    const STATE_VERSION: u32 = 1;
+    const STATE_VERSION: u32 = 2;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = FleetReport;

@@ -238,12 +238,15 @@ impl<P: Wire, S: Projection> Machine<P, S> {
     }
 
     fn begin(&mut self, around: Around) -> Effect {
-        self.began_at = self.replica.applied();
         if around.stopping {
             self.phase = Phase::Over;
             self.set_role(Role::Stopped);
             return Effect::End;
         }
+        if let Err(error) = self.replica.refresh() {
+            return self.fail(&error);
+        }
+        self.began_at = self.replica.applied();
         if !around.assigned {
             self.phase = Phase::Opening;
             let from = self.replica.applied().fact_offset;
@@ -307,8 +310,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         let mut questions = vec![Question::Start(self.requests())];
         if self.signals {
             let lookback = SIGNALS_LOOKBACK.as_millis() as i64;
-            let since =
-                Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
+            let since = Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
             questions.push(Question::At(self.signals(), since));
         }
         Effect::Ask(questions)

@@ -12,6 +12,10 @@ use crate::{Applied, Error, Wire, step::Transaction, wire::apply_fact};
 
 /// Where State is kept. After a crash it may be an older one, but always one that belongs to its own [`Applied`].
 pub trait Projection: Store {
+    /// Before a role begins: what is read from now on counts. After a write that failed the store may have been opened again
+    /// since, with what was written last or without it.
+    fn begin(&mut self) {}
+
     /// How far the stored state is; None if there is none that this processor and version can use.
     fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError>;
 
@@ -56,6 +60,17 @@ impl<P: Wire, S: Projection> Replica<P, S> {
             }
         };
         Ok(Self { store, facts, applied, listener: listener(applied) })
+    }
+
+    /// Before a role begins: takes up what the store says now.
+    pub fn refresh(&mut self) -> Result<(), Error> {
+        self.store.begin();
+        let applied = self.store.applied(P::NAME, P::STATE_VERSION)?.unwrap_or_default();
+        if applied != self.applied {
+            tracing::info!(processor = P::NAME, partition = %self.facts, ?applied, "the stored state counts");
+            self.publish(applied, &[]);
+        }
+        Ok(())
     }
 
     pub fn applied(&self) -> Applied {

@@ -35,7 +35,10 @@ impl Queue {
         let queue = &event.queue;
         let counts = counts(state, queue)?;
         if counts.queued >= self.config.queued_max {
-            let reason = format!("queue {queue} is full: {} jobs wait; try again when some are done", counts.queued);
+            let reason = format!(
+                "queue {queue} is full: {} jobs wait (the limit queue.jobs); try again when some are done",
+                counts.queued
+            );
             return Ok(Decision::refuse(RefusalCode::Exhausted, reason));
         }
         let job = JobId { queue: queue.clone(), number: counts.last_number + 1 };

@@ -7,7 +7,7 @@ use longshore_schemas::{
     events::{BuildFact, BuildFailed, BuildSucceeded, Fact, JobCanceled, JobQueued, JobRequeued, JobStarted},
 };
 
-use crate::tables::{self, Counts, Failure, Job, Spec, Status};
+use crate::tables::{self, Counts, Failure, Job, SpecRef, Status};
 
 type Evolved = Result<(), StateError>;
 
@@ -48,7 +48,7 @@ fn queued(state: &mut dyn StoreMut, event: &JobQueued, at: Timestamp) -> Evolved
     tables::QUEUED.put(state, job, &())?;
     tables::BY_NAME.put(state, &(build.name.clone(), at, job.clone()), &())?;
     tables::BY_REQUEST.put(state, request, job)?;
-    tables::SPECS.put(state, job, &Spec { request: request.clone(), build: build.clone() })
+    tables::SPECS.put_parts(state, job, &SpecRef { request, build })
 }
 
 fn started(state: &mut dyn StoreMut, event: &JobStarted, at: Timestamp) -> Evolved {

@@ -80,6 +80,13 @@ pub struct Spec {
     pub build: BuildSpec,
 }
 
+/// A [`Spec`] by reference, which serialises alike.
+#[derive(Serialize)]
+pub(crate) struct SpecRef<'a> {
+    pub(crate) request: &'a RequestId,
+    pub(crate) build: &'a BuildSpec,
+}
+
 /// A queue in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {

@@ -223,7 +223,10 @@ fn a_full_queue_refuses_and_others_do_not() {
         &[
             (Build("q"), "queued q-1"),
             (Build("q"), "queued q-2"),
-            (Build("q"), "Exhausted: queue q is full: 2 jobs wait; try again when some are done"),
+            (
+                Build("q"),
+                "Exhausted: queue q is full: 2 jobs wait (the limit queue.jobs); try again when some are done",
+            ),
             (Build("other"), "queued other-1"),
             (Ready("q", "w1", "c1"), "started q-1/1 on w1 for c1"),
             (Build("q"), "queued q-3"),

@@ -49,7 +49,7 @@ impl Replication {
 
 impl Processor for Replication {
     const NAME: &'static str = "replication";
-    const STATE_VERSION: u32 = 1;
+    const STATE_VERSION: u32 = 2;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = ArtifactRequest;

@@ -34,4 +34,4 @@ pub use longshore_log::clock::{Clock, system_clock};
 pub use longshore_partition::{Applied, Projection, Role, Status, Wire, step};
 pub use replay::{Replayed, replay};
 pub use service::{Config, Handle, Health, Observer, Runtime};
-pub use store::{PartitionStore, Rocks, View};
+pub use store::{Held, PartitionStore, Rocks, View};

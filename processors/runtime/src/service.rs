@@ -263,7 +263,8 @@ impl<P: Wire> Handle<P> {
         (0..)
             .zip(self.slots.iter())
             .map(|(partition, slot)| {
-                let view = slot.store.view();
+                let held = slot.store.hold()?;
+                let view = held.view();
                 Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
             })
             .collect()

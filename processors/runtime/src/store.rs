@@ -3,8 +3,17 @@
 //! A key is the processor's id (1 byte), the partition (2 bytes), the table (1 byte) and the table's own key. Table 255
 //! holds [`Applied`], written in the same batch as what it counts. The write-ahead log is not synced: after a power loss
 //! an older state is there, complete up to its own [`Applied`], and the rest is read from the log of facts again.
+//!
+//! A write that fails, as on a full disk, makes RocksDB refuse all further ones until it is opened again. Until that
+//! works its tables can still be read. Whoever applies facts must begin anew then: what it wrote last may be there or not,
+//! which [`Epoch`] holds it to.
 
-use std::{ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
+};
 
 use longshore_partition::Projection;
 use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
@@ -29,10 +38,115 @@ const INFO_LOG_FILES_MAX: usize = 4;
 const RUNTIME_TABLE: u8 = 255;
 const PREFIX_BYTES: usize = 3;
 
+/// Between two attempts to open RocksDB again.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// How long opening again waits for those who read.
+const READERS_WAIT: Duration = Duration::from_secs(1);
+const READERS_POLL: Duration = Duration::from_millis(5);
+
 /// The RocksDB of this process. Clones share it.
 #[derive(Clone)]
 pub struct Rocks {
-    db: Arc<DB>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+/// How often RocksDB was opened. What was read in one epoch is not written upon in the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Epoch(u64);
+
+struct State {
+    /// For reading at least; None only if it cannot be opened even for that.
+    db: Option<Arc<DB>>,
+    epoch: Epoch,
+    /// Why it takes no writes, and when to try again.
+    failing: Option<(String, Instant)>,
+}
+
+impl Shared {
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn db(&self) -> Result<Arc<DB>, StateError> {
+        let state = self.state();
+        state.db.clone().ok_or_else(|| {
+            unreadable(state.failing.as_ref().map_or_else(|| "it is not open".to_owned(), |(reason, _)| reason.clone()))
+        })
+    }
+
+    fn write(&self, batch: WriteBatch, epoch: Epoch) -> Result<(), StateError> {
+        if self.state().failing.is_some() {
+            self.mend()?;
+        }
+        let db = {
+            let state = self.state();
+            if state.epoch != epoch {
+                return Err(unreadable("it was opened again since it was read".to_owned()));
+            }
+            state.db.clone().ok_or_else(|| unreadable("it is not open".to_owned()))?
+        };
+        db.write(batch).map_err(|error| {
+            let reason = error.to_string();
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            if state.failing.is_none() && state.epoch == epoch {
+                tracing::error!(path = %self.path.display(), reason, "the projections cannot be written; they are read on");
+                state.failing = Some((reason.clone(), Instant::now() + REOPEN_AFTER));
+            }
+            unreadable(reason)
+        })
+    }
+
+    /// Opens RocksDB again if it is time for that. An error unless it takes writes now.
+    fn mend(&self) -> Result<(), StateError> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((reason, due)) = &state.failing else { return Ok(()) };
+        let reason = reason.clone();
+        if Instant::now() < *due {
+            return Err(unreadable(reason));
+        }
+        if let Some(db) = state.db.take()
+            && let Err(used) = close(db)
+        {
+            (state.db, state.failing) = (Some(used), Some((reason.clone(), Instant::now() + REOPEN_AFTER)));
+            return Err(unreadable(reason));
+        }
+        match DB::open(&options(), &self.path) {
+            Ok(db) => {
+                tracing::info!(path = %self.path.display(), "the projections can be written again");
+                (state.db, state.failing, state.epoch) = (Some(Arc::new(db)), None, Epoch(state.epoch.0 + 1));
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                state.failing = Some((reason.clone(), Instant::now() + REOPEN_AFTER));
+                // Reading needs no space. What is in the write-ahead log is read into memory.
+                let readable = DB::open_for_read_only(&options(), &self.path, false);
+                state.db = readable
+                    .map(Arc::new)
+                    .map_err(|error| tracing::error!(%error, "the projections cannot be read"))
+                    .ok();
+                Err(unreadable(reason))
+            }
+        }
+    }
+}
+
+/// Closes RocksDB once nobody reads any more; gives it back if that takes too long.
+fn close(mut db: Arc<DB>) -> Result<(), Arc<DB>> {
+    let deadline = Instant::now() + READERS_WAIT;
+    loop {
+        db = match Arc::try_unwrap(db) {
+            Ok(_closed) => return Ok(()),
+            Err(used) if Instant::now() > deadline => return Err(used),
+            Err(used) => used,
+        };
+        std::thread::sleep(READERS_POLL);
+    }
 }
 
 impl Rocks {
@@ -41,13 +155,14 @@ impl Rocks {
         let fail = |reason: String| Error::Open { path: path.display().to_string(), reason };
         std::fs::create_dir_all(path).map_err(|e| fail(e.to_string()))?;
         let db = DB::open(&options(), path).map_err(|e| fail(e.to_string()))?;
-        Ok(Self { db: Arc::new(db) })
+        let state = State { db: Some(Arc::new(db)), epoch: Epoch::default(), failing: None };
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), state: RwLock::new(state) }) })
     }
 
     /// The tables of one partition of the processor with this id. Ids are chosen once and never change.
     pub fn partition(&self, processor: u8, partition: u16) -> PartitionStore {
         let [high, low] = partition.to_be_bytes();
-        PartitionStore { db: self.db.clone(), prefix: [processor, high, low] }
+        PartitionStore { shared: self.shared.clone(), prefix: [processor, high, low], epoch: self.shared.state().epoch }
     }
 }
 
@@ -80,25 +195,29 @@ struct Row {
 /// One partition's tables, as they are at the moment of each read.
 #[derive(Clone)]
 pub struct PartitionStore {
-    db: Arc<DB>,
+    shared: Arc<Shared>,
     prefix: [u8; PREFIX_BYTES],
+    /// In which what this one writes upon was read.
+    epoch: Epoch,
 }
 
 impl PartitionStore {
-    /// All tables as they are at one moment.
-    pub fn view(&self) -> View<'_> {
-        View { snapshot: self.db.snapshot(), prefix: self.prefix }
+    /// Keeps RocksDB open, to look at a [`Held::view`] of it. For a short while only: opening it again waits.
+    pub fn hold(&self) -> Result<Held, StateError> {
+        Ok(Held { db: self.shared.db()?, prefix: self.prefix })
     }
 }
 
 impl Projection for PartitionStore {
-    /// How far the stored state is; None if there is none that this processor and version can use.
+    fn begin(&mut self) {
+        self.epoch = self.shared.state().epoch;
+    }
+
     fn applied(&self, processor: &str, state_version: u32) -> Result<Option<Applied>, StateError> {
-        let row = self.view().row()?;
+        let row = self.hold()?.view().row()?;
         Ok(row.filter(|row| row.processor == processor && row.state_version == state_version).map(|row| row.applied))
     }
 
-    /// Writes the changes and how far they bring the state, both or neither.
     fn apply(
         &mut self,
         changes: &Changes,
@@ -117,26 +236,39 @@ impl Projection for PartitionStore {
         let row = Row { processor: processor.to_owned(), state_version, applied };
         let row = postcard::to_stdvec(&row).map_err(|e| unreadable(e.to_string()))?;
         batch.put(place(self.prefix, RUNTIME_TABLE, &[]), row);
-        self.db.write(batch).map_err(|e| unreadable(e.to_string()))
+        self.shared.write(batch, self.epoch)
     }
 
-    /// Forgets everything of this partition.
     fn clear(&mut self) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
         let from = place(self.prefix, 0, &[]);
         batch.delete_range(from, place(self.prefix, RUNTIME_TABLE, &[u8::MAX]));
-        self.db.write(batch).map_err(|e| unreadable(e.to_string()))
+        self.shared.write(batch, self.epoch)
+    }
+}
+
+/// A partition's tables, kept open.
+pub struct Held {
+    db: Arc<DB>,
+    prefix: [u8; PREFIX_BYTES],
+}
+
+impl Held {
+    /// All tables as they are at one moment.
+    pub fn view(&self) -> View<'_> {
+        View { snapshot: self.db.snapshot(), prefix: self.prefix }
     }
 }
 
 impl Store for PartitionStore {
     fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.db.get(place(self.prefix, table, key)).map_err(|e| unreadable(e.to_string()))
+        self.shared.db()?.get(place(self.prefix, table, key)).map_err(|e| unreadable(e.to_string()))
     }
 
     fn scan(&self, table: u8, range: &Range, order: Order, visit: &mut Visit<'_>) -> Result<(), StateError> {
         let Some((from, to)) = bounds(self.prefix, table, range) else { return Ok(()) };
-        walk(self.db.raw_iterator_opt(within(&from, &to)), order, visit)
+        let db = self.shared.db()?;
+        walk(db.raw_iterator_opt(within(&from, &to)), order, visit)
     }
 }
 
@@ -258,7 +390,10 @@ mod tests {
             for range in &ranges {
                 for order in [Order::Ascending, Order::Descending] {
                     assert_eq!(rows(&one, table, range, order), rows(&memory, table, range, order));
-                    assert_eq!(rows(&one.view(), table, range, order), rows(&memory, table, range, order));
+                    assert_eq!(
+                        rows(&one.hold().expect("open").view(), table, range, order),
+                        rows(&memory, table, range, order)
+                    );
                     assert!(rows(&other, table, range, order).is_empty());
                 }
             }

@@ -23,6 +23,7 @@ use crate::{
     extract::{App, Asker, Json, new_id},
     finish,
     job_log::segment_key,
+    limits::{LOG_SEGMENT_BYTES, LOG_SEGMENTS, PACK_BYTES, UPLOADS, above},
     problem::{Answer, Failure},
     submit::{accepted, answer, append, submit},
 };
@@ -32,7 +33,7 @@ pub(crate) const UPLOAD_URL_VALID: Duration = Duration::from_secs(5 * 60);
 /// Segments that one call registers.
 const STORED_MAX: usize = 64;
 /// Segments of one attempt's log.
-const SEGMENTS_MAX: u32 = 1_000_000;
+pub(crate) const SEGMENTS_MAX: u32 = 100_000;
 
 /// `POST /v1/jobs/{job}/attempts/{attempt}/beats`
 pub(crate) async fn beat(State(shared): App, asker: Asker, OfAttempt(of): OfAttempt) -> Answer<Answered<BeatAnswer>> {
@@ -51,12 +52,13 @@ pub(crate) async fn uploads(
     Json(body): Json<UploadsBody>,
 ) -> Answer<Answered<UploadsAnswer>> {
     if body.packs.len() > UPLOADS_MAX {
-        return Err(Failure::invalid(format!("packs: ask for at most {UPLOADS_MAX} at a time")));
+        return Err(above(&UPLOADS, format_args!("packs: ask for at most {UPLOADS_MAX} at a time")));
     }
     if let Some(PackSize { pack, bytes }) =
         body.packs.iter().find(|pack| !(1..=PACK_BYTES_MAX as u64).contains(&pack.bytes))
     {
-        return Err(Failure::invalid(format!("packs: {pack} has {bytes} bytes; a pack has 1 to {PACK_BYTES_MAX}")));
+        let says = format_args!("packs: {pack} has {bytes} bytes; a pack has 1 to {PACK_BYTES_MAX}");
+        return Err(above(&PACK_BYTES, says));
     }
     require_current(&shared, &of)?;
     let mut uploads = Vec::with_capacity(body.packs.len());
@@ -96,9 +98,11 @@ pub(crate) async fn log(
 fn check_segment(segment: &LogSegment) -> Answer<()> {
     let LogSegment { index, bytes } = segment;
     if *index >= SEGMENTS_MAX || !(1..=LOG_SEGMENT_BYTES_MAX).contains(bytes) {
-        return Err(Failure::invalid(format!(
+        let limit = if *index >= SEGMENTS_MAX { &LOG_SEGMENTS } else { &LOG_SEGMENT_BYTES };
+        let says = format_args!(
             "segment {index} of {bytes} bytes: indexes are below {SEGMENTS_MAX}, sizes 1 to {LOG_SEGMENT_BYTES_MAX}"
-        )));
+        );
+        return Err(above(limit, says));
     }
     Ok(())
 }

@@ -26,12 +26,13 @@ use crate::{
     Shared,
     access::AttemptCredential,
     extract::{App, Asker, Json, Params, new_id},
+    limits::{CLAIM_SECONDS, above},
     problem::{Answer, Failure},
     submit::append,
 };
 
 /// Longest that a call stays open.
-const WAIT_SECONDS_MAX: u32 = 60;
+pub(crate) const WAIT_SECONDS_MAX: u32 = 60;
 /// How often an open call repeats its claim.
 const CLAIM_REPEATED: Duration = Duration::from_secs(5);
 /// How long a claim counts that is not repeated.
@@ -53,12 +54,9 @@ pub(crate) async fn claim(
     Json(body): Json<ClaimBody>,
 ) -> Answer {
     if body.wait_seconds > WAIT_SECONDS_MAX {
-        return Err(Failure::invalid(format!("wait_seconds: give at most {WAIT_SECONDS_MAX}")));
+        return Err(above(&CLAIM_SECONDS, format_args!("wait_seconds: give at most {WAIT_SECONDS_MAX}")));
     }
-    let _permit = shared.claims.try_acquire().map_err(|_| {
-        let claims = shared.limits.claims_max;
-        Failure::unavailable(format!("{claims} workers wait at this API process already: try another"))
-    })?;
+    let _pass = shared.gates.claims.enter().map_err(|full| Failure::full(&full))?;
     let waiting = wait(&shared, &asker, &queue, &body);
     let claimed = shared.stop.run_until_cancelled(waiting).await.transpose()?.flatten();
     match claimed {

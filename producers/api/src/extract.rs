@@ -14,12 +14,17 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use longshore_schemas::{RequestId, http::IDEMPOTENCY_KEY};
 use serde::de::DeserializeOwned;
 
-use crate::{Shared, access::Caller, problem::Failure};
+use crate::{
+    Shared,
+    access::Caller,
+    limits::{BODY_BYTES, BODY_SECONDS},
+    problem::Failure,
+};
 
 /// Largest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a body that is too large, this much is read and thrown away, so that its sender gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 128 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +89,10 @@ fn check_media(headers: &HeaderMap) -> Result<(), Failure> {
 
 async fn receive(headers: &HeaderMap, body: RawBody) -> Result<Bytes, Failure> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let too_large = || Failure::too_large(format!("a body may have at most {BODY_BYTES_MAX} bytes"));
+    let too_large = || {
+        BODY_BYTES.refused();
+        Failure::too_large(format!("a body may have at most {BODY_BYTES_MAX} bytes (the limit {})", BODY_BYTES.name))
+    };
     if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         // Whoever asks before sending needs no draining.
         if !headers.contains_key(header::EXPECT) {
@@ -97,7 +105,10 @@ async fn receive(headers: &HeaderMap, body: RawBody) -> Result<Bytes, Failure> {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Failure::malformed(format!("the body did not arrive whole: {error}"))),
-        Err(_) => Err(Failure::timeout(format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))),
+        Err(_) => {
+            BODY_SECONDS.refused();
+            Err(Failure::timeout(format!("the body took longer than {} s", BODY_TIMEOUT.as_secs())))
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 /// After so long without an event, a comment shows that the connection lives.
 const BEAT: Duration = Duration::from_secs(15);
 /// What one piece of the stream is made of.
-const READ: ReadLimit = ReadLimit { records: 256, bytes: 256 * 1024 };
+const READ: ReadLimit = ReadLimit { records: 64, bytes: 16 * 1024 };
 /// Longest `Last-Event-ID` that is read, in bytes.
 const ID_BYTES_MAX: usize = 4_096;
 
@@ -77,7 +77,9 @@ pub(crate) async fn follow(
     let stop = shared.stop.clone();
     tokio::spawn(async move {
         // Whatever ends the stream, the client comes back with the last id it has.
-        let _ = stop.run_until_cancelled(stream.run(sender)).await;
+        if stop.run_until_cancelled(stream.run(&sender)).await.is_none() {
+            sender.farewell(": the server stops; come back with the last id\n\n");
+        }
     });
     Ok(response)
 }
@@ -127,7 +129,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(mut self, sender: Sender) -> Result<(), Gone> {
+    async fn run(mut self, sender: &Sender) -> Result<(), Gone> {
         // An id without data sets where the client resumes, before anything has happened.
         sender.send(format!("retry: 1000\nid: {}\n\n", self.place)).await?;
         loop {

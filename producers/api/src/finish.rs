@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     Shared,
     access::AttemptCredential,
+    limits::{MESSAGE_BYTES, above},
     problem::{Answer, Failure},
 };
 
@@ -23,7 +24,7 @@ const HEADS_AT_ONCE: usize = 32;
 /// Of the packs that are not there, so many are named.
 const MISSING_NAMED: usize = 5;
 /// Longest reason for a failure, in bytes.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// The event of this finish. On success every pack and the root are in the main bucket when this returns.
 pub(crate) async fn check(
@@ -38,7 +39,7 @@ pub(crate) async fn check(
             AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact })
         }
         FinishBody::Failed { message, .. } if message.len() > MESSAGE_BYTES_MAX => {
-            return Err(Failure::invalid(format!("message: give at most {MESSAGE_BYTES_MAX} bytes")));
+            return Err(above(&MESSAGE_BYTES, format_args!("message: give at most {MESSAGE_BYTES_MAX} bytes")));
         }
         FinishBody::Failed { reason, message } => {
             AttemptOutcome::AttemptFailed(AttemptFailed { reason: *reason, message: message.clone() })

@@ -62,11 +62,13 @@ pub(crate) async fn read(
     }
     let (sender, response) = streams::open(&shared, "text/plain; charset=utf-8")?;
     let attempt = query.attempt.unwrap_or(view.attempt);
-    let log = JobLog { shared: shared.clone(), job, attempt, only: query.attempt.is_some(), next: 0, sender };
+    let mut log = JobLog { shared: shared.clone(), job, attempt, only: query.attempt.is_some(), next: 0, sender };
     let stop = shared.stop.clone();
     tokio::spawn(async move {
         let run = async { if query.follow { log.follow().await } else { log.whole().await } };
-        let _ = stop.run_until_cancelled(run).await;
+        if stop.run_until_cancelled(run).await.is_none() {
+            log.sender.farewell("\n[longshore] the server stops; ask again for the rest\n");
+        }
     });
     Ok(response)
 }
@@ -83,12 +85,12 @@ struct JobLog {
 }
 
 impl JobLog {
-    async fn whole(mut self) -> Result<(), Gone> {
+    async fn whole(&mut self) -> Result<(), Gone> {
         while self.attempt > 0 && self.send_stored().await? {}
         Ok(())
     }
 
-    async fn follow(mut self) -> Result<(), Gone> {
+    async fn follow(&mut self) -> Result<(), Gone> {
         loop {
             // First listen, then look: a segment that is stored in between is seen by one of them.
             let mut news = self.news().await?;

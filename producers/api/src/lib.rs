@@ -1,10 +1,10 @@
 //! The HTTP API under `/v1`, and the console at `/`.
 //!
 //! ```text
-//! request ─▶ serve ─▶ routes ─▶ access ──▶ extract ─▶ handler ──append──▶ log
-//!          (bounded)  (table)   (role)    (checked)      │ ◀──outcome──── read model
-//!                                                        ▼
-//!                                            view, or problem+json
+//! request ─▶ serve ─▶ routes ─▶ limits ─▶ access ─▶ extract ─▶ handler ──append──▶ log
+//!          (bounded)  (table)  (gates)    (role)   (checked)     │ ◀──outcome──── read model
+//!                                                                ▼
+//!                                                    view, or problem+json
 //! ```
 //!
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
@@ -26,6 +26,7 @@ mod extract;
 mod facts;
 mod finish;
 mod job_log;
+pub mod limits;
 mod problem;
 mod reads;
 mod repository;
@@ -39,9 +40,8 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, read::ReadModel};
-use longshore_service::{signed::Signer, tokens::Tokens};
-use tokio::sync::Semaphore;
+use longshore_schemas::{RegionName, http::CheckView, read::ReadModel};
+use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::serve::Error;
@@ -57,8 +57,16 @@ pub struct ApiConfig {
     /// Makes the credentials of attempts; all API processes of an installation must have the same key.
     pub signer: Signer,
     pub limits: Limits,
+    /// Answers `GET /v1/checks`.
+    pub checks: Arc<dyn Checks>,
     /// Whether builds may come from `file://` URLs and absolute paths: only where API and workers share a machine.
     pub allow_file_repositories: bool,
+}
+
+/// What the process that the API is part of finds when it looks at itself.
+#[async_trait::async_trait]
+pub trait Checks: Send + Sync + 'static {
+    async fn checks(&self) -> Vec<CheckView>;
 }
 
 /// Bounds of one API process.
@@ -66,8 +74,14 @@ pub struct ApiConfig {
 pub struct Limits {
     /// How long a state-changing call waits for what becomes of it.
     pub outcome_wait: Duration,
-    /// Open connections; more wait in the kernel.
+    /// Open connections.
     pub connections_max: usize,
+    /// Views that are read at the same time.
+    pub reads_max: usize,
+    /// Calls at the same time that write a request and wait for its outcome.
+    pub asks_max: usize,
+    /// Calls of workers at their attempts at the same time.
+    pub attempt_calls_max: usize,
     /// Open streams of facts and logs together.
     pub streams_max: usize,
     /// Workers that wait for a job at the same time.
@@ -76,15 +90,25 @@ pub struct Limits {
     pub beat_seconds: u32,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// The defaults, but for what was set.
+    pub fn of(settings: &Settings) -> Self {
         Self {
             outcome_wait: Duration::from_secs(5),
-            connections_max: 4_096,
-            streams_max: 256,
-            claims_max: 2_048,
+            connections_max: settings.count(&limits::CONNECTIONS),
+            reads_max: settings.count(&limits::READS),
+            asks_max: settings.count(&limits::ASKS),
+            attempt_calls_max: settings.count(&limits::ATTEMPT_CALLS),
+            streams_max: settings.count(&limits::STREAMS),
+            claims_max: settings.count(&limits::CLAIMS),
             beat_seconds: 10,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(&Settings::default())
     }
 }
 
@@ -102,16 +126,17 @@ struct Shared {
     tokens: Tokens,
     attempts: Signer,
     limits: Limits,
+    checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
-    streams: Arc<Semaphore>,
-    claims: Arc<Semaphore>,
+    gates: limits::Gates,
     /// Cancelled when the API stops: streams and waits end then.
     stop: CancellationToken,
 }
 
 impl Api {
     pub fn new(config: ApiConfig) -> Self {
-        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, allow_file_repositories } = config;
+        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, checks, allow_file_repositories } =
+            config;
         let shared = Shared {
             log,
             read,
@@ -119,9 +144,9 @@ impl Api {
             regions,
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
-            streams: Arc::new(Semaphore::new(limits.streams_max)),
-            claims: Arc::new(Semaphore::new(limits.claims_max)),
+            gates: limits::Gates::new(&limits),
             limits,
+            checks,
             allow_file_repositories,
             stop: CancellationToken::new(),
         };

@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problems. Every answer with a status of 400 or more is made here.
 
+use std::sync::LazyLock;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -11,9 +13,13 @@ use longshore_schemas::{
     http::{IDEMPOTENCY_KEY, Problem},
     read::ReadError,
 };
+use longshore_service::{limits::Full, metrics::Counters};
 
 /// When to try again, where that may help.
-const RETRY_SECONDS: u16 = 2;
+pub(crate) const RETRY_SECONDS: u16 = 2;
+
+static PROBLEMS: LazyLock<Counters<1>> =
+    LazyLock::new(|| Counters::new("longshore_api_problems", "Calls that were refused or failed, by kind", ["kind"]));
 
 /// An answer that says what is wrong and what to do.
 #[derive(Debug)]
@@ -90,6 +96,12 @@ impl Failure {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "exhausted", "A limit is reached", detail)
     }
 
+    /// A gate is full: the caller is not to blame, and may come back soon.
+    pub(crate) fn full(full: &Full) -> Self {
+        let detail = format!("{full} at this API process: try again in {RETRY_SECONDS} s, or at another process");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "limit-reached", "A limit is reached", detail)
+    }
+
     pub(crate) fn timeout(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request took too long to arrive", detail)
     }
@@ -160,6 +172,7 @@ impl From<longshore_s3::Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
+        PROBLEMS.count([self.kind], 1);
         let problem = Problem {
             kind: format!("/problems/{}", self.kind),
             title: self.title.to_owned(),

@@ -6,8 +6,8 @@ use axum::{Json, extract::State};
 use longshore_schemas::{
     ArtifactId, JobId, RegionName, ServiceName,
     http::{
-        ArtifactQuery, ArtifactView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page, QueueView,
-        ServiceView,
+        ArtifactQuery, ArtifactView, CheckView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page,
+        QueueView, ServiceView,
     },
 };
 
@@ -16,6 +16,7 @@ use crate::{
     access::Holder,
     builds::no_job,
     extract::{App, Params, Query},
+    limits::{PAGE_ITEMS, above},
     problem::{Answer, Failure},
 };
 
@@ -25,6 +26,11 @@ type View<T> = Answer<Json<T>>;
 pub(crate) async fn health(State(shared): App) -> View<serde_json::Value> {
     shared.read.queues()?;
     Ok(Json(serde_json::json!({ "status": "ok" })))
+}
+
+/// `GET /v1/checks`: what the process finds when it looks at itself.
+pub(crate) async fn checks(State(shared): App) -> Json<Page<CheckView>> {
+    Json(whole(shared.checks.checks().await))
 }
 
 /// `GET /v1/whoami`
@@ -97,7 +103,7 @@ fn whole<T>(items: Vec<T>) -> Page<T> {
 fn check_limit(limit: Option<u32>) -> Answer<()> {
     match limit {
         Some(limit) if limit == 0 || limit > PAGE_ITEMS_MAX => {
-            Err(Failure::invalid(format!("limit: give a number from 1 to {PAGE_ITEMS_MAX}")))
+            Err(above(&PAGE_ITEMS, format_args!("limit: give a number from 1 to {PAGE_ITEMS_MAX}")))
         }
         _ => Ok(()),
     }

@@ -17,77 +17,80 @@ use crate::{
     Shared,
     access::{self, Need, Rule},
     attempts, builds, claims, console, facts, job_log,
+    limits::{self, Class, Door},
     problem::Failure,
     reads, services, submit,
 };
 
 pub(crate) struct Route {
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the handler knows it too; the table shows it, and tests read it")
-    )]
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) need: Need,
     /// Whether the token may come in the query: for browsers' event sources.
     token_in_query: bool,
+    class: Class,
     handler: MethodRouter<Arc<Shared>>,
 }
 
-fn route(method: Method, path: &'static str, need: Need, handler: MethodRouter<Arc<Shared>>) -> Route {
-    Route { method, path, need, token_in_query: false, handler }
+fn route(method: Method, path: &'static str, need: Need, class: Class, handler: MethodRouter<Arc<Shared>>) -> Route {
+    Route { method, path, need, token_in_query: false, class, handler }
 }
 
 fn stream(path: &'static str, need: Need, handler: MethodRouter<Arc<Shared>>) -> Route {
-    Route { method: Method::GET, path, need, token_in_query: true, handler }
+    Route { method: Method::GET, path, need, token_in_query: true, class: Class::Open, handler }
 }
 
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
+    use Class::{Ask, Attempt as AtAttempt, Check, Open, Read};
     use Need::{Attempt, Nothing, Role, Token};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
     const DELETE: Method = Method::DELETE;
     vec![
-        route(GET,    "/v1/health",                                 Nothing,        get(reads::health)),
-        route(GET,    "/v1/whoami",                                 Token,          get(reads::whoami)),
-        route(GET,    "/v1/regions",                                Role(Viewer),   get(reads::regions)),
-        route(GET,    "/v1/requests/{topic}/{partition}/{offset}",  Role(Viewer),   get(submit::outcome)),
+        route(GET,    "/v1/health",                                  Nothing,        Check,     get(reads::health)),
+        route(GET,    "/v1/whoami",                                  Token,          Check,     get(reads::whoami)),
+        route(GET,    "/v1/checks",                                  Role(Viewer),   Read,      get(reads::checks)),
+        route(GET,    "/v1/regions",                                 Role(Viewer),   Read,      get(reads::regions)),
+        route(GET,    "/v1/requests/{topic}/{partition}/{offset}",   Role(Viewer),   Ask,       get(submit::outcome)),
 
-        route(GET,    "/v1/queues",                                 Role(Viewer),   get(reads::queues)),
-        route(GET,    "/v1/jobs",                                   Role(Viewer),   get(reads::jobs)),
-        route(GET,    "/v1/jobs/{job}",                             Role(Viewer),   get(reads::job)),
-        stream(       "/v1/jobs/{job}/log",                         Role(Viewer),   get(job_log::read)),
-        route(POST,   "/v1/builds",                                 Role(Builder),  post(builds::request)),
-        route(POST,   "/v1/jobs/{job}/cancel",                      Role(Builder),  post(builds::cancel)),
+        route(GET,    "/v1/queues",                                  Role(Viewer),   Read,      get(reads::queues)),
+        route(GET,    "/v1/jobs",                                    Role(Viewer),   Read,      get(reads::jobs)),
+        route(GET,    "/v1/jobs/{job}",                              Role(Viewer),   Read,      get(reads::job)),
+        stream(       "/v1/jobs/{job}/log",                          Role(Viewer),              get(job_log::read)),
+        route(POST,   "/v1/builds",                                  Role(Builder),  Ask,       post(builds::request)),
+        route(POST,   "/v1/jobs/{job}/cancel",                       Role(Builder),  Ask,       post(builds::cancel)),
 
-        route(GET,    "/v1/artifacts",                              Role(Viewer),   get(reads::artifacts)),
-        route(GET,    "/v1/artifacts/{artifact}",                   Role(Viewer),   get(reads::artifact)),
+        route(GET,    "/v1/artifacts",                               Role(Viewer),   Read,      get(reads::artifacts)),
+        route(GET,    "/v1/artifacts/{artifact}",                    Role(Viewer),   Read,      get(reads::artifact)),
 
-        route(GET,    "/v1/services",                               Role(Viewer),   get(reads::services)),
-        route(GET,    "/v1/services/{service}",                     Role(Viewer),   get(reads::service)),
-        route(POST,   "/v1/services/{service}/deploys",             Role(Deployer), post(services::deploy)),
-        route(POST,   "/v1/services/{service}/rollbacks",           Role(Deployer), post(services::rollback)),
-        route(POST,   "/v1/services/{service}/pause",               Role(Deployer), post(services::pause)),
-        route(POST,   "/v1/services/{service}/resume",              Role(Deployer), post(services::resume)),
-        route(DELETE, "/v1/services/{service}/holds/{artifact}",    Role(Deployer), delete(services::lift_hold)),
-        route(GET,    "/v1/nodes",                                  Role(Viewer),   get(reads::nodes)),
+        route(GET,    "/v1/services",                                Role(Viewer),   Read,      get(reads::services)),
+        route(GET,    "/v1/services/{service}",                      Role(Viewer),   Read,      get(reads::service)),
+        route(POST,   "/v1/services/{service}/deploys",              Role(Deployer), Ask,       post(services::deploy)),
+        route(POST,   "/v1/services/{service}/rollbacks",            Role(Deployer), Ask,       post(services::rollback)),
+        route(POST,   "/v1/services/{service}/pause",                Role(Deployer), Ask,       post(services::pause)),
+        route(POST,   "/v1/services/{service}/resume",               Role(Deployer), Ask,       post(services::resume)),
+        route(DELETE, "/v1/services/{service}/holds/{artifact}",     Role(Deployer), Ask,       delete(services::lift_hold)),
+        route(GET,    "/v1/nodes",                                   Role(Viewer),   Read,      get(reads::nodes)),
 
-        stream(       "/v1/facts/{topic}",                          Role(Viewer),   get(facts::follow)),
+        stream(       "/v1/facts/{topic}",                           Role(Viewer),              get(facts::follow)),
 
-        route(POST,   "/v1/queues/{queue}/claims",                  Role(Worker),   post(claims::claim)),
-        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",    Attempt,        post(attempts::beat)),
-        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/uploads",  Attempt,        post(attempts::uploads)),
-        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/log",      Attempt,        post(attempts::log)),
-        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/finish",   Attempt,        post(attempts::finish)),
+        route(POST,   "/v1/queues/{queue}/claims",                   Role(Worker),   Open,      post(claims::claim)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",     Attempt,        AtAttempt, post(attempts::beat)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/uploads",   Attempt,        AtAttempt, post(attempts::uploads)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/log",       Attempt,        AtAttempt, post(attempts::log)),
+        route(POST,   "/v1/jobs/{job}/attempts/{attempt}/finish",    Attempt,        AtAttempt, post(attempts::finish)),
     ]
 }
 
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     let mut router = Router::new();
-    for Route { path, need, token_in_query, handler, .. } in table() {
+    for Route { method, path, need, token_in_query, class, handler } in table() {
         let rule = Rule { shared: shared.clone(), need, token_in_query };
-        router = router.route(path, handler.route_layer(from_fn_with_state(rule, access::check)));
+        let door = Door { method: limits::name(&method), route: path, gate: shared.gates.of(class) };
+        // What is added last comes first: a full house reads no tokens.
+        let checked = handler.route_layer(from_fn_with_state(rule, access::check));
+        router = router.route(path, checked.route_layer(from_fn_with_state(door, limits::admit)));
     }
     router
         .fallback(console::serve)

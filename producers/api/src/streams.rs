@@ -4,7 +4,8 @@
 //! task ──reads log, bucket──▶ Sender ──buffer──▶ body ──▶ connection
 //! ```
 //!
-//! A client that takes nothing for a while is dropped; until then its task waits, and nobody else does.
+//! A client that takes nothing for a while is dropped; until then its task waits, and nobody else does. What waits for it is
+//! small: one piece in the buffer, one with the task, and what the connection holds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,20 +16,23 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use longshore_service::limits::Pass;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{Shared, problem::Failure};
+use crate::{Shared, limits::UNREAD_SECONDS, problem::Failure, serve};
 
-/// Pieces that wait for a slow client. Each is at most about a MiB, most are some KiB.
-const BUFFERED_PIECES: usize = 8;
+/// Largest piece that is sent at once; what is larger is cut.
+pub(crate) const PIECE_BYTES_MAX: usize = 64 * 1024;
+/// Pieces that wait for a slow client.
+const BUFFERED_PIECES: usize = 1;
 /// A client that takes nothing for so long is dropped.
-const SLOW_CLIENT: Duration = Duration::from_secs(30);
+const SLOW_CLIENT: Duration = serve::UNREAD_TIMEOUT;
 
 /// The task's side.
 pub(crate) struct Sender {
     pieces: mpsc::Sender<Bytes>,
-    _permit: OwnedSemaphorePermit,
+    _pass: Pass,
 }
 
 /// The client is gone, or too slow.
@@ -36,12 +40,23 @@ pub(crate) struct Gone;
 
 impl Sender {
     pub(crate) async fn send(&self, piece: impl Into<Bytes>) -> Result<(), Gone> {
-        self.pieces.send_timeout(piece.into(), SLOW_CLIENT).await.map_err(|error| {
-            if matches!(error, mpsc::error::SendTimeoutError::Timeout(_)) {
-                tracing::info!(seconds = SLOW_CLIENT.as_secs(), "a streaming client took nothing and is dropped");
-            }
-            Gone
-        })
+        let mut rest: Bytes = piece.into();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+            self.pieces.send_timeout(piece, SLOW_CLIENT).await.map_err(|error| {
+                if matches!(error, mpsc::error::SendTimeoutError::Timeout(_)) {
+                    UNREAD_SECONDS.refused();
+                    tracing::info!(seconds = SLOW_CLIENT.as_secs(), "a streaming client took nothing and is dropped");
+                }
+                Gone
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A last word, if there is room for it: the stream ends whether it is heard or not.
+    pub(crate) fn farewell(&self, word: &'static str) {
+        let _ = self.pieces.try_send(Bytes::from_static(word.as_bytes()));
     }
 
     /// Waits until the client is gone.
@@ -52,10 +67,7 @@ impl Sender {
 
 /// An answer of this type, and where to put its pieces. It ends when the sender is dropped.
 pub(crate) fn open(shared: &Arc<Shared>, content_type: &'static str) -> Result<(Sender, Response), Failure> {
-    let permit = shared.streams.clone().try_acquire_owned().map_err(|_| {
-        let streams = shared.limits.streams_max;
-        Failure::unavailable(format!("all {streams} streams of this API process are taken: close some, or try another"))
-    })?;
+    let pass = shared.gates.streams.enter().map_err(|full| Failure::full(&full))?;
     let (pieces, receiver) = mpsc::channel(BUFFERED_PIECES);
     let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>));
     let mut response = Response::new(body);
@@ -65,5 +77,5 @@ pub(crate) fn open(shared: &Arc<Shared>, content_type: &'static str) -> Result<(
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Proxies that buffer would hold the stream back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok((Sender { pieces, _permit: permit }, response))
+    Ok((Sender { pieces, _pass: pass }, response))
 }

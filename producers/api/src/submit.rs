@@ -67,8 +67,19 @@ pub(crate) async fn submit<E: Event>(shared: &Shared, asker: &Asker, event: E) -
 where
     Request<E>: Message,
 {
+    let kind = event.kind();
     let position = append(shared, asker, event).await?;
-    match shared.read.outcome(&position, shared.limits.outcome_wait).await {
+    let outcome = shared.read.outcome(&position, shared.limits.outcome_wait).await;
+    let became = match &outcome {
+        Ok(Outcome::Processed) => "processed",
+        Ok(Outcome::Pending) => "pending",
+        Ok(Outcome::Refused(_)) => "refused",
+        Err(_) => "unknown",
+    };
+    let Asker { actor, id, trace } = asker;
+    let RequestPosition { topic, partition, offset } = &position;
+    tracing::info!(request = %id, trace, actor, kind, partition = format_args!("{topic}/{partition}"), offset, outcome = became, "request");
+    match outcome {
         Ok(Outcome::Processed) => Ok(Submitted { processed: true, position }),
         Ok(Outcome::Pending) => Ok(Submitted { processed: false, position }),
         Ok(Outcome::Refused(refusal)) => Err(Failure::refused(refusal).of(&asker.id)),

@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Log(LogCommand),
     /// Shows what the token may do
     Whoami,
+    /// Looks at this machine, the server and what it runs, and says what to do about what is wrong
+    Doctor,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -110,6 +112,11 @@ pub(crate) struct UpArgs {
     /// How long a worker may take until its first word [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub(crate) worker_confirm: Option<String>,
+    /// Sets a limit, such as queue.jobs=5000; may be repeated. infra/docs/limits.md lists them
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    pub(crate) limits: Vec<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -137,9 +144,19 @@ pub(crate) struct WorkerArgs {
     /// Repositories kept in the cache
     #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub(crate) repositories_max: u16,
-    /// Logs as JSON
-    #[arg(long)]
-    pub(crate) json_logs: bool,
+    /// Where Prometheus reads /metrics, such as 127.0.0.1:9100 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// How a process that runs on writes its log, which goes to stderr.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// text for people, json for programs: one object per line
+    #[arg(long, env = "LONGSHORE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: longshore_service::telemetry::Format,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -380,6 +397,9 @@ mod tests {
             "log tail builds --from beginning",
             "log verify --data /tmp/x --output json",
             "whoami",
+            "doctor --output json",
+            "up --limit queue.jobs=5 --limit api.streams=7 --log-format json",
+            "worker --name w-1 --work-dir w --metrics-listen 127.0.0.1:0 --log-format text",
         ];
         for line in lines {
             if let Err(error) = parse(line) {

@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod builds;
+mod doctor;
 mod find;
 mod follow;
 mod nodes;
@@ -45,6 +46,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Up(args) => return up::run(&connection.data, args).await,
         Command::Worker(args) => return worker::run(&connection, args).await,
         Command::Log(LogCommand::Verify) => return verify::run(&connection.data, output).await,
+        Command::Doctor => return doctor::run(&connection, output).await,
         // Taken by main before the flags were read.
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
         _ => {}
@@ -62,7 +64,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
 
 async fn ask(context: &Context, command: Command) -> Result<(), Error> {
     match command {
-        Command::Up(_) | Command::Worker(_) | Command::Guard | Command::Log(LogCommand::Verify) => Ok(()),
+        Command::Up(_)
+        | Command::Worker(_)
+        | Command::Doctor
+        | Command::Guard
+        | Command::Log(LogCommand::Verify) => Ok(()),
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,
         Command::Job(args) => builds::job(context, &args).await,

@@ -12,6 +12,7 @@
 //!
 //! Ports that were picked once are kept, so that nodes and workers find their server again after a restart.
 
+mod checks;
 mod embedded;
 mod metrics;
 mod ports;
@@ -27,18 +28,24 @@ use std::{
 
 use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
-use longshore_control::{Control, ControlConfig};
+use longshore_control::{Control, ControlConfig, Metered};
 use longshore_log::{
-    clock,
+    Log, clock,
     local::{Config as LogConfig, LocalLog},
 };
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
 use longshore_schemas::{RegionName, topics};
-use longshore_service::{durable, shutdown, telemetry};
+use longshore_service::{
+    durable,
+    limits::{self, Limit},
+    shutdown, telemetry,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{embedded::Buckets, ports::Ports, secrets::Secrets, settings::Settings};
+use self::{
+    checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets, settings::Settings,
+};
 use crate::{
     args::UpArgs,
     defaults::{UP_FILE, UpFile, UpRegion},
@@ -58,21 +65,27 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 /// Runs until it is told to stop.
 pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
     let settings = Settings::load(&args)?;
-    telemetry::init(telemetry::Format::Text, LOG_FILTER).map_err(anyhow::Error::from)?;
+    let limits = limits::Settings::read(&args.limits, &all_limits()).map_err(anyhow::Error::from)?;
+    telemetry::init(args.log.log_format, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
     // What an earlier run left there says nothing of this one, which is not ready yet.
     let _ = std::fs::remove_file(data.join(UP_FILE));
-    let up = Up::start(&data, &args, &settings).await?;
+    let up = Up::start(&data, &args, &settings, &limits).await?;
     up.serve(&data, stop).await?;
     Ok(())
+}
+
+/// Every limit that this process holds.
+pub(crate) fn all_limits() -> Vec<&'static Limit> {
+    [longshore_api::limits::LIMITS, longshore_control::limits::LIMITS, longshore_region::LIMITS].concat()
 }
 
 struct Up {
     log: Arc<LocalLog>,
     buckets: Buckets,
-    control: Control,
+    control: Arc<Control>,
     regions: Vec<(RegionName, Region)>,
     api: Api,
     listener: TcpListener,
@@ -83,24 +96,31 @@ struct Up {
 }
 
 impl Up {
-    async fn start(data: &Path, args: &UpArgs, settings: &Settings) -> anyhow::Result<Self> {
+    async fn start(
+        data: &Path,
+        args: &UpArgs,
+        settings: &Settings,
+        limits: &limits::Settings,
+    ) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
         let secrets = Secrets::open(data)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
+        let metered: Arc<dyn Log> = Metered::new(log.clone());
         let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &secrets).await?;
         ports.keep(S3, buckets.address()?)?;
         let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
-        let mut config = ControlConfig::new(log.clone(), data.join("state"), args.regions.clone());
+        let mut config = ControlConfig::new(metered.clone(), data.join("state"), args.regions.clone());
         config.shards_per_region = SHARDS_PER_REGION;
+        config.set_limits(limits);
         config.queue.confirm_seconds = settings.worker.confirm.0;
         config.queue.silent_seconds = settings.worker.silence.0;
-        let control = Control::start(config, &roles_stop)?;
+        let control = Arc::new(Control::start(config, &roles_stop)?);
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
             let listen = ports.before(region.as_str(), nth_port(args.region_listen, index)?);
             let config = RegionConfig {
                 region: region.clone(),
-                log: log.clone(),
+                log: metered.clone(),
                 main_bucket: buckets.main.clone(),
                 bucket: buckets.of(region)?.clone(),
                 listen,
@@ -108,20 +128,28 @@ impl Up {
                 tokens: secrets.tokens.clone(),
                 signer: secrets.signer.clone(),
                 data_dir: data.join("regions").join(region.as_str()),
-                limits: RegionLimits::default(),
+                limits: RegionLimits::of(limits),
             };
             let running = Region::start(config, roles_stop.clone()).await?;
             ports.keep(region.as_str(), running.address())?;
             regions.push((region.clone(), running));
         }
+        let checks = UpChecks {
+            control: control.clone(),
+            log: metered.clone(),
+            data: data.to_owned(),
+            buckets: buckets.all(),
+            regions: regions.iter().map(|(region, running)| (region.clone(), running.connections())).collect(),
+        };
         let api = Api::new(ApiConfig {
-            log: log.clone(),
+            log: metered,
             read: control.read_model(),
             main_bucket: buckets.main.clone(),
             regions: args.regions.clone(),
             tokens: secrets.tokens.clone(),
             signer: secrets.signer.clone(),
-            limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::default() },
+            limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::of(limits) },
+            checks: Arc::new(checks),
             allow_file_repositories: true,
         });
         let listen = ports.before(API, args.listen);
@@ -149,7 +177,8 @@ impl Up {
         durable::write(&up_file, &serde_json::to_vec_pretty(&file)?, durable::SHARED_MODE)?;
         say_ready(&file, &up_file);
         let maintenance = tokio::spawn(maintain(log.clone(), roles_stop.clone()));
-        let router = metrics::with_metrics(api.router(), buckets.counters(), &secrets.tokens);
+        let sources = Sources::new(control.clone(), buckets.counters());
+        let router = metrics::with_metrics(api.router(), sources, &secrets.tokens);
         let serving = api.serve_router(router, listener, api_stop.clone());
         tokio::pin!(serving);
         tokio::select! {
@@ -159,15 +188,19 @@ impl Up {
                 serving.await?;
             }
         }
+        tracing::info!("the API has stopped");
         roles_stop.cancel();
         for (_, region) in regions {
             region.stopped().await;
         }
         control.stopped().await;
         maintenance.await?;
+        tracing::info!("the roles have stopped");
         buckets.shutdown().await;
         log.close();
-        tracing::info!("stopped");
+        // Nothing is there any more that could answer: what other commands read must not say otherwise.
+        let _ = std::fs::remove_file(&up_file);
+        tracing::info!("the log is closed; stopped");
         Ok(())
     }
 }

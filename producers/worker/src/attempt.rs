@@ -11,8 +11,8 @@ use std::{
     fmt::Display,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
 };
 
 use longshore_artifact::Published;
@@ -20,7 +20,10 @@ use longshore_schemas::{
     events::{BuildSpec, FailureReason},
     http::{Assignment, FinishBody},
 };
-use longshore_service::retry::Backoff;
+use longshore_service::{
+    metrics::{Counters, Histograms},
+    retry::Backoff,
+};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +83,19 @@ impl From<Failure> for Halt {
     }
 }
 
+static ATTEMPTS: LazyLock<Counters<1>> =
+    LazyLock::new(|| Counters::new("longshore_worker_attempts", "Attempts that ended", ["outcome"]));
+static SECONDS: LazyLock<Histograms<1>> =
+    LazyLock::new(|| Histograms::seconds("longshore_worker_attempt_seconds", "From assignment to result", ["outcome"]));
+
+fn outcome(result: &Result<Published, Halt>) -> &'static str {
+    match result {
+        Ok(_) => "succeeded",
+        Err(Halt::Failed(_)) => "failed",
+        Err(Halt::Stopped) => "stopped",
+    }
+}
+
 /// Where programs are looked for.
 pub(crate) fn search_path() -> String {
     std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned())
@@ -106,6 +122,7 @@ impl Builder {
             Err(error) => return tracing::error!(%job, attempt, %error, "the attempt's credential cannot be used"),
         };
         tracing::info!(%job, attempt, name = %assignment.build.name, commit = %assignment.build.commit, "attempt started");
+        let begun = Instant::now();
         let over = shutdown.child_token();
         let every = Duration::from_secs(assignment.beat_seconds.into()).max(BEAT_MIN);
         let _beats = AbortOnDrop(tokio::spawn(beats::keep(api.clone(), every, over.clone())).abort_handle());
@@ -115,17 +132,19 @@ impl Builder {
         let task = Task { assignment, api: &api, folder: &folder, log: &log, over: &over };
         let result = self.build(&task).await;
         self.clean(&folder).await;
+        ATTEMPTS.count([outcome(&result)], 1);
+        SECONDS.observe([outcome(&result)], begun.elapsed().as_secs_f64());
         match result {
             Ok(published) => {
                 log.say(&format!("published artifact {}", published.root.artifact)).await;
                 log.finish().await;
-                finish(&task_id(assignment), &api, succeeded(&published), &over).await;
+                finish(assignment, &api, succeeded(&published), &over).await;
             }
             Err(Halt::Failed(failure)) => {
                 log.say(&format!("the build failed: {}", failure.message)).await;
                 log.finish().await;
                 let Failure { reason, message } = failure;
-                finish(&task_id(assignment), &api, FinishBody::Failed { reason, message }, &over).await;
+                finish(assignment, &api, FinishBody::Failed { reason, message }, &over).await;
             }
             Err(Halt::Stopped) => tracing::info!(%job, attempt, "attempt stopped"),
         }
@@ -341,20 +360,17 @@ fn succeeded(published: &Published) -> FinishBody {
     FinishBody::Succeeded { root, new_pack_bytes: published.new_bytes }
 }
 
-fn task_id(assignment: &Assignment) -> String {
-    format!("{} attempt {}", assignment.job, assignment.attempt)
-}
-
 /// Repeats the result until the server has it, or the attempt is over. A call on its way is never given up: it may be the one that counts.
-async fn finish(task: &str, api: &AttemptApi, mut body: FinishBody, over: &CancellationToken) {
+async fn finish(of: &Assignment, api: &AttemptApi, mut body: FinishBody, over: &CancellationToken) {
+    let Assignment { job, attempt, .. } = of;
     let mut backoff = Backoff::new(FINISH_RETRY_FIRST, FINISH_RETRY_MAX);
     loop {
         let error = match api.finish(&body).await {
-            Ok(_) => return tracing::info!(task, "attempt finished"),
+            Ok(_) => return tracing::info!(%job, attempt, "attempt finished"),
             Err(error) => error,
         };
         if beats::is_over(&error) {
-            return tracing::warn!(task, %error, "the result came too late");
+            return tracing::warn!(%job, attempt, %error, "the result came too late");
         }
         match (&error, &body) {
             (client::Error::Problem(problem), FinishBody::Succeeded { .. }) if !error.is_transient() => {
@@ -362,12 +378,14 @@ async fn finish(task: &str, api: &AttemptApi, mut body: FinishBody, over: &Cance
                 body = FinishBody::Failed { reason: FailureReason::UploadFailed, message };
                 continue;
             }
-            _ if !error.is_transient() => return tracing::error!(task, %error, "the server does not take the result"),
-            _ => tracing::warn!(task, %error, "the result did not get through, it is sent again"),
+            _ if !error.is_transient() => {
+                return tracing::error!(%job, attempt, %error, "the server does not take the result");
+            }
+            _ => tracing::warn!(%job, attempt, %error, "the result did not get through, it is sent again"),
         }
         tokio::select! {
             () = tokio::time::sleep(wait_after(&mut backoff)) => {}
-            () = over.cancelled() => return tracing::warn!(task, "the attempt is over before its result got through"),
+            () = over.cancelled() => return tracing::warn!(%job, attempt, "the attempt is over before its result got through"),
         }
     }
 }

@@ -17,7 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole call, unless the caller gives another.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How much of an answer that is no problem+json is shown.
 const SHOWN_CHARS_MAX: usize = 300;
 

@@ -27,6 +27,7 @@ mod config;
 mod error;
 mod git;
 pub mod guard;
+pub mod limits;
 mod log;
 mod process;
 mod tidy;

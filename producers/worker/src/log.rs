@@ -21,12 +21,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{beats::AttemptApi, uploads::with_headers, wait_after};
+use crate::{beats::AttemptApi, limits::LOG_BYTES, uploads::with_headers, wait_after};
 
 /// Output kept of one attempt, in bytes.
-const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Pieces that wait to be put into segments, each at most 64 KiB.
-const PIECES_MAX: usize = 64;
+pub(crate) const PIECES_MAX: usize = 64;
 /// A segment is closed this long after its first byte, full or not.
 const SEGMENT_AGE: Duration = Duration::from_secs(1);
 /// How long a build's output may wait for room, before it is left out instead.
@@ -72,6 +72,7 @@ impl Writer {
         };
         self.pass(piece).await;
         if ends {
+            LOG_BYTES.refused();
             let mib = LOG_BYTES_MAX / (1024 * 1024);
             self.say(&format!("the log reached its limit of {mib} MiB; the rest of the output is not kept")).await;
         }

@@ -26,7 +26,7 @@ use crate::{
 /// Output read at once.
 const READ_BYTES: usize = 64 * 1024;
 /// The last output that is kept for messages.
-const TAIL_BYTES_MAX: usize = 2 * 1024;
+pub(crate) const TAIL_BYTES_MAX: usize = 2 * 1024;
 /// Longest report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 /// How long the guard may take to kill everything before it is killed itself; longer than its own patience.

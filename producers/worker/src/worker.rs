@@ -6,7 +6,10 @@ use longshore_schemas::{
     ClaimId, QueueName,
     http::{Assignment, ClaimBody},
 };
-use longshore_service::retry::Backoff;
+use longshore_service::{
+    limits::{Settings, announce},
+    retry::Backoff,
+};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +19,7 @@ use crate::{
     client::{self, Answer, Client},
     config::{QUEUES_MAX, WorkerConfig},
     git::{Cache, Git},
+    limits::LIMITS,
     tidy::WorkDir,
     wait_after,
 };
@@ -43,6 +47,7 @@ impl Worker {
         let config = Arc::new(config);
         let git = Git::new(config.clone(), Cache::new(work.cache()));
         let builder = Arc::new(Builder::new(config.clone(), client.clone(), git, work));
+        announce(LIMITS, &Settings::default());
         tracing::info!(worker = %config.name, api = %config.api, queues = queues.len(), "worker started");
 
         let stop = shutdown.child_token();

@@ -26,18 +26,21 @@ impl Process {
 
     /// The same, with further variables in its environment.
     pub fn start_in(environment: &[(String, String)], binary: &str, arguments: &[&str], log: &Path) -> Result<Self> {
-        let program = binary_path(binary)?;
+        let mut command = Command::new(binary_path(binary)?);
+        command.args(arguments).envs(environment.iter().cloned());
+        Self::run(command, &format!("{binary} {}", arguments.first().unwrap_or(&"")), log)
+    }
+
+    /// Starts any command; its output is appended to `log`.
+    pub fn run(mut command: Command, name: &str, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(&program)
-            .args(arguments)
-            .envs(environment.iter().cloned())
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
-        let name = format!("{binary} {}", arguments.first().unwrap_or(&""));
-        Ok(Self { child, name, log: log.to_owned() })
+            .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+        Ok(Self { child, name: name.to_owned(), log: log.to_owned() })
     }
 
     pub fn pid(&self) -> u32 {

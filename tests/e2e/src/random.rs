@@ -12,6 +12,7 @@ impl Random {
     }
 
     /// With the seed of the environment, or else with a new one. Prints it.
+    #[expect(clippy::print_stdout, reason = "for people, seen with --nocapture or when a test fails")]
     pub fn from_environment() -> Self {
         let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {

@@ -13,6 +13,8 @@
 //!
 //! `FULL=1` kills 200 times instead of 20.
 
+#![allow(clippy::print_stdout, reason = "figures for people, seen with --nocapture")]
+
 mod common;
 
 use std::{

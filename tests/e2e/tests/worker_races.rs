@@ -11,6 +11,8 @@
 //!
 //! `FULL=1` makes 200 races instead of 52.
 
+#![allow(clippy::print_stdout, reason = "figures for people, seen with --nocapture")]
+
 mod common;
 
 use std::{

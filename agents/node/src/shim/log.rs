@@ -9,6 +9,8 @@ use std::{
 
 const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 const OLD_FILES: u32 = 2;
+/// Of all files together.
+pub const LOG_BYTES_MAX: u64 = FILE_BYTES_MAX * (OLD_FILES as u64 + 1);
 const BEGIN: &str = "[longshore] a release starts";
 
 /// A log that several runs of a service write to. Cheap to clone.

@@ -21,7 +21,7 @@ const REPORT_NODES_MAX: usize = 400;
 /// Longest message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Services that one node may report on.
-const NODE_SERVICES_MAX: usize = 256;
+pub const NODE_SERVICES_MAX: usize = 256;
 
 /// Time since the region's start.
 pub type Moment = Duration;

@@ -21,7 +21,8 @@ use super::{
 };
 
 pub(super) fn one(handle: &Handle<Replication>, artifact: &ArtifactId) -> Result<Option<ArtifactView>, StateError> {
-    let state = handle.store_of(&artifact.to_string()).view();
+    let held = handle.store_of(&artifact.to_string()).hold()?;
+    let state = held.view();
     let Some(row) = ARTIFACTS.get(&state, artifact)? else { return Ok(None) };
     view(&state, artifact, row).map(Some)
 }
@@ -31,7 +32,8 @@ pub(super) fn list(handle: &Handle<Replication>, query: &ArtifactQuery) -> Resul
     let before = Cursor::<ArtifactId>::parse(query.after.as_deref())?;
     let mut parts = Vec::new();
     for store in handle.stores() {
-        parts.push(part(&store.view(), query, before.as_ref(), limit).map_err(unavailable)?);
+        let held = store.hold().map_err(unavailable)?;
+        parts.push(part(&held.view(), query, before.as_ref(), limit).map_err(unavailable)?);
     }
     Ok(merge(parts, limit))
 }

@@ -34,7 +34,8 @@ pub(super) fn queues(handle: &Handle<Queue>) -> Result<Vec<QueueView>, StateErro
 }
 
 pub(super) fn one(handle: &Handle<Queue>, job: &JobId) -> Result<Option<JobView>, StateError> {
-    let state = handle.store_of(job.queue.as_str()).view();
+    let held = handle.store_of(job.queue.as_str()).hold()?;
+    let state = held.view();
     let Some(row) = JOBS.get(&state, job)? else { return Ok(None) };
     view(&state, job, row).map(Some)
 }
@@ -55,7 +56,8 @@ pub(super) fn claimed(
     queue: &QueueName,
     claim: &ClaimId,
 ) -> Result<Option<ClaimedJob>, ReadError> {
-    let state = handle.store_of(queue.as_str()).view();
+    let held = handle.store_of(queue.as_str()).hold().map_err(unavailable)?;
+    let state = held.view();
     let Some(job) = CLAIMS.get(&state, claim).map_err(unavailable)? else { return Ok(None) };
     let row = JOBS.expect(&state, &job).map_err(unavailable)?;
     let current = row.is_running() && row.claim.as_ref() == Some(claim);
@@ -77,7 +79,8 @@ pub(super) fn list(handle: &Handle<Queue>, query: &JobQuery) -> Result<Page<JobV
         None => handle.stores().collect(),
     };
     for store in stores {
-        let mut search = Search { state: &store.view(), query, before: before.as_ref(), limit };
+        let held = store.hold().map_err(unavailable)?;
+        let mut search = Search { state: &held.view(), query, before: before.as_ref(), limit };
         parts.extend(search.parts().map_err(unavailable)?);
     }
     Ok(merge(parts, limit))

@@ -41,7 +41,8 @@ fn page(
             Some((r, s, number)) if (&region, shard) == (r, *s) => number.saturating_add(1),
             _ => 0,
         };
-        let state = handle.store_of(&shard_key(&region, shard)).view();
+        let held = handle.store_of(&shard_key(&region, shard)).hold()?;
+        let state = held.view();
         let wanted = limit + 1 - items.len();
         for number in numbers(&state, &region, shard, query.service.as_ref(), first, wanted)? {
             if items.len() == limit {

@@ -19,7 +19,8 @@ const SERVICES_MAX: usize = 10_000;
 pub(super) fn list(handle: &Handle<Goals>) -> Result<Vec<ServiceView>, StateError> {
     let mut views = Vec::new();
     for store in handle.stores() {
-        let state = store.view();
+        let held = store.hold()?;
+        let state = held.view();
         for (service, row) in SERVICES.list(&state, &Range::all(), Order::Ascending, SERVICES_MAX)? {
             views.push(view(&state, service, &row)?);
         }
@@ -29,7 +30,8 @@ pub(super) fn list(handle: &Handle<Goals>) -> Result<Vec<ServiceView>, StateErro
 }
 
 pub(super) fn one(handle: &Handle<Goals>, service: &ServiceName) -> Result<Option<ServiceView>, StateError> {
-    let state = handle.store_of(service.as_str()).view();
+    let held = handle.store_of(service.as_str()).hold()?;
+    let state = held.view();
     let Some(row) = SERVICES.get(&state, service)? else { return Ok(None) };
     view(&state, service.clone(), &row).map(Some)
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use longshore_log::{Batch, Destination, RECORD_BYTES_MAX, Record, StoredRecord, TopicPartition};
-use longshore_processor::{Decision, Outgoing, Overlay, Refused, StateError, Store, StoreMut};
+use longshore_processor::{Decision, Outgoing, Overlay, Refused, StateError, Store};
 use longshore_schemas::{
     Timestamp, codec,
     events::{Cause, DeadLetter, Event, Fact, Processed, Refusal, TimerFired, Trigger},
@@ -40,8 +40,17 @@ impl Origin {
     }
 }
 
+/// One decision, encoded.
+struct Written {
+    records: Vec<(Destination, Record)>,
+    outgoing: Vec<Encoded>,
+    bytes: usize,
+}
+
 pub(super) struct Draft<'a, P: Wire> {
     place: Place,
+    /// Where its facts go.
+    facts_to: TopicPartition,
     now: Timestamp,
     before: Applied,
     overlay: Overlay<'a>,
@@ -59,6 +68,7 @@ impl<'a, P: Wire> Draft<'a, P> {
     pub(super) fn new(place: Place, before: Applied, now: Timestamp, base: &'a dyn Store) -> Self {
         Self {
             place,
+            facts_to: TopicPartition::new(P::Fact::TOPIC.name, place.partition),
             now,
             before,
             overlay: Overlay::new(base),
@@ -121,10 +131,32 @@ impl<'a, P: Wire> Draft<'a, P> {
             return Ok(refusal);
         }
         let facts = self.envelopes(facts, origin);
-        let mut scratch = Overlay::new(&self.overlay);
+        self.overlay.begin();
+        let written = match self.write(&facts, requests, origin) {
+            Ok(written) => written,
+            Err(error) => {
+                self.overlay.undo();
+                return Err(error);
+            }
+        };
+        self.overlay.keep();
+        self.bytes += written.bytes;
+        self.facts.extend(facts);
+        self.records.extend(written.records);
+        self.outgoing.extend(written.outgoing);
+        Ok(refusal)
+    }
+
+    /// Applies the facts to the overlay, and encodes everything.
+    fn write(
+        &mut self,
+        facts: &[Fact<P::Fact>],
+        requests: Vec<Outgoing>,
+        origin: &Origin,
+    ) -> Result<Written, StateError> {
         let mut records = Vec::with_capacity(facts.len());
-        for fact in &facts {
-            apply_fact::<P>(&mut scratch, fact)?;
+        for fact in facts {
+            apply_fact::<P>(&mut self.overlay, fact)?;
             records.push(self.fact_record(fact)?);
         }
         let outgoing = self.encode(requests, origin)?;
@@ -135,18 +167,7 @@ impl<'a, P: Wire> Draft<'a, P> {
                 "the decision has {bytes} bytes, at most {DECISION_BYTES_MAX} fit"
             )));
         }
-        let changes = scratch.into_changes();
-        for ((table, key), value) in changes {
-            match value {
-                Some(value) => self.overlay.put(table, key, value),
-                None => self.overlay.delete(table, key),
-            }
-        }
-        self.bytes += bytes;
-        self.facts.extend(facts);
-        self.records.extend(records);
-        self.outgoing.extend(outgoing);
-        Ok(refusal)
+        Ok(Written { records, outgoing, bytes })
     }
 
     fn envelopes(&self, events: Vec<P::Fact>, origin: &Origin) -> Vec<Fact<P::Fact>> {
@@ -171,8 +192,7 @@ impl<'a, P: Wire> Draft<'a, P> {
         let kind = fact.event.kind();
         let value = P::encode_fact(fact).map_err(|error| unwritable(kind, &error.to_string()))?;
         fits(kind, value.len())?;
-        let to = TopicPartition::new(P::Fact::TOPIC.name, self.place.partition);
-        Ok((Destination::Exact(to), Record::new(fact.event.key(), value)))
+        Ok((Destination::Exact(self.facts_to.clone()), Record::new(fact.event.key(), value)))
     }
 
     fn encode(&self, requests: Vec<Outgoing>, origin: &Origin) -> Result<Vec<Encoded>, StateError> {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use axum::{body::Body, http::Method};
 use longshore_schemas::http::{Problem, Role};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,8 +11,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::world::{PATIENCE, World};
-use crate::serve;
+use tower::ServiceExt;
+
+use super::world::{PATIENCE, World, build, request};
+use crate::{Limits, serve};
 
 impl World {
     async fn serve(&self) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
@@ -80,15 +83,67 @@ async fn shutting_down_ends_open_streams_and_claims() {
         open.push(connection);
     }
     let both_taken = async {
-        let shared = &world.api.shared;
-        let free = || shared.streams.available_permits() + shared.claims.available_permits();
-        while free() > shared.limits.streams_max + shared.limits.claims_max - 2 {
+        let gates = &world.api.shared.gates;
+        while gates.streams.used() + gates.claims.used() < 2 {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, both_taken).await.expect("both calls are open");
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), serving).await.expect("it ends soon").expect("without a panic");
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes true in time");
+}
+
+#[tokio::test]
+async fn a_full_gate_turns_away_its_own_kind_and_no_other() {
+    let world = World::with(Limits { asks_max: 1, ..Limits::default() }).await;
+    let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::convert::Infallible>>());
+    let slow = request(Method::POST, "/v1/builds", world.token(Role::Builder)).body(never).expect("valid");
+    let inside = tokio::spawn(world.router().oneshot(slow));
+    let asks = &world.api.shared.gates.asks;
+    until(|| asks.used() == 1).await;
+    let refused = world.post("/v1/builds", Role::Builder, &build()).await;
+    let problem = refused.expect_problem(503, "the limit api.asks of 1 calls is reached");
+    assert_eq!((problem.kind.as_str(), refused.header("retry-after")), ("/problems/limit-reached", "2"));
+    assert_eq!(world.records().await, 0, "nothing was written");
+    for path in ["/v1/health", "/v1/queues", "/v1/checks"] {
+        world.get(path).await.expect_status(200);
+    }
+    inside.abort();
+    until(|| asks.used() == 0).await;
+    world.post("/v1/builds", Role::Builder, &build()).await.expect_status(201);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_gets_an_answer_and_the_door() {
+    let world = World::with(Limits { connections_max: 1, ..Limits::default() }).await;
+    let (address, ..) = world.serve().await;
+    let ask = async || {
+        let mut connection = TcpStream::connect(address).await.expect("connected");
+        connection.write_all(b"GET /v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("answered");
+        answer
+    };
+    let first = TcpStream::connect(address).await.expect("connected");
+    let connections = &world.api.shared.gates.connections;
+    until(|| connections.used() == 1).await;
+    let answer = ask().await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 503") && head.contains("retry-after: 2"), "{head}");
+    let problem: Problem = serde_json::from_str(body).expect("a problem");
+    assert!(problem.status == 503 && problem.detail.contains("api.connections"), "{problem:?}");
+    drop(first);
+    until(|| connections.used() == 0).await;
+    assert!(ask().await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

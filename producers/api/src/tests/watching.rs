@@ -148,10 +148,10 @@ async fn a_stream_without_a_fact_yet_can_be_resumed() {
 async fn streams_are_bounded_and_given_back() {
     let world = World::with(Limits { streams_max: 1, ..Limits::default() }).await;
     let stream = world.stream("/v1/facts/builds", None).await;
-    world.get("/v1/facts/builds").await.expect_problem(503, "all 1 streams");
+    world.get("/v1/facts/builds").await.expect_problem(503, "the limit api.streams of 1 streams is reached");
     drop(stream);
     let returned = async {
-        while world.api.shared.streams.available_permits() == 0 {
+        while world.api.shared.gates.streams.used() > 0 {
             tokio::task::yield_now().await;
         }
     };

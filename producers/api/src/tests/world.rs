@@ -17,7 +17,7 @@ use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, JobId, WorkerId,
     events::{ArtifactSource, ArtifactSummary, BuildSpec, ReplicaStatus},
-    http::{ArtifactStatus, ArtifactView, JobStatus, JobView, Problem, ReplicaView, Role},
+    http::{ArtifactStatus, ArtifactView, CheckView, JobStatus, JobView, Problem, ReplicaView, Role},
     topics,
 };
 use longshore_service::{
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::toy::{LONG_AGO, Toy};
-use crate::{Api, ApiConfig, Limits, access::AttemptCredential};
+use crate::{Api, ApiConfig, Checks, Limits, access::AttemptCredential};
 
 pub(super) const ROLES: [Role; 6] =
     [Role::Viewer, Role::Builder, Role::Deployer, Role::Admin, Role::Worker, Role::Node];
@@ -46,6 +46,16 @@ pub(super) struct World {
     tokens: BTreeMap<Role, String>,
     _s3: embedded::Server,
     _folder: tempfile::TempDir,
+}
+
+/// A process that finds nothing wrong with itself.
+struct Well;
+
+#[async_trait::async_trait]
+impl Checks for Well {
+    async fn checks(&self) -> Vec<CheckView> {
+        vec![CheckView::ok("disk", "there is one")]
+    }
 }
 
 pub(super) struct Answered {
@@ -79,6 +89,7 @@ impl World {
             tokens: list,
             signer: Signer::new([7; 32]),
             limits,
+            checks: Arc::new(Well),
             allow_file_repositories: false,
         });
         Self { api, log, toy, bucket, tokens, _s3: s3, _folder: folder }

@@ -1,6 +1,6 @@
 //! `longshore worker`
 
-use longshore_service::{shutdown, telemetry};
+use longshore_service::{metrics, shutdown, telemetry};
 use longshore_worker::{GitLimits, GuardProgram, Worker, WorkerConfig};
 
 use crate::{
@@ -10,8 +10,7 @@ use crate::{
 };
 
 pub(super) async fn run(connection: &Connection, args: WorkerArgs) -> Result<(), Error> {
-    let format = if args.json_logs { telemetry::Format::Json } else { telemetry::Format::Text };
-    telemetry::init(format, "info").map_err(anyhow::Error::new)?;
+    telemetry::init(args.log.log_format, "info").map_err(anyhow::Error::new)?;
     let Target { api, token, .. } = Target::find(connection, Speaker::Worker)?;
     let token = token.ok_or_else(|| {
         Error::Usage(
@@ -30,6 +29,9 @@ pub(super) async fn run(connection: &Connection, args: WorkerArgs) -> Result<(),
         guard: GuardProgram::default(),
     };
     let shutdown = shutdown::signal().map_err(anyhow::Error::new)?;
+    if let Some(listen) = args.metrics_listen {
+        metrics::serve(listen, shutdown.clone()).await.map_err(anyhow::Error::new)?;
+    }
     match Worker::run(config, shutdown).await {
         Err(longshore_worker::Error::NotAccepted(error) | longshore_worker::Error::Client(error)) => Err(error.into()),
         result => result.map_err(|error| Error::Other(error.into())),

@@ -55,6 +55,12 @@ impl Buckets {
         self.regional.get(region).with_context(|| format!("region {region} has no bucket"))
     }
 
+    /// Every bucket with its name.
+    pub(super) fn all(&self) -> Vec<(String, Bucket)> {
+        let regional = self.regional.iter().map(|(region, bucket)| (region.to_string(), bucket.clone()));
+        std::iter::once(("main".to_owned(), self.main.clone())).chain(regional).collect()
+    }
+
     pub(super) fn address(&self) -> anyhow::Result<SocketAddr> {
         let endpoint = self.server.endpoint();
         endpoint.trim_start_matches("http://").parse().with_context(|| format!("the S3 server's address {endpoint}"))

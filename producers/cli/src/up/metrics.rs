@@ -1,42 +1,84 @@
-//! `/metrics` of `longshore up`: what went through the embedded S3 server, in Prometheus' text format. Any token may read.
+//! `/metrics` of `longshore up`, for Prometheus: what every role of the process counts, and what went through the embedded S3
+//! server. Any token may read.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::{
     Router,
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, CONTENT_TYPE},
+    },
+    response::IntoResponse,
     routing::get,
 };
-use longshore_s3::embedded::{Counters, Traffic};
-use longshore_service::tokens::Tokens;
+use longshore_control::Control;
+use longshore_s3::embedded::{Counters as S3Counters, Traffic};
+use longshore_service::{
+    metrics::{self, Gauges},
+    tokens::Tokens,
+};
 
-pub(super) fn with_metrics(router: Router, counters: Counters, tokens: &Tokens) -> Router {
-    let tokens = tokens.clone();
+/// What is looked up when the metrics are read.
+pub(super) struct Sources {
+    pub(super) control: Arc<Control>,
+    pub(super) s3: S3Counters,
+    memory: Gauges<0>,
+    files: Gauges<0>,
+}
+
+impl Sources {
+    pub(super) fn new(control: Arc<Control>, s3: S3Counters) -> Self {
+        let memory = Gauges::new("process_resident_memory_bytes", "Memory of this process", []);
+        let files = Gauges::new("process_open_fds", "Open files and connections of this process", []);
+        Self { control, s3, memory, files }
+    }
+
+    async fn text(&self) -> String {
+        self.control.show_metrics().await;
+        self.memory.set([], resident_bytes().unwrap_or(0));
+        self.files.set([], std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64));
+        with_traffic(&metrics::text(), &self.s3)
+    }
+}
+
+pub(super) fn with_metrics(router: Router, sources: Sources, tokens: &Tokens) -> Router {
+    let (tokens, sources) = (tokens.clone(), Arc::new(sources));
     let answer = async move |headers: HeaderMap| {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         match token.and_then(|token| tokens.verify(token)) {
-            Some(_) => (StatusCode::OK, text(&counters)),
-            None => (StatusCode::UNAUTHORIZED, "give a token: Authorization: Bearer …\n".to_owned()),
+            Some(_) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], sources.text().await).into_response(),
+            None => (StatusCode::UNAUTHORIZED, "give a token: Authorization: Bearer …\n".to_owned()).into_response(),
         }
     };
     Router::new().route("/metrics", get(answer)).merge(router)
 }
 
-fn text(counters: &Counters) -> String {
+/// Of this process, as Linux tells it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Puts the S3 server's counts, which it keeps itself, before the end of the text.
+fn with_traffic(text: &str, counters: &S3Counters) -> String {
+    use std::fmt::Write as _;
     type Figure = fn(&Traffic) -> u64;
+    const END: &str = "# EOF\n";
     let figures: [(&str, &str, Figure); 4] = [
-        ("longshore_s3_gets_total", "Objects read.", |traffic| traffic.gets),
-        ("longshore_s3_get_bytes_total", "Bytes of objects read.", |traffic| traffic.get_bytes),
-        ("longshore_s3_puts_total", "Objects stored.", |traffic| traffic.puts),
-        ("longshore_s3_put_bytes_total", "Bytes of objects stored.", |traffic| traffic.put_bytes),
+        ("longshore_s3_gets", "Objects read.", |traffic| traffic.gets),
+        ("longshore_s3_get_bytes", "Bytes of objects read.", |traffic| traffic.get_bytes),
+        ("longshore_s3_puts", "Objects stored.", |traffic| traffic.puts),
+        ("longshore_s3_put_bytes", "Bytes of objects stored.", |traffic| traffic.put_bytes),
     ];
     let all = counters.all();
-    let mut text = String::new();
+    let mut text = text.strip_suffix(END).unwrap_or(text).to_owned();
     for (name, help, figure) in figures {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
         for ((bucket, prefix), traffic) in &all {
-            let _ = writeln!(text, "{name}{{bucket={bucket:?},prefix={prefix:?}}} {}", figure(traffic));
+            let _ = writeln!(text, "{name}_total{{bucket={bucket:?},prefix={prefix:?}}} {}", figure(traffic));
         }
     }
-    text
+    text + END
 }

@@ -104,7 +104,10 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use longshore_service::telemetry::Format;
+
     use super::*;
+    use crate::args::LogArgs;
 
     fn leases(silence: u32, beat: u32, confirm: u32) -> Leases {
         Leases { silence: Seconds(silence), beat: Seconds(beat), confirm: Seconds(confirm) }
@@ -124,6 +127,8 @@ mod tests {
             worker_silence: flag("silence"),
             worker_beat: flag("beat"),
             worker_confirm: flag("confirm"),
+            limits: Vec::new(),
+            log: LogArgs { log_format: Format::Text },
         };
         Settings::load(&args).map_err(|error| error.to_string())
     }
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
-        let table: [(&str, &[(&'static str, &str)], &str); 6] = [
+        type Flags = &'static [(&'static str, &'static str)];
+        let table: [(&str, Flags, &str); 6] = [
             ("", &[("silence", "29s")], "at least 3 beats"),
             ("[worker]\nbeat = \"1m\"", &[], "worker.silence is 60 s, and workers speak every 60 s"),
             ("", &[("confirm", "4s")], "worker.confirm is 4 s"),

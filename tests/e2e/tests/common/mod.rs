@@ -1,6 +1,7 @@
 //! What a stopped `longshore up` left: its log, read by the tests and by `longshore log verify`, and its projections.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::print_stdout, reason = "for people, seen with --nocapture")]
 
 use std::{
     collections::BTreeMap,

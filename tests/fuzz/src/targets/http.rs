@@ -22,7 +22,7 @@ use axum::{
     response::Response,
 };
 use http_body_util::BodyExt;
-use longshore_api::{Api, ApiConfig, Limits};
+use longshore_api::{Api, ApiConfig, Checks, Limits};
 use longshore_artifact::pack_key;
 use longshore_control::{Control, ControlConfig};
 use longshore_log::{
@@ -33,7 +33,7 @@ use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, PackId, RegionName, Timestamp, codec,
     events::{ArtifactRequest, ReplicaReported, ReplicaStatus, ReportOrder, Request as LogRequest},
-    http::{Assignment, Problem, Role},
+    http::{Assignment, CheckView, Problem, Role},
     topics,
 };
 use longshore_service::{
@@ -63,6 +63,16 @@ const PACK: &[u8; 4] = b"pack";
 /// Panics of any thread of this process.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 static HOOK: Once = Once::new();
+
+/// No process is around this API that could look at itself.
+struct Unchecked;
+
+#[async_trait::async_trait]
+impl Checks for Unchecked {
+    async fn checks(&self) -> Vec<CheckView> {
+        Vec::new()
+    }
+}
 
 struct World {
     runtime: Runtime,
@@ -116,6 +126,7 @@ impl World {
                 tokens: list,
                 signer: Signer::new([7; 32]),
                 limits: Limits { outcome_wait: OUTCOME_WAIT, ..Limits::default() },
+                checks: Arc::new(Unchecked),
                 allow_file_repositories: false,
             });
             (log, control, s3, bucket, api, tokens)
