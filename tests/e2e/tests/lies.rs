@@ -16,7 +16,7 @@ use longshore_e2e::{Cluster, greeter::Repository, process::wait_for, read_token}
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
     events::{NodeStatus, ReplicaStatus, RolloutPlan, Wave},
-    http::{ArtifactStatus, DeployBody, JobStatus, RolloutStatus, ServiceView},
+    http::{ArtifactStatus, BuildBody, DeployBody, JobStatus, RolloutStatus, ServiceView},
     stream::{FromNode, FromRegion, Hello, NodeReport},
 };
 use tokio::{
@@ -91,6 +91,36 @@ async fn damaged_buckets_are_healed_while_a_rollout_goes_on() -> Result<()> {
     println!("{} packs damaged in regional and main bucket: all is well after {:?}", new.len(), begun.elapsed());
     ensure!(eu.all_right(&new) && main.all_right(&new));
     ensure!(main.packs("quarantine/packs")? == new, "people find all of them in quarantine");
+    cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_has_any_more_is_healed_by_building_it_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(&folder.path().join("repository"))?;
+    let mut cluster = Cluster::start(folder.path(), &["eu"]).await?;
+    cluster.start_workers(1)?;
+    let (main, eu) = (Files::of(&cluster, "longshore-main"), Files::of(&cluster, "longshore-eu"));
+    let body = repository.build("greeter", repository.commit("one", 4, &[])?)?;
+    let one = succeeded(&cluster, &body).await?;
+    stored(&cluster, one).await?;
+    let bad: BTreeSet<PackId> = eu.packs("packs")?.into_iter().take(1).collect();
+    eu.damage(&bad)?;
+    main.damage(&bad)?;
+    cluster.start_nodes(1).await?;
+    cluster.client.deploy("greeter", &DeployBody { artifact: one, plan: None }).await?;
+    wait_for("the region to say that the main bucket has wrong bytes", BOUND, async || {
+        let view = cluster.client.artifact(&one).await?;
+        let error = view.replicas.first().and_then(|replica| replica.error.clone()).unwrap_or_default();
+        Ok(error.contains("main bucket").then_some(()))
+    })
+    .await?;
+    let begun = Instant::now();
+    ensure!(succeeded(&cluster, &body).await? == one, "the same commit makes the same artifact");
+    stored(&cluster, one).await?;
+    println!("a pack that nobody had any more: all is well {:?} after the build was asked for", begun.elapsed());
+    ensure!(main.all_right(&bad) && eu.all_right(&bad));
+    answers(&cluster, "one").await?;
     cluster.stop()
 }
 
@@ -308,12 +338,17 @@ async fn answer_noise(mut stream: TcpStream, sizes: &Path, served: &AtomicU64) -
 
 async fn build(cluster: &Cluster, repository: &Repository, version: &str) -> Result<ArtifactId> {
     let commit = repository.commit(version, 4, &[])?;
-    let job = cluster.client.build(&repository.build("greeter", commit)?).await?;
-    let job = cluster.client.job_ended(&job.job, BOUND).await?;
-    ensure!(job.status == JobStatus::Succeeded, "{:?}", job.failure);
-    let artifact = job.artifact.context("an artifact")?.artifact;
+    let artifact = succeeded(cluster, &repository.build("greeter", commit)?).await?;
     stored(cluster, artifact).await?;
     Ok(artifact)
+}
+
+/// Builds; answers what came out.
+async fn succeeded(cluster: &Cluster, body: &BuildBody) -> Result<ArtifactId> {
+    let job = cluster.client.build(body).await?;
+    let job = cluster.client.job_ended(&job.job, BOUND).await?;
+    ensure!(job.status == JobStatus::Succeeded, "{:?}", job.failure);
+    Ok(job.artifact.context("an artifact")?.artifact)
 }
 
 /// Waits until every region has all of it.

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use longshore_schemas::{ArtifactId, NodeId, PackId, stream::Ticket};
+use longshore_schemas::{
+    ArtifactId, NodeId, PackId,
+    stream::{PeerPacks, Ticket},
+};
 use longshore_swarm_policy::{
     Fetch, Time, Tracker,
     fetch::{self, Failure, Source, WantedPack},
@@ -29,6 +32,10 @@ struct Scenario {
     packs: usize,
     /// They say that they have everything, and serve wrong bytes.
     liars: usize,
+    /// They say that they have everything, and never answer.
+    mute: usize,
+    /// They are good peers, and say of every other that he lies.
+    slanderers: usize,
     /// When each of the first nodes dies.
     deaths: Vec<Duration>,
     /// How long the region takes to notice a death.
@@ -48,6 +55,8 @@ impl Default for Scenario {
             racks: 2,
             packs: 64,
             liars: 0,
+            mute: 0,
+            slanderers: 0,
             deaths: Vec::new(),
             notice: Duration::ZERO,
             tracker_restart: None,
@@ -86,6 +95,8 @@ struct Node {
     downlink_free: Time,
     alive: bool,
     liar: bool,
+    mute: bool,
+    slanders: bool,
 }
 
 struct World {
@@ -144,6 +155,12 @@ impl World {
 
     fn node(number: usize, scenario: &Scenario) -> Node {
         let rack = format!("rack-{}", number % scenario.racks).parse().expect("valid");
+        // The last ones are bad, kind by kind.
+        let mut first_good = scenario.nodes;
+        let bad = [scenario.liars, scenario.mute, scenario.slanderers].into_iter().position(|count| {
+            first_good -= count;
+            number >= first_good
+        });
         Node {
             id: node_id(number),
             fetch: Fetch::new(fetch::Config::new(node_id(number), rack)),
@@ -152,20 +169,23 @@ impl World {
             uplink_free: Time::ZERO,
             downlink_free: Time::ZERO,
             alive: true,
-            liar: number >= scenario.nodes - scenario.liars,
+            liar: bad == Some(0),
+            mute: bad == Some(1),
+            slanders: bad == Some(2),
         }
     }
 
     fn start(&mut self) {
         let all: Vec<PackId> = self.packs.iter().map(|wanted| wanted.pack).collect();
         for number in 0..self.nodes.len() {
-            if self.nodes[number].liar || number < self.scenario.seeds {
+            let claims_all = self.nodes[number].liar || self.nodes[number].mute;
+            if claims_all || number < self.scenario.seeds {
                 self.nodes[number].has = all.iter().copied().collect();
             }
             // They begin within a second of each other.
             let at = Duration::from_millis(1_000 * number as u64 / self.nodes.len() as u64);
             self.announce(number, at);
-            if !self.nodes[number].liar {
+            if !claims_all {
                 self.after(at, Due::ToNode(number, fetch::Event::Wanted(self.missing_of(number))));
             }
         }
@@ -237,7 +257,7 @@ impl World {
     }
 
     fn check(&self) {
-        for node in self.nodes.iter().filter(|node| node.alive && !node.liar) {
+        for node in self.nodes.iter().filter(|node| node.alive && !node.liar && !node.mute) {
             assert_eq!((node.fetch.missing(), node.fetch.in_flight()), (0, 0), "{}", node.id);
         }
     }
@@ -276,11 +296,23 @@ impl World {
             match action {
                 tracker::Action::Sources { node, artifact, peers, tickets } => {
                     assert_eq!(artifact, self.artifact);
+                    if self.nodes[self.numbers[&node]].slanders {
+                        self.slander(&node, &peers);
+                    }
                     let ticket = |pack| Ticket { pack, bytes: PACK_BYTES, url: String::new() };
                     let tickets = tickets.into_iter().map(ticket).collect();
                     self.after(LATENCY, Due::ToNode(self.numbers[&node], fetch::Event::Sources { peers, tickets }));
                 }
                 tracker::Action::Ban { node } => drop(self.banned.insert(node)),
+            }
+        }
+    }
+
+    fn slander(&mut self, node: &NodeId, peers: &[PeerPacks]) {
+        for PeerPacks { node: peer, packs, .. } in peers {
+            for pack in packs {
+                let lie = tracker::Event::PeerLied { node: node.clone(), peer: peer.clone(), pack: *pack };
+                self.after(LATENCY, Due::ToTracker(lie));
             }
         }
     }
@@ -347,7 +379,7 @@ impl World {
                 (turn < self.scenario.bucket_failures_percent).then_some((Failure::Unreachable, Duration::ZERO))
             }
             Source::Peer(peer) => match &self.nodes[self.numbers[peer]] {
-                peer if !peer.alive => Some((Failure::Unreachable, TIMEOUT)),
+                peer if !peer.alive || peer.mute => Some((Failure::Unreachable, TIMEOUT)),
                 peer if peer.liar => Some((Failure::Lied, Duration::ZERO)),
                 peer if !peer.has.contains(&pack) => Some((Failure::Missing, Duration::ZERO)),
                 _ => None,
@@ -355,6 +387,11 @@ impl World {
         };
         match failure {
             Some((failure, delay)) => {
+                // As the transport does.
+                if let (Source::Peer(peer), Failure::Unreachable | Failure::Missing) = (&source, failure) {
+                    let (node, peer) = (self.nodes[number].id.clone(), peer.clone());
+                    self.after(delay + LATENCY, Due::ToTracker(tracker::Event::PeerFailed { node, peer, pack }));
+                }
                 self.after(delay, Due::ToNode(number, fetch::Event::Failed { pack, source, failure }));
             }
             None => {
@@ -417,6 +454,30 @@ fn liars_are_found_and_banned() {
         let outcome = run(Scenario { nodes: 40, racks: 4, packs: 100, liars, ..Scenario::default() });
         assert_eq!(outcome.banned, liars);
         assert!(outcome.copies <= 105, "{} copies", outcome.copies);
+    }
+}
+
+#[test]
+fn mute_nodes_cost_time_and_few_copies() {
+    for mute in [4, 10] {
+        let outcome = run(Scenario { nodes: 40, racks: 4, packs: 100, mute, ..Scenario::default() });
+        assert_eq!(outcome.banned, 0, "to be silent is no lie");
+        assert!(outcome.copies <= 105 + 10 * mute, "{} copies with {mute} mute nodes", outcome.copies);
+        assert!(outcome.took < Duration::from_secs(180), "{:?}", outcome.took);
+    }
+}
+
+#[test]
+fn slander_bans_few_and_everybody_gets_everything() {
+    for (slanderers, banned_max) in [(1, 0), (6, 9)] {
+        let outcome = run(Scenario { nodes: 40, racks: 4, packs: 100, slanderers, ..Scenario::default() });
+        assert!(outcome.banned <= banned_max, "{} banned by {slanderers}", outcome.banned);
+        assert!(
+            outcome.copies <= 105 + 100 * slanderers,
+            "{} copies: more than one more for each of them",
+            outcome.copies
+        );
+        assert!(outcome.took < Duration::from_secs(180), "{:?}", outcome.took);
     }
 }
 

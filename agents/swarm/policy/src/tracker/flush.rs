@@ -153,8 +153,10 @@ impl Tracker {
         }
         let holders = self.choose_holders(id, pack, wanter);
         if holders.is_empty() {
+            pack.stranded.insert(wanter);
             return false;
         }
+        pack.stranded.remove(wanter);
         pack.introduced.insert(wanter);
         if holders.len() > 1 {
             pack.settled.insert(wanter);
@@ -237,13 +239,15 @@ impl Tracker {
         let Some(pack) = self.packs.get(&id) else { return };
         let words = pack.wanters.words();
         let start = mix(pack_number(&id), self.now.as_millis() as u64) as usize % (64 * words.max(1));
-        let willing = |fresh_only: bool| {
-            let failed = move |word| if fresh_only { pack.failed.word(word) } else { 0 };
-            let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & !failed(word));
+        let willing = |able: fn(&Pack, usize) -> u64| {
+            let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & able(pack, word));
             let free = wanters.filter_map(|number| Some((self.node(number)?.leases, number)));
             free.take(TICKET_CANDIDATES_MAX).enumerate().map(|(order, (leases, number))| (leases, order, number)).min()
         };
-        let chosen = willing(true).or_else(|| willing(false));
+        // Those first whom nobody else can help; then those who did not fail before.
+        let chosen = willing(|pack, word| pack.stranded.word(word) & !pack.failed.word(word))
+            .or_else(|| willing(|pack, word| !pack.failed.word(word)))
+            .or_else(|| willing(|_, _| !0));
         let Some((_, _, number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) else { return };
         let Some(artifact) = self.wanted_by(pack, number).first().copied() else { return };
         let until = self.now + self.config.lease;

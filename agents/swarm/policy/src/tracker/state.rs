@@ -7,6 +7,10 @@ use longshore_schemas::{ArtifactId, NodeId, PackId, RackName};
 use super::{Action, Tracker, trust::Fault};
 use crate::{Time, bits::Bits};
 
+/// Peers that one node may shun. Whoever says of still more that they lie or fail is sent to them all the same: a node that finds fault with
+/// everybody must not get everything from the bucket.
+const SHUNNED_MAX: usize = 16;
+
 /// A node's place in the bit sets; given to another once it left.
 pub(super) type Number = usize;
 
@@ -56,6 +60,8 @@ pub(super) struct Pack {
     pub(super) settled: Bits,
     /// Those whose ticket came back unused since anybody got it.
     pub(super) failed: Bits,
+    /// Those of the wanters who could be sent to nobody who has it.
+    pub(super) stranded: Bits,
     pub(super) artifacts: BTreeSet<ArtifactId>,
     pub(super) lease: Option<Lease>,
     /// No ticket before.
@@ -89,6 +95,7 @@ impl Pack {
             introduced: Bits::default(),
             settled: Bits::default(),
             failed: Bits::default(),
+            stranded: Bits::default(),
             artifacts: BTreeSet::new(),
             lease: None,
             ticket_after: Time::ZERO,
@@ -225,10 +232,14 @@ impl Tracker {
     ) {
         let (Some(&accuser), Some(&accused)) = (self.numbers.get(node), self.numbers.get(peer)) else { return };
         let wants = self.packs.get(&pack).is_some_and(|pack| pack.wanters.contains(accuser));
-        let until = self.now + fault.shunned_for();
+        let (now, until) = (self.now, self.now + fault.shunned_for());
         let Some(known) = self.node_mut(accuser) else { return };
         // Only those who were sent there, for a pack that they want, can know.
         if accuser == accused || !wants || !known.peers.contains(accused) {
+            return;
+        }
+        known.forgive(now);
+        if !known.shunned.contains(accused) && known.shunned.len() >= SHUNNED_MAX {
             return;
         }
         known.shun(accused, until);
@@ -311,6 +322,7 @@ impl Tracker {
         known.introduced.remove(number);
         known.settled.remove(number);
         known.failed.remove(number);
+        known.stranded.remove(number);
         if known.wanters.remove(number) {
             self.dirty.insert(pack);
         }

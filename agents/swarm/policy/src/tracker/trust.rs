@@ -11,10 +11,11 @@
 //! - One node alone keeps nobody but itself away from a peer. It takes two of them for a lie, three for a failure.
 //! - A node is believed about a few peers only: three liars in ten minutes, eight failures in one. What it says of others
 //!   counts for itself alone. A node that is banned as a liar is not believed at all.
+//! - Nor does it get all it wants from the bucket: beyond sixteen peers that it shuns, it is sent to those of which it complains.
 //! - An accusation counts as long as the ban that it may lead to. Therefore `k` nodes that accuse falsely, and together,
 //!   keep at most `3 k / 2` peers banned at any time; one alone, none.
-//! - Every ban ends by itself. A node whose disk had a fault comes back; one that still lies fools two nodes with one pack
-//!   each, neither of which keeps it, and is banned again.
+//! - Every ban ends by itself. A node whose disk had a fault comes back; one that still lies fools two nodes with a few packs
+//!   each, which neither keeps, and is banned again.
 //!
 //! What is known of a node is known by its name, which its credential proves: connecting anew lifts no ban.
 
