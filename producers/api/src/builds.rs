@@ -27,7 +27,8 @@ pub(crate) async fn request(State(shared): App, asker: Asker, Json(body): Json<B
         return Ok(accepted(&asker, &submitted));
     }
     let Some(view) = shared.read.job_of_request(&asker.id)? else {
-        return Err(Failure::internal("the request was processed and there is no job of it").of(&asker.id));
+        // Processed, and no job of it: the key belongs to something else, which was done before.
+        return Err(Failure::key_reused("it was used for something else before: use a new key").of(&asker.id));
     };
     if view.job.queue != queue || view.build != build {
         let detail = format!("it asked for job {} before, which differs from this: use a new key", view.job);

@@ -93,6 +93,11 @@ async fn roll(shared: &Arc<Shared>, asker: &Asker, service: &ServiceName, event:
     if !submitted.processed {
         return Ok(accepted(asker, &submitted));
     }
+    // Whatever it changed can be read here. Nothing of it there: its key belongs to something else, which was done before.
+    if shared.read.service(service)?.is_none_or(|view| of_deploy(&view, &asker.id).is_none()) {
+        let detail = "it was used for something else before, or for a deploy that is long past: use a new key";
+        return Err(Failure::key_reused(detail).of(&asker.id));
+    }
     let left = shared.limits.outcome_wait.saturating_sub(began.elapsed());
     let settled = |view: &ServiceView| of_deploy(view, &asker.id).is_some_and(is_settled);
     let view = shared.read.service_when(service, left, &settled).await?;
