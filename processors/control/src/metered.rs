@@ -71,6 +71,10 @@ impl Log for Metered {
         self.0.start_offset(of).await
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.0.trouble()
+    }
+
     async fn offset_at(&self, of: &TopicPartition, at: Timestamp) -> Result<u64, Error> {
         self.0.offset_at(of, at).await
     }
