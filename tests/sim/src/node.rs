@@ -268,7 +268,7 @@ impl World {
                 if !still {
                     self.nodes[number].doing.remove(service);
                 } else if self.now >= ends {
-                    self.fetched(number, service, wanted, release)?;
+                    self.fetched(number, service, wanted, &release)?;
                 }
                 Ok(())
             }
@@ -287,7 +287,7 @@ impl World {
         number: usize,
         service: &ServiceName,
         wanted: &Wanted,
-        release: Release,
+        release: &Release,
     ) -> Result<(), Broken> {
         let artifact = release.artifact;
         self.nodes[number].doing.remove(service);
@@ -305,9 +305,9 @@ impl World {
         }
         self.nodes[number].releases.insert(artifact, bytes);
         self.nodes[number].say(service, wanted, NodeStatus::Staged, None);
-        self.checker.switched(&self.nodes[number].id, service, &release)?;
+        self.checker.switched(&self.nodes[number].id, service, release)?;
         self.nodes[number].state(service).switched(release.clone());
-        self.prove(number, service, wanted, &release)
+        self.prove(number, service, wanted, release)
     }
 
     fn prove(

@@ -86,7 +86,7 @@ fn at(now: i64, steady: u64) -> Around {
 /// Brings the machine to where it leads and waits.
 fn lead(machine: &mut Machine<Toy<1>, Kept>, around: Around) -> Effect {
     machine.start(around);
-    for answer in [Answer::Done, Answer::Offsets(vec![0]), Answer::Done, Answer::Offsets(vec![0, 0])] {
+    for answer in [Answer::Done, Answer::Offsets(vec![0]), Answer::Done, Answer::Offsets(vec![0, 0, 0, 0])] {
         machine.handle(answer, around);
     }
     machine.handle(Answer::Done, around)
@@ -115,12 +115,25 @@ fn a_leader_fences_then_reads_the_end_then_replays_then_leads() {
     assert!(matches!(machine.handle(gap(3), around), Effect::Read { due: None, .. }), "one offset is missing");
     assert_eq!(machine.status().role, Role::TakingOver);
     let Effect::Ask(asked) = machine.handle(gap(4), around) else { panic!("it knows all facts") };
-    assert!(matches!(asked.as_slice(), [Question::Start(of), Question::At(..)] if *of == requests()));
+    assert!(matches!(asked.as_slice(), [Question::Start(of), ..] if *of == requests()));
     let sources = [(requests(), 0), (signals(), 7)];
-    let open = machine.handle(Answer::Offsets(vec![0, 7]), around);
+    let open = machine.handle(Answer::Offsets(vec![0, 7, 9, 9]), around);
     assert!(matches!(open, Effect::Open(from) if from == sources));
     assert!(matches!(machine.handle(Answer::Done, around), Effect::Read { assigned: true, .. }));
     assert_eq!(machine.status().role, Role::Leading);
+}
+
+#[test]
+fn signals_of_long_ago_are_not_taken_for_recent_ones() {
+    let mut machine = machine();
+    let around = at(1_000, 0);
+    machine.start(around);
+    for answer in [Answer::Done, Answer::Offsets(vec![0]), Answer::Done] {
+        machine.handle(answer, around);
+    }
+    // The log has records of the future: its clock was, or is, ahead of this one.
+    let open = machine.handle(Answer::Offsets(vec![0, 2, 5, 9]), around);
+    assert!(matches!(open, Effect::Open(from) if from == [(requests(), 0), (signals(), 9)]));
 }
 
 #[test]
