@@ -248,7 +248,7 @@ mod tests {
         let text = text();
         for line in [
             "longshore_test_calls_total{route=\"/v1/\\\"x\\\"\",status=\"200\"} 3",
-            "longshore_test_open 7",
+            "longshore_test_open{} 7",
             "longshore_test_seconds_bucket{le=\"0.025\",route=\"a\"} 1",
             "# TYPE longshore_test_calls counter",
         ] {

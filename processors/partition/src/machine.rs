@@ -312,10 +312,11 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         self.phase = Phase::AskingWhereToLead;
         let mut questions = vec![Question::Start(self.requests())];
         if self.signals {
-            let lookback = SIGNALS_LOOKBACK.as_millis() as i64;
-            let since =
-                Timestamp::from_millis(around.now.max(self.replica.applied().at).millis().saturating_sub(lookback));
-            questions.push(Question::At(self.signals(), since));
+            let (signals, apart) = (self.signals(), SIGNALS_LOOKBACK.as_millis() as i64);
+            let shifted = |millis| Timestamp::from_millis(around.now.millis().saturating_add(millis));
+            questions.push(Question::At(signals.clone(), shifted(-apart)));
+            questions.push(Question::At(signals.clone(), shifted(apart)));
+            questions.push(Question::End(signals));
         }
         Effect::Ask(questions)
     }
@@ -336,9 +337,11 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         }
         let mut leader = Leader::new(self.processor.clone(), self.place, applied);
         let mut sources = vec![(requests.clone(), next)];
-        if let Some(from) = offsets.get(1) {
-            leader.offer_signals([], *from);
-            sources.push((self.signals(), *from));
+        if let [_, recent, ahead, end] = offsets {
+            // With records of the future the clocks do not agree, and nobody can say what is recent. Claims come again.
+            let from = if ahead < end { *end } else { *recent };
+            leader.offer_signals([], from);
+            sources.push((self.signals(), from));
         }
         let (next_wake, again, committing, due_at) = (None, false, None, Timestamp::default());
         let lead = Lead { leader, requests, next_wake, again, committing, due_at, clock: Steady::default() };

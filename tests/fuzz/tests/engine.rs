@@ -1,6 +1,9 @@
 //! The hunt itself: bugs that are planted are found, made small, and kept.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use longshore_fuzz::{
     Random, Subject, Target,
@@ -45,8 +48,15 @@ const CREDULOUS: Target = Target {
     start: || Box::new(Credulous),
 };
 
+/// One hunt at a time: the allocator counts for the whole process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn planted_bugs_are_found_made_small_and_kept() {
+    let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     let options = Hunt {
         seed: 1,
@@ -70,6 +80,7 @@ fn planted_bugs_are_found_made_small_and_kept() {
 
 #[test]
 fn the_same_seed_is_the_same_hunt() {
+    let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     let run = |seed, at: &str| {
         let corpus = folder.path().join(at);

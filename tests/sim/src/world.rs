@@ -100,7 +100,7 @@ pub(crate) enum Reply {
     Nothing,
 }
 
-/// How far a wild clock is set ahead, and then back.
+/// How far a wild clock is set, and then back.
 const HOUR_MILLIS: i64 = 60 * 60 * 1_000;
 
 pub(crate) struct World {
@@ -540,7 +540,11 @@ impl World {
                 }
                 5 => {
                     let jump = self.rng.range(0..8_000) as i64 - 4_000;
-                    let hour = if self.setting.wild_clocks && self.rng.chance(500) { HOUR_MILLIS } else { 0 };
+                    let hour = match self.rng.range(0..3) {
+                        0 if self.setting.wild_clocks => HOUR_MILLIS,
+                        1 if self.setting.wild_clocks => -HOUR_MILLIS,
+                        _ => 0,
+                    };
                     let before = self.controls[control].clock_offset % HOUR_MILLIS;
                     self.controls[control].clock_offset = (before + jump).clamp(-4_000, 4_000) + hour;
                     self.note(&name, &format!("its clock jumps by {} ms", jump + hour));
@@ -598,7 +602,13 @@ impl World {
         self.faults = Faults::none();
         for control in &mut self.controls {
             control.cut_until = 0;
-            control.clock_offset %= HOUR_MILLIS;
+            control.clock_offset = 0;
+        }
+        // The group gathers anew. An idle leader that was fenced meanwhile would hear of it with its next commit only.
+        for control in 0..self.controls.len() {
+            for slot in 0..self.controls[control].slots.len() {
+                self.at(1, Event::Assign { control, slot, assigned: false });
+            }
         }
     }
 
