@@ -63,7 +63,8 @@ const MAINTENANCE: Duration = Duration::from_secs(60);
 /// Runs until it is told to stop.
 pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
     let settings = Settings::load(&args)?;
-    let limits = limits::Settings::read(&args.limits, &all_limits()).map_err(|error| Error::Usage(error.to_string()))?;
+    let limits =
+        limits::Settings::read(&args.limits, &all_limits()).map_err(|error| Error::Usage(error.to_string()))?;
     telemetry::init(args.log.log_format, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;

@@ -77,7 +77,7 @@ impl UpChecks {
         let advice = "make room: when it is full, nothing is acknowledged any more until there is space";
         match free {
             ..DISK_FAIL_BYTES => CheckView::fail(check, says, advice),
-            ..DISK_WARN_BYTES => CheckView::warn(check, says, advice),
+            DISK_FAIL_BYTES..DISK_WARN_BYTES => CheckView::warn(check, says, advice),
             _ => CheckView::ok(check, says),
         }
     }
