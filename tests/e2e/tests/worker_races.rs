@@ -192,7 +192,7 @@ impl Lane {
         if !next {
             return Ok(None);
         }
-        let at_finish = self.refused(&job, victim).await?;
+        let Some(at_finish) = self.refused(&job, victim).await? else { return Ok(None) };
         let refused = resumed.elapsed();
         let view = self.cluster.client.job_ended(&job, BOUND).await?;
         self.succeeded(&view)?;
@@ -230,17 +230,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Waits until the worker's log says that its first attempt is over; true if it was told when it finished.
-    async fn refused(&self, job: &JobId, victim: usize) -> Result<bool> {
+    /// Waits until the worker's log says that its first attempt is over; true if it was told when it finished. None if it
+    /// was paused before it had heard of the attempt, and gave its claim up when it came back.
+    async fn refused(&self, job: &JobId, victim: usize) -> Result<Option<bool>> {
         let (beat, finish) = (format!("job={job} attempt=1"), format!("{job} attempt 1"));
         wait_for(&format!("{} to give up {job}", self.workers[victim].0), BOUND, async || {
             let text = self.workers[victim].1.log_text();
             let line = text.lines().find_map(|line| {
                 let at_finish = line.contains("the result came too late") && line.contains(&finish);
                 let at_beat = line.contains("the attempt is over") && line.contains(&beat);
-                (at_finish || at_beat).then_some(at_finish)
+                (at_finish || at_beat).then_some(Some(at_finish))
             });
-            Ok(line)
+            let began = text.lines().any(|line| line.contains("attempt started") && line.contains(&beat));
+            let unheard = !began && text.contains("a claim did not get through");
+            Ok(line.or(unheard.then_some(None)))
         })
         .await
     }
