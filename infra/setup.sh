@@ -4,6 +4,7 @@
 #   infra/setup.sh build      a C and C++ toolchain and libclang (RocksDB is compiled from source)
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
+#   infra/setup.sh kafka      Java and Maven, and Kafka's jars from Maven Central, for tests and benchmarks on a real cluster
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
@@ -39,6 +40,8 @@ libclang() {
 build() {
   have cargo || die "Rust is missing: install it with rustup (https://rustup.rs), version 1.95 or newer"
   have git || debian "git, to fetch commits" git
+  [ -e /usr/include/openssl/ssl.h ] && [ -e /usr/include/zlib.h ] && have pkg-config ||
+    debian "OpenSSL and zlib, for Kafka's client" libssl-dev zlib1g-dev pkg-config
   have c++ && have make || debian "a C++ toolchain, for RocksDB" build-essential
   libclang || debian "libclang, for RocksDB's bindings" libclang-dev
 }
@@ -67,6 +70,12 @@ browser() {
   [ -x /usr/bin/chromium ] || debian "Chromium, for the browser test" chromium
   (cd tests/e2e/browser && [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund --silent) >"$CACHE/browser.log" 2>&1 ||
     die "playwright-core could not be installed; see $CACHE/browser.log"
+}
+
+kafka() {
+  have java || debian "Java, for Kafka" openjdk-17-jre-headless
+  have mvn || debian "Maven, to fetch Kafka" maven
+  infra/kafka/kafka.sh fetch
 }
 
 faketime() {

@@ -29,6 +29,8 @@ pub mod conformance;
 mod error;
 #[cfg(any(feature = "local", feature = "simulated"))]
 mod group;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "local")]
 pub mod local;
 mod record;

@@ -1,0 +1,112 @@
+//! A real Kafka cluster on this machine, for tests, benchmarks and the demo: what `kafka.sh` does, as a value.
+//!
+//! Nothing of Longshore is known here, and nothing of Kafka's protocol: the script starts and ends processes.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+use tempfile::TempDir;
+
+/// How to start a cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// 1 or 3: with three, topics have three replicas and two must have what is acknowledged.
+    pub nodes: u32,
+    /// Memory of each broker, as Java writes it.
+    pub heap: String,
+    /// Further lines of `server.properties`.
+    pub settings: Vec<String>,
+}
+
+impl Config {
+    /// So many brokers that notice a dead one soon.
+    pub fn new(nodes: u32) -> Self {
+        let settings =
+            ["broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500"].map(str::to_owned).to_vec();
+        Self { nodes, heap: "512m".to_owned(), settings }
+    }
+}
+
+/// A running cluster. Dropping it ends it and removes what it stored.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: TempDir,
+    nodes: u32,
+    brokers: String,
+}
+
+impl Cluster {
+    /// Returns once every node serves. Fetches Kafka first, where it is not there yet.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("longshore-kafka-").tempdir()?;
+        let mut arguments =
+            vec!["start".to_owned(), config.nodes.to_string(), "--heap".to_owned(), config.heap.clone()];
+        for setting in &config.settings {
+            arguments.extend(["--set".to_owned(), setting.clone()]);
+        }
+        let mut cluster = Self { folder, nodes: config.nodes, brokers: String::new() };
+        cluster.brokers = cluster.script(&arguments)?.trim().to_owned();
+        Ok(cluster)
+    }
+
+    /// `host:port` of every broker, with commas between.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Nodes are counted from 1.
+    pub fn nodes(&self) -> u32 {
+        self.nodes
+    }
+
+    /// `kill -9` of one node.
+    pub fn kill(&self, node: u32) -> anyhow::Result<()> {
+        self.script(&["kill", &node.to_string()]).map(drop)
+    }
+
+    /// Starts a node that was killed, and waits until it serves.
+    pub fn restart(&self, node: u32) -> anyhow::Result<()> {
+        self.script(&["restart", &node.to_string()]).map(drop)
+    }
+
+    /// Stops one node in order.
+    pub fn stop(&self, node: u32) -> anyhow::Result<()> {
+        self.script(&["stop", &node.to_string()]).map(drop)
+    }
+
+    /// One of Kafka's own tools against this cluster, such as `TopicCommand`; what it printed.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.script(&[&["tool", class], arguments].concat())
+    }
+
+    fn script(&self, arguments: &[impl AsRef<str>]) -> anyhow::Result<String> {
+        let words = arguments.iter().map(AsRef::as_ref);
+        let (command, rest): (Vec<_>, Vec<_>) = words.enumerate().partition(|(index, _)| *index == 0);
+        let output = Command::new(script())
+            .args(command.iter().map(|(_, word)| word))
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(rest.iter().map(|(_, word)| word))
+            .stdin(Stdio::null())
+            .output()
+            .context("infra/kafka/kafka.sh cannot be run")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "infra/kafka/kafka.sh {}: {said}", command[0].1);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing can be done about brokers that do not end, and the folder goes all the same.
+        let _ = self.script(&["stop"]);
+    }
+}
+
+/// The script, wherever the checkout is.
+pub fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka.sh")
+}
