@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use longshore_bench::Usage;
+use longshore_bench::{Usage, builds};
 use longshore_log::{
     Log, Record,
     local::{Config as LogConfig, LocalLog},
@@ -24,8 +24,8 @@ use longshore_schemas::{
     QueueName, Timestamp, WorkerId,
     codec::{self, Message},
     events::{
-        AttemptFailed, AttemptFinished, AttemptOutcome, BuildFact, BuildRequest, BuildRequested, Event, Fact,
-        FailureReason, JobStarted, Request, WorkerReady, WorkerSignal,
+        AttemptFailed, AttemptFinished, AttemptOutcome, BuildFact, BuildRequest, Event, Fact, FailureReason,
+        JobStarted, Request, WorkerReady, WorkerSignal,
     },
     topics,
 };
@@ -123,11 +123,10 @@ fn queues() -> Result<Vec<QueueName>> {
 }
 
 async fn request_all(log: Arc<dyn Log>, queues: Vec<QueueName>, jobs: u64) -> Result<()> {
-    let build = crate::http::build()?;
+    let build = builds::spec()?;
     let mut records = Vec::with_capacity(BATCH);
     for (number, queue) in (0..jobs).zip(queues.iter().cycle()) {
-        let event = BuildRequest::from(BuildRequested { queue: queue.clone(), build: build.clone() });
-        records.push(record(event, &format!("bench-{number}"))?);
+        records.push(builds::record(&build, queue.as_str(), &format!("bench-{number}"))?);
         if records.len() == BATCH {
             append(&*log, topics::BUILD_REQUESTS.name, std::mem::take(&mut records)).await?;
         }
