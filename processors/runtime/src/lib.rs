@@ -23,6 +23,8 @@
 //! which log this is.
 
 mod error;
+mod last;
+mod loss;
 mod outcomes;
 mod partition;
 mod past;
@@ -34,7 +36,12 @@ mod store;
 
 pub use error::Error;
 pub use longshore_log::clock::{Clock, system_clock};
-pub use longshore_partition::{Applied, Projection, Role, Status, Wire, chain, step};
+pub use longshore_partition::{
+    Applied, Projection, Role, Status, Wire, chain,
+    loss::{Lost, Refused},
+    step,
+};
+pub use loss::AcceptError;
 pub use replay::{Replayed, replay};
 pub use service::{Config, Handle, Health, Observer, Runtime};
 pub use store::{Held, PartitionStore, Rocks, View};

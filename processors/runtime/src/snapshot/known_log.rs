@@ -1,14 +1,12 @@
 //! Whether a snapshot is of this log.
 
-use longshore_log::{Log, ReadLimit, TopicPartition};
+use longshore_log::{Log, TopicPartition};
 
 use super::{
     Error, Part, Snapshots, Wrong,
     description::{Description, LastFact, Partition},
 };
-
-/// How far before a position its last record is looked for first: a transaction leaves one gap.
-const STEP_BACK: u64 = 8;
+use crate::last::last_before;
 
 /// The last record before this offset; None if there is none, or none any more.
 pub(super) async fn last_fact(
@@ -16,28 +14,11 @@ pub(super) async fn last_fact(
     facts: &TopicPartition,
     before: u64,
 ) -> Result<Option<LastFact>, longshore_log::Error> {
-    let start = log.start_offset(facts).await?;
-    let mut step = STEP_BACK;
-    while start < before {
-        let from = before.saturating_sub(step).max(start);
-        let mut reader = log.reader(vec![(facts.clone(), from)])?;
-        let mut last = None;
-        while reader.position(facts).is_some_and(|position| position < before) {
-            let records = reader.read(ReadLimit::default()).await?;
-            if let Some(record) = records.into_iter().rev().find(|record| record.offset < before) {
-                last = Some(record);
-            }
-        }
-        if let Some(record) = last {
-            let value = record.record.value.as_deref().unwrap_or_default();
-            return Ok(Some(LastFact { offset: record.offset, blake3: blake3::hash(value).to_hex().to_string() }));
-        }
-        if from == start {
-            break;
-        }
-        step = step.saturating_mul(8);
-    }
-    Ok(None)
+    let last = last_before(log, facts, before).await?;
+    Ok(last.map(|record| {
+        let value = record.record.value.as_deref().unwrap_or_default();
+        LastFact { offset: record.offset, blake3: blake3::hash(value).to_hex().to_string() }
+    }))
 }
 
 impl Snapshots {

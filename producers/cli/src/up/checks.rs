@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use longshore_api::Checks;
-use longshore_control::{Control, Health, Role, role_name};
+use longshore_control::{Control, Health, Role, role_name, snapshots::SnapshotState};
 use longshore_log::{Log, TopicPartition};
 use longshore_region::Connections;
 use longshore_s3::Bucket;
@@ -35,6 +35,7 @@ pub(super) struct UpChecks {
 impl Checks for UpChecks {
     async fn checks(&self) -> Vec<CheckView> {
         let mut checks = processors(&self.control.health().await);
+        checks.push(snapshots(self.control.snapshots()));
         checks.push(self.dead_letters().await);
         checks.push(self.disk());
         checks.push(open_files());
@@ -99,6 +100,23 @@ fn processors(health: &[Health]) -> Vec<CheckView> {
         checks.extend(unwell);
     }
     checks
+}
+
+/// How far back a new process would have to read.
+fn snapshots(state: SnapshotState) -> CheckView {
+    let check = "snapshots";
+    let last = state.written.map_or_else(
+        || "none written since the start".to_owned(),
+        |written| format!("the last one is of {}, with {} facts", written.at, written.facts),
+    );
+    match state.error {
+        None => CheckView::ok(check, last),
+        Some(error) => CheckView::warn(
+            check,
+            format!("{error}; {last}"),
+            "nothing is lost, but without a snapshot a new control node reads all facts: look at the main bucket and the disk",
+        ),
+    }
 }
 
 fn unwell(health: &Health) -> Option<CheckView> {

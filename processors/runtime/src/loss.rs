@@ -1,0 +1,42 @@
+//! Accepts that requests are lost, by a commit in place of the partition's leader, which is halted.
+
+use longshore_log::{CommitError, Log, TopicPartition};
+use longshore_partition::loss::{self, Found, Lost};
+use longshore_schemas::{Timestamp, events::Event};
+
+use crate::{Wire, last::last_before};
+
+/// Why a loss was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error("there is no partition {partition} of {processor}")]
+    NoPartition { processor: &'static str, partition: u32 },
+    #[error(transparent)]
+    Refused(#[from] loss::Refused),
+    #[error("the log does not do its part: try again")]
+    Log(#[from] longshore_log::Error),
+    /// As when the partition was given to another node meanwhile.
+    #[error("it was not committed: look at the partition's state, and try again")]
+    Commit(#[from] CommitError),
+}
+
+pub(crate) async fn accept<P: Wire>(
+    log: &dyn Log,
+    partition: u32,
+    lost: Lost,
+    by: &str,
+    now: Timestamp,
+) -> Result<(), AcceptError> {
+    let requests = TopicPartition::new(P::Request::TOPIC.name, partition);
+    let facts = TopicPartition::new(P::Fact::TOPIC.name, partition);
+    // First fence, then read, as whoever leads does. The name is the leader's.
+    let mut writer = log.writer(&longshore_partition::owner::<P>(partition)).await?;
+    let facts_end = log.end_offset(&facts).await?;
+    let last_fact = last_before(log, &facts, facts_end).await?;
+    let requests_start = log.start_offset(&requests).await?;
+    let found = Found { last_fact: last_fact.as_ref(), facts_end, requests_start };
+    let batch = loss::accept::<P>(partition, lost, &found, by, now)?;
+    writer.commit(batch).await?;
+    tracing::warn!(processor = P::NAME, partition, by, ?lost, "the loss of requests was accepted");
+    Ok(())
+}
