@@ -28,11 +28,11 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
+pub use longshore_runtime::{AcceptError, Health, Lost, Refused, Role, Status, chain, system_clock};
 use longshore_runtime::{
     Applied, Clock, Config, Handle, Rocks, Runtime, Wire, replay,
     snapshot::{self, Restored, Snapshotter},
 };
-pub use longshore_runtime::{Health, Role, Status, system_clock};
 use longshore_schemas::{RegionName, read::ReadModel};
 use longshore_service::limits::{Settings, announce};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -224,6 +224,27 @@ impl Control {
         all.extend(live(goals)?);
         all.extend(live(fleet)?);
         Ok(all)
+    }
+
+    /// Accepts, in the name of `by`, that the log has lost these requests. None if there is no such processor.
+    pub async fn accept_loss(
+        &self,
+        processor: &str,
+        partition: u32,
+        lost: Lost,
+        by: &str,
+    ) -> Option<Result<(), AcceptError>> {
+        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
+        let now = (self.clock)();
+        Some(match processor {
+            <Queue as longshore_processor::Processor>::NAME => queue.accept_loss(partition, lost, by, now).await,
+            <Replication as longshore_processor::Processor>::NAME => {
+                replication.accept_loss(partition, lost, by, now).await
+            }
+            <Goals as longshore_processor::Processor>::NAME => goals.accept_loss(partition, lost, by, now).await,
+            <Fleet as longshore_processor::Processor>::NAME => fleet.accept_loss(partition, lost, by, now).await,
+            _ => return None,
+        })
     }
 
     /// How the snapshots of this process go.

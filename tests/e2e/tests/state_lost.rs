@@ -28,7 +28,7 @@ async fn a_state_folder_that_was_deleted_comes_back_from_a_snapshot() -> Result<
     }
     wait_for("a snapshot with the jobs", BOUND, async || {
         let metrics = cluster.client.text("/metrics").await?;
-        let facts = metrics.lines().find_map(|line| line.strip_prefix("longshore_snapshot_facts ")).unwrap_or("0");
+        let facts = metrics.lines().find_map(|line| line.strip_prefix("longshore_snapshot_facts{} ")).unwrap_or("0");
         // JobQueued and Processed of each.
         Ok((facts.parse::<u64>()? >= 2 * jobs.len() as u64).then_some(()))
     })
