@@ -422,6 +422,24 @@ impl CheckView {
     }
 }
 
+/// `POST /v1/partitions/{processor}/{partition}/accept-loss`: requests that the log has lost, from one on and before another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptLossBody {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// A loss that was accepted, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedLossView {
+    pub processor: String,
+    pub partition: u32,
+    pub from: u64,
+    pub to: u64,
+    pub by: String,
+}
+
 /// `GET /v1/whoami`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {

@@ -9,6 +9,7 @@
 //!
 //! - [`machine`]: follower and leader of one partition. Every order that matters is in here: fence, then read the end, then
 //!   apply up to it, then lead; the time before the ends; commit before apply; nothing after a commit that may have failed.
+//! - [`loss`]: how a person passes over requests that the log has lost.
 //! - [`step`]: what a batch of requests, signals and deadlines becomes.
 //! - [`replica`]: the State, and the only way it changes.
 //!
@@ -16,6 +17,7 @@
 
 mod applied;
 mod error;
+pub mod loss;
 pub mod machine;
 pub mod replica;
 pub mod step;
@@ -23,6 +25,6 @@ mod wire;
 
 pub use applied::Applied;
 pub use error::{Error, chain};
-pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status};
+pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status, owner};
 pub use replica::{Listener, Projection, Replica, apply_record};
 pub use wire::Wire;

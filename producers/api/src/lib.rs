@@ -27,6 +27,7 @@ mod facts;
 mod finish;
 mod job_log;
 pub mod limits;
+mod losses;
 mod problem;
 mod reads;
 mod repository;
@@ -40,7 +41,11 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, http::CheckView, read::ReadModel};
+use longshore_schemas::{
+    RegionName,
+    http::{AcceptedLossView, CheckView},
+    read::ReadModel,
+};
 use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +72,21 @@ pub struct ApiConfig {
 #[async_trait::async_trait]
 pub trait Checks: Send + Sync + 'static {
     async fn checks(&self) -> Vec<CheckView>;
+
+    /// Accepts that the log has lost requests: exactly those, or the error says which are.
+    async fn accept_loss(&self, loss: &AcceptedLossView) -> Result<(), NotAccepted> {
+        Err(NotAccepted::NoPartition(format!("no processor {} runs in this process", loss.processor)))
+    }
+}
+
+/// Why a loss is not accepted, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAccepted {
+    NoPartition(String),
+    /// Nothing is lost, or something else.
+    Other(String),
+    /// For now.
+    Unavailable(String),
 }
 
 /// Bounds of one API process.

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
-use longshore_schemas::http::Role::{Builder, Deployer, Viewer, Worker};
+use longshore_schemas::http::Role::{Admin, Builder, Deployer, Viewer, Worker};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     access::{self, Need, Rule},
     attempts, builds, claims, console, facts, job_log,
     limits::{self, Class, Door},
+    losses,
     problem::Failure,
     reads, services, submit,
 };
@@ -72,6 +73,8 @@ pub(crate) fn table() -> Vec<Route> {
         route(POST,   "/v1/services/{service}/resume",               Role(Deployer), Ask,       post(services::resume)),
         route(DELETE, "/v1/services/{service}/holds/{artifact}",     Role(Deployer), Ask,       delete(services::lift_hold)),
         route(GET,    "/v1/nodes",                                   Role(Viewer),   Read,      get(reads::nodes)),
+
+        route(POST,   "/v1/partitions/{processor}/{partition}/accept-loss", Role(Admin), Ask,      post(losses::accept)),
 
         stream(       "/v1/facts/{topic}",                           Role(Viewer),              get(facts::follow)),
 

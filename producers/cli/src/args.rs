@@ -346,6 +346,23 @@ pub(crate) enum LogCommand {
     Tail(TailArgs),
     /// Checks the log of a stopped `longshore up`: nothing missing, twice or in part, and projections that say the same
     Verify,
+    /// Accepts that the log has lost requests of a partition, which halts until then and says which are lost
+    AcceptLoss(AcceptLossArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AcceptLossArgs {
+    /// queue, replication, goals or fleet
+    #[arg(value_parser = ["queue", "replication", "goals", "fleet"])]
+    pub(crate) processor: String,
+    /// Its partition
+    pub(crate) partition: u32,
+    /// The first request that is lost
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) from: u64,
+    /// The first one after them that is still there
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) to: u64,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -5,6 +5,7 @@ mod builds;
 mod doctor;
 mod find;
 mod follow;
+mod losses;
 mod nodes;
 mod rollout;
 mod services;
@@ -81,6 +82,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::LiftHold(args) => services::lift_hold(context, &args).await,
         Command::Nodes(args) => nodes::list(context, args).await,
         Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,
+        Command::Log(LogCommand::AcceptLoss(args)) => losses::accept(context, &args).await,
         Command::Whoami => whoami(context).await,
     }
 }

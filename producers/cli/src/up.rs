@@ -3,9 +3,10 @@
 //! ```text
 //!  data/log        the log: the only thing that must not be lost, besides the buckets
 //!  data/s3         the buckets: main, and one for each region
-//!  data/state      projections; may be deleted while nothing runs
+//!  data/state      projections; may be deleted while nothing runs: they come from a snapshot in the main bucket and from the log
 //!  data/regions    what regions keep to spare work
 //!  data/secrets    keys and the hashes of tokens;  data/tokens: the tokens, for their owners
+//!  data/installation whose log this is, for snapshots
 //!  data/ports.json the addresses that were picked, to be picked again
 //!  data/up.json    where everything is, written once it is ready
 //! ```
@@ -18,6 +19,7 @@ mod metrics;
 mod ports;
 mod secrets;
 mod settings;
+mod snapshots;
 
 use std::{
     net::SocketAddr,
@@ -108,7 +110,9 @@ impl Up {
         config.set_limits(limits);
         config.queue.confirm_seconds = settings.worker.confirm.0;
         config.queue.silent_seconds = settings.worker.silence.0;
-        let control = Arc::new(Control::start(config, &roles_stop)?);
+        config.snapshots = Some(settings.snapshots.config(data, &buckets.main)?);
+        let (control, _) = Control::begin(config, &roles_stop).await?;
+        let control = Arc::new(control);
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
             let listen = ports.before(region.as_str(), nth_port(args.region_listen, index)?);
