@@ -26,10 +26,13 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-use longshore_runtime::{Applied, Clock, Config, Handle, Rocks, Runtime, Wire, replay};
+use longshore_runtime::{Applied, Clock, Config, Gate, Handle, Rocks, Runtime, Wire, replay};
 pub use longshore_runtime::{Health, Role, Status, system_clock};
 use longshore_schemas::{RegionName, read::ReadModel};
-use longshore_service::limits::{Settings, announce};
+use longshore_service::{
+    limits::{Settings, announce},
+    request_keys::RequestKeys,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{metered::Metered, metrics::role_name};
@@ -67,11 +70,18 @@ pub struct ControlConfig {
     pub shards_per_region: u32,
     pub queue: longshore_queue::Config,
     pub clock: Clock,
+    /// What requests are believed by, and what processors sign with.
+    pub request_keys: RequestKeys,
 }
 
 impl ControlConfig {
     /// With the usual limits and the machine's clock.
-    pub fn new(log: Arc<dyn Log>, state_dir: impl Into<PathBuf>, regions: Vec<RegionName>) -> Self {
+    pub fn new(
+        log: Arc<dyn Log>,
+        state_dir: impl Into<PathBuf>,
+        regions: Vec<RegionName>,
+        request_keys: RequestKeys,
+    ) -> Self {
         Self {
             log,
             state_dir: state_dir.into(),
@@ -79,6 +89,7 @@ impl ControlConfig {
             shards_per_region: 1,
             queue: longshore_queue::Config::default(),
             clock: system_clock(),
+            request_keys,
         }
     }
 
@@ -128,7 +139,8 @@ impl Control {
     /// Starts following and leading. Blocks on the disk; needs a tokio runtime. Everything ends with `shutdown`.
     pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
         config.check()?;
-        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock } = config;
+        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock, request_keys } = config;
+        let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys));
         let rocks = Rocks::open(&state_dir)?;
         let (own_log, own_clock) = (log.clone(), clock.clone());
         let base = move |store_id, signals| Config {
@@ -137,6 +149,7 @@ impl Control {
             store_id,
             signals,
             clock: clock.clone(),
+            gate: gate.clone(),
         };
         let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
         let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });

@@ -19,7 +19,7 @@ use longshore_planted::{Bug, planted};
 use longshore_schemas::{Timestamp, events::Event};
 
 use crate::{
-    Applied, Error, Projection, Replica, Wire,
+    Applied, Error, Gate, Projection, Replica, Wire,
     error::chain,
     step::{Barrier, Leader, Place, Transaction},
 };
@@ -114,6 +114,7 @@ impl Around {
 /// See the module.
 pub struct Machine<P: Wire, S> {
     processor: Arc<P>,
+    gate: Arc<dyn Gate>,
     place: Place,
     /// Whether the processor has signals.
     signals: bool,
@@ -167,10 +168,10 @@ impl<P: Wire> Lead<P> {
 }
 
 impl<P: Wire, S: Projection> Machine<P, S> {
-    pub fn new(processor: Arc<P>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
+    pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
         let began_at = replica.applied();
         let status = Status { role: Role::Following, error: None };
-        Self { processor, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
+        Self { processor, gate, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
     }
 
     pub fn status(&self) -> &Status {
@@ -335,7 +336,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         if start > next {
             tracing::error!(partition = %requests, next, start, "requests expired before they were processed");
         }
-        let mut leader = Leader::new(self.processor.clone(), self.place, applied);
+        let mut leader = Leader::new(self.processor.clone(), self.gate.clone(), self.place, applied);
         let mut sources = vec![(requests.clone(), next)];
         if let [_, recent, ahead, end] = offsets {
             // With records of the future the clocks do not agree, and nobody can say what is recent. Claims come again.

@@ -40,7 +40,7 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, http::CheckView, read::ReadModel};
+use longshore_schemas::{RegionName, auth::RequestKey, http::CheckView, read::ReadModel};
 use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,8 @@ pub struct ApiConfig {
     pub tokens: Tokens,
     /// Makes the credentials of attempts; all API processes of an installation must have the same key.
     pub signer: Signer,
+    /// What requests are signed with, so that processors believe them: the control nodes' key.
+    pub request_key: RequestKey,
     pub limits: Limits,
     /// Answers `GET /v1/checks`.
     pub checks: Arc<dyn Checks>,
@@ -125,6 +127,7 @@ struct Shared {
     regions: Vec<RegionName>,
     tokens: Tokens,
     attempts: Signer,
+    request_key: RequestKey,
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
@@ -135,8 +138,18 @@ struct Shared {
 
 impl Api {
     pub fn new(config: ApiConfig) -> Self {
-        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, checks, allow_file_repositories } =
-            config;
+        let ApiConfig {
+            log,
+            read,
+            main_bucket,
+            regions,
+            tokens,
+            signer,
+            request_key,
+            limits,
+            checks,
+            allow_file_repositories,
+        } = config;
         let shared = Shared {
             log,
             read,
@@ -144,6 +157,7 @@ impl Api {
             regions,
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
+            request_key,
             gates: limits::Gates::new(&limits),
             limits,
             checks,

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,9 +19,10 @@ use longshore_log::{
     local::{Config as LogConfig, LocalLog},
 };
 use longshore_queue::Queue;
-use longshore_runtime::{Config, Observer, Rocks, Runtime, system_clock};
+use longshore_runtime::{Config, Gate, Keyring, Observer, Rocks, Runtime, seal, system_clock};
 use longshore_schemas::{
     QueueName, Timestamp, WorkerId,
+    auth::{KnownKeys, RequestKey, Sender},
     codec::{self, Message},
     events::{
         AttemptFailed, AttemptFinished, AttemptOutcome, BuildFact, BuildRequest, BuildRequested, Event, Fact,
@@ -42,6 +43,13 @@ const BATCH: usize = 500;
 const APPENDS_MAX: usize = 8;
 const RUNS: u64 = 3;
 const BOUND: Duration = Duration::from_secs(200);
+
+/// The API's and the processors'.
+static KEY: LazyLock<RequestKey> = LazyLock::new(|| RequestKey::new(Sender::Control, &[7; 32]));
+
+fn gate() -> Arc<dyn Gate> {
+    Arc::new(Keyring::new(KEY.clone(), KnownKeys::new([KEY.clone()])))
+}
 
 pub(crate) struct Figures {
     /// Whole cycles, the median of three runs on fresh logs.
@@ -87,7 +95,7 @@ async fn run(jobs: u64) -> Result<f64> {
     let (started, starts) = mpsc::unbounded_channel();
     let watch = Arc::new(Watch { started, ended: AtomicU64::new(0) });
     let shutdown = CancellationToken::new();
-    let config = Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock() };
+    let config = Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock(), gate: gate() };
     let handle = Runtime::start(Queue::default(), &config, watch.clone(), &shutdown)?;
 
     let queues = queues()?;
@@ -186,7 +194,9 @@ where
     let key = event.key();
     let at = system_clock()();
     let request = Request { id: id.parse()?, at, actor: "bench".into(), trace: None, report: None, event };
-    Ok(Record { key: Bytes::from(key), value: Some(codec::encode(&request)?.into()), headers: Vec::new() })
+    let record = Record::new(Bytes::from(key), codec::encode(&request)?);
+    // As the API does: what anyone may say, it signs too.
+    Ok(seal(&KEY, E::TOPIC.name, record))
 }
 
 async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<()> {
