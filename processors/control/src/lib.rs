@@ -158,6 +158,7 @@ impl Control {
         let nothing = Arc::new(());
         let counted = Arc::new(Counting(nothing));
         let projections = Projections {
+            log: own_log.clone(),
             queue: Runtime::start(
                 Queue::new(queue),
                 &base(QUEUE_STORE, true),
@@ -197,12 +198,7 @@ impl Control {
 
     /// The live state in one hash per partition.
     pub fn fingerprints(&self) -> Result<Vec<PartitionFingerprint>, Error> {
-        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
-        let mut all = live(queue)?;
-        all.extend(live(replication)?);
-        all.extend(live(goals)?);
-        all.extend(live(fleet)?);
-        Ok(all)
+        self.projections.fingerprints()
     }
 
     /// Waits until every task has ended, after the shutdown.

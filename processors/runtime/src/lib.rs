@@ -31,7 +31,7 @@ mod store;
 
 pub use error::Error;
 pub use longshore_log::clock::{Clock, system_clock};
-pub use longshore_partition::{Applied, Gate, Keyring, Projection, Role, Status, Wire, seal, step};
+pub use longshore_partition::{Applied, Gate, Keyring, Projection, Role, Status, Wire, chain, seal, step};
 pub use replay::{Replayed, replay};
 pub use service::{Config, Handle, Health, Observer, Runtime};
 pub use store::{Held, PartitionStore, Rocks, View};

@@ -10,6 +10,7 @@
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views.
+//! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
 //!
@@ -22,6 +23,8 @@ mod attempts;
 mod builds;
 mod claims;
 mod console;
+mod dead_letters;
+mod decode;
 mod extract;
 mod facts;
 mod finish;
@@ -35,6 +38,7 @@ mod serve;
 mod services;
 mod streams;
 mod submit;
+mod topics;
 
 use std::{sync::Arc, time::Duration};
 
