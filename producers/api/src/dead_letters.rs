@@ -130,9 +130,8 @@ pub(crate) async fn list(State(shared): App, Query(query): Query<ListQuery>) -> 
     for item in &mut items {
         item.retried = marks.get(&item.offset).cloned();
     }
-    let last = items.last().map_or(to, |item| item.offset.max(to));
-    let full = items.len() == limit as usize;
-    let next = (if full { last } else { to } > start).then(|| if full { last } else { to }.to_string());
+    let reached = items.get(limit as usize - 1).map_or(to, |last| last.offset);
+    let next = (reached > start).then(|| reached.to_string());
     Ok(Json(Page { items, next }))
 }
 

@@ -304,7 +304,7 @@ impl<P: Wire> FactChecker<P> {
             self.faults.add(FaultKind::Gap, &self.of, None, text);
         }
         let report = PartitionReport {
-            topic: P::Fact::TOPIC.name,
+            topic: P::Fact::TOPIC.name.to_owned(),
             partition: self.of.partition,
             facts: self.facts,
             transactions: self.transactions.len() as u64,

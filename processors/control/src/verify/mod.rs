@@ -35,7 +35,7 @@ use longshore_schemas::{
     events::{Event, Fact, FactEvent, GoalState, Request},
     topics::{self, Topic},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     facts::{CheckedFacts, FactChecker},
@@ -49,7 +49,7 @@ use crate::{Error, PartitionFingerprint};
 pub const FAULTS_MAX: usize = 100;
 
 /// What can be wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// Something that must be there is not.
@@ -86,7 +86,7 @@ impl fmt::Display for FaultKind {
 }
 
 /// One thing that is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     pub kind: FaultKind,
     pub topic: String,
@@ -121,9 +121,9 @@ impl Faults {
 }
 
 /// What one fact partition holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionReport {
-    pub topic: &'static str,
+    pub topic: String,
     pub partition: u32,
     pub facts: u64,
     pub transactions: u64,
@@ -135,7 +135,7 @@ pub struct PartitionReport {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub partitions: Vec<PartitionReport>,
     /// Request records read, those of `goal-state` included.
