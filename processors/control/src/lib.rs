@@ -30,11 +30,14 @@ use longshore_queue::Queue;
 use longshore_replication::Replication;
 pub use longshore_runtime::{AcceptError, Health, Lost, Refused, Role, Status, chain, system_clock};
 use longshore_runtime::{
-    Applied, Clock, Config, Handle, Rocks, Runtime, Wire, replay,
+    Applied, Clock, Config, Gate, Handle, Rocks, Runtime, Wire, replay,
     snapshot::{self, Restored, Snapshotter},
 };
 use longshore_schemas::{RegionName, read::ReadModel};
-use longshore_service::limits::{Settings, announce};
+use longshore_service::{
+    limits::{Settings, announce},
+    request_keys::RequestKeys,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::{metered::Metered, metrics::role_name};
@@ -77,11 +80,18 @@ pub struct ControlConfig {
     pub clock: Clock,
     /// Where snapshots of the projections are written; without, there are none.
     pub snapshots: Option<SnapshotConfig>,
+    /// What requests are believed by, and what processors sign with.
+    pub request_keys: RequestKeys,
 }
 
 impl ControlConfig {
     /// With the usual limits and the machine's clock.
-    pub fn new(log: Arc<dyn Log>, state_dir: impl Into<PathBuf>, regions: Vec<RegionName>) -> Self {
+    pub fn new(
+        log: Arc<dyn Log>,
+        state_dir: impl Into<PathBuf>,
+        regions: Vec<RegionName>,
+        request_keys: RequestKeys,
+    ) -> Self {
         Self {
             log,
             state_dir: state_dir.into(),
@@ -90,6 +100,7 @@ impl ControlConfig {
             queue: longshore_queue::Config::default(),
             clock: system_clock(),
             snapshots: None,
+            request_keys,
         }
     }
 
@@ -155,7 +166,9 @@ impl Control {
     /// `shutdown`.
     pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
         config.check()?;
-        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock, snapshots } = config;
+        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock, snapshots, request_keys } =
+            config;
+        let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys));
         let rocks = Rocks::open(&state_dir)?;
         let (background, shown) = (TaskTracker::new(), Shown::default());
         if let Some(config) = snapshots {
@@ -171,6 +184,7 @@ impl Control {
             store_id,
             signals,
             clock: clock.clone(),
+            gate: gate.clone(),
         };
         let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
         let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });
@@ -179,6 +193,7 @@ impl Control {
         let nothing = Arc::new(());
         let counted = Arc::new(Counting(nothing));
         let projections = Projections {
+            log: own_log.clone(),
             queue: Runtime::start(
                 Queue::new(queue),
                 &base(QUEUE_STORE, true),
@@ -218,12 +233,7 @@ impl Control {
 
     /// The live state in one hash per partition.
     pub fn fingerprints(&self) -> Result<Vec<PartitionFingerprint>, Error> {
-        let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
-        let mut all = live(queue)?;
-        all.extend(live(replication)?);
-        all.extend(live(goals)?);
-        all.extend(live(fleet)?);
-        Ok(all)
+        self.projections.fingerprints()
     }
 
     /// Accepts, in the name of `by`, that the log has lost these requests. None if there is no such processor.

@@ -20,6 +20,7 @@ use longshore_schemas::{
     read::{Outcome, RequestPosition},
     topics,
 };
+use longshore_service::request_keys::RequestKeys;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +49,8 @@ fn config(log: &Arc<LocalLog>, state: &Path, bucket: &Bucket) -> ControlConfig {
     let region: RegionName = "eu".parse().expect("valid");
     let settings = Settings { interval: Duration::from_millis(100), facts_min: 1, ..Settings::new("test", "node") };
     let snapshots = Some(SnapshotConfig { bucket: bucket.clone(), settings });
-    ControlConfig { snapshots, ..ControlConfig::new(log.clone(), state, vec![region]) }
+    let keys = RequestKeys::of_one_secret(&[7; 32], std::slice::from_ref(&region));
+    ControlConfig { snapshots, ..ControlConfig::new(log.clone(), state, vec![region], keys) }
 }
 
 /// Asks for something that is refused, which is a fact too.

@@ -24,7 +24,7 @@ use longshore_planted::{Bug, planted};
 use longshore_schemas::{Timestamp, events::Event};
 
 use crate::{
-    Applied, Error, Projection, Replica, Wire,
+    Applied, Error, Gate, Projection, Replica, Wire,
     error::chain,
     step::{Barrier, Leader, Place, Transaction},
 };
@@ -121,6 +121,7 @@ impl Around {
 /// See the module.
 pub struct Machine<P: Wire, S> {
     processor: Arc<P>,
+    gate: Arc<dyn Gate>,
     place: Place,
     /// Whether the processor has signals.
     signals: bool,
@@ -182,10 +183,10 @@ impl<P: Wire> Lead<P> {
 }
 
 impl<P: Wire, S: Projection> Machine<P, S> {
-    pub fn new(processor: Arc<P>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
+    pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
         let began_at = replica.applied();
         let status = Status { role: Role::Following, error: None };
-        Self { processor, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
+        Self { processor, gate, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
     }
 
     pub fn status(&self) -> &Status {
@@ -388,7 +389,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             self.phase = Phase::OpeningHalted { start };
             return self.open_facts();
         }
-        let mut leader = Leader::new(self.processor.clone(), self.place, applied);
+        let mut leader = Leader::new(self.processor.clone(), self.gate.clone(), self.place, applied);
         let mut sources = vec![(requests.clone(), next)];
         if let [_, recent, ahead, end] = offsets {
             // With records of the future the clocks do not agree, and nobody can say what is recent. Claims come again.

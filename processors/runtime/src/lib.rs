@@ -37,9 +37,9 @@ mod store;
 pub use error::Error;
 pub use longshore_log::clock::{Clock, system_clock};
 pub use longshore_partition::{
-    Applied, Projection, Role, Status, Wire, chain,
+    Applied, Gate, Keyring, Projection, Role, Status, Wire, chain,
     loss::{Lost, Refused},
-    step,
+    seal, step,
 };
 pub use loss::AcceptError;
 pub use replay::{Replayed, replay};

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
-use longshore_partition::{Machine, Replica, chain, step::Place};
+use longshore_partition::{Gate, Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
     Timestamp,
@@ -44,6 +44,8 @@ pub struct Config {
     pub signals: bool,
     /// The only clock of the runtime.
     pub clock: Clock,
+    /// Which requests are believed.
+    pub gate: Arc<dyn Gate>,
 }
 
 /// Starts processors.
@@ -75,7 +77,7 @@ impl Runtime {
             let (status, statuses) = watch::channel(Status { role: Role::Following, error: None });
             let place = Place { partition, partitions };
             let task = Task {
-                machine: Machine::new(processor.clone(), place, config.signals, replica),
+                machine: Machine::new(processor.clone(), config.gate.clone(), place, config.signals, replica),
                 hands: Hands::new(config.log.clone(), assigned, shutdown.clone()),
                 clock: config.clock.clone(),
                 started: Instant::now(),

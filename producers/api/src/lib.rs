@@ -10,6 +10,7 @@
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views.
+//! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
 //!
@@ -22,6 +23,8 @@ mod attempts;
 mod builds;
 mod claims;
 mod console;
+mod dead_letters;
+mod decode;
 mod extract;
 mod facts;
 mod finish;
@@ -36,6 +39,7 @@ mod serve;
 mod services;
 mod streams;
 mod submit;
+mod topics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +47,7 @@ use longshore_log::Log;
 use longshore_s3::Bucket;
 use longshore_schemas::{
     RegionName,
+    auth::RequestKey,
     http::{AcceptedLossView, CheckView},
     read::ReadModel,
 };
@@ -61,6 +66,8 @@ pub struct ApiConfig {
     pub tokens: Tokens,
     /// Makes the credentials of attempts; all API processes of an installation must have the same key.
     pub signer: Signer,
+    /// What requests are signed with, so that processors believe them: the control nodes' key.
+    pub request_key: RequestKey,
     pub limits: Limits,
     /// Answers `GET /v1/checks`.
     pub checks: Arc<dyn Checks>,
@@ -145,6 +152,7 @@ struct Shared {
     regions: Vec<RegionName>,
     tokens: Tokens,
     attempts: Signer,
+    request_key: RequestKey,
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
@@ -155,8 +163,18 @@ struct Shared {
 
 impl Api {
     pub fn new(config: ApiConfig) -> Self {
-        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, checks, allow_file_repositories } =
-            config;
+        let ApiConfig {
+            log,
+            read,
+            main_bucket,
+            regions,
+            tokens,
+            signer,
+            request_key,
+            limits,
+            checks,
+            allow_file_repositories,
+        } = config;
         let shared = Shared {
             log,
             read,
@@ -164,6 +182,7 @@ impl Api {
             regions,
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
+            request_key,
             gates: limits::Gates::new(&limits),
             limits,
             checks,

@@ -16,11 +16,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     Shared,
     access::{self, Need, Rule},
-    attempts, builds, claims, console, facts, job_log,
+    attempts, builds, claims, console, dead_letters, facts, job_log,
     limits::{self, Class, Door},
     losses,
     problem::Failure,
-    reads, services, submit,
+    reads, services, submit, topics,
 };
 
 pub(crate) struct Route {
@@ -77,6 +77,12 @@ pub(crate) fn table() -> Vec<Route> {
         route(POST,   "/v1/partitions/{processor}/{partition}/accept-loss", Role(Admin), Ask,      post(losses::accept)),
 
         stream(       "/v1/facts/{topic}",                           Role(Viewer),              get(facts::follow)),
+        stream(       "/v1/log/{topic}",                             Role(Admin),               get(facts::tail)),
+        route(GET,    "/v1/topics",                                  Role(Viewer),   Read,      get(topics::list)),
+        route(GET,    "/v1/dead-letters",                            Role(Admin),    Read,      get(dead_letters::list)),
+        route(GET,    "/v1/dead-letters/{offset}",                   Role(Admin),    Read,      get(dead_letters::show)),
+        route(POST,   "/v1/dead-letters/{offset}/retry",             Role(Admin),    Ask,       post(dead_letters::retry)),
+        stream(       "/v1/verify",                                  Role(Admin),               get(topics::verify)),
 
         route(POST,   "/v1/queues/{queue}/claims",                   Role(Worker),   Open,      post(claims::claim)),
         route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",     Attempt,        AtAttempt, post(attempts::beat)),

@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod builds;
+mod dead_letters;
 mod doctor;
 mod find;
 mod follow;
@@ -10,6 +11,7 @@ mod nodes;
 mod rollout;
 mod services;
 mod tail;
+mod topics;
 mod verify;
 mod worker;
 
@@ -46,7 +48,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
     match command {
         Command::Up(args) => return up::run(&connection.data, args).await,
         Command::Worker(args) => return worker::run(&connection, args).await,
-        Command::Log(LogCommand::Verify) => return verify::run(&connection.data, output).await,
+        Command::Log(LogCommand::Verify) => return verify::run(&connection, output).await,
         Command::Doctor => return doctor::run(&connection, output).await,
         // Taken by main before the flags were read.
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
@@ -81,8 +83,10 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Resume(args) => services::pause(context, &args, "resume").await,
         Command::LiftHold(args) => services::lift_hold(context, &args).await,
         Command::Nodes(args) => nodes::list(context, args).await,
+        Command::Log(LogCommand::Topics) => topics::run(context).await,
         Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,
         Command::Log(LogCommand::AcceptLoss(args)) => losses::accept(context, &args).await,
+        Command::Log(LogCommand::DeadLetters(command)) => dead_letters::run(context, command).await,
         Command::Whoami => whoami(context).await,
     }
 }

@@ -99,13 +99,15 @@ struct Up {
 impl Up {
     async fn start(data: &Path, args: &UpArgs, settings: &Settings, limits: &limits::Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
-        let secrets = Secrets::open(data)?;
+        let secrets = Secrets::open(data, &args.regions)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
         let metered: Arc<dyn Log> = Metered::new(log.clone());
         let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &secrets).await?;
         ports.keep(S3, buckets.address()?)?;
         let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
-        let mut config = ControlConfig::new(metered.clone(), data.join("state"), args.regions.clone());
+        let keys = &secrets.request_keys;
+        let state = data.join("state");
+        let mut config = ControlConfig::new(metered.clone(), state, args.regions.clone(), keys.clone());
         config.shards_per_region = SHARDS_PER_REGION;
         config.set_limits(limits);
         config.queue.confirm_seconds = settings.worker.confirm.0;
@@ -125,6 +127,7 @@ impl Up {
                 shards_per_region: SHARDS_PER_REGION,
                 tokens: secrets.tokens.clone(),
                 signer: secrets.signer.clone(),
+                request_key: keys.of(region).context("a region without a key")?.clone(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits: RegionLimits::of(limits),
             };
@@ -146,6 +149,7 @@ impl Up {
             regions: args.regions.clone(),
             tokens: secrets.tokens.clone(),
             signer: secrets.signer.clone(),
+            request_key: keys.own().clone(),
             limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::of(limits) },
             checks: Arc::new(checks),
             allow_file_repositories: true,

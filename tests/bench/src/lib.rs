@@ -7,6 +7,7 @@
 
 pub mod bare;
 pub mod builds;
+pub mod keys;
 mod usage;
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};

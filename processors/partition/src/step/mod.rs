@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - Requests first, then signals, then deadlines. Every decision is evolved into an overlay at once, so the next one
-//!   sees it. What fails before the commit is dead-lettered, and only its own changes are dropped.
+//!   sees it. What fails before the commit is dead-lettered, and only its own changes are dropped. So is a request that is
+//!   not by whom it says it is: the [`Gate`] is asked before anything is decided.
 //! - Each transaction ends with `Processed`. A consumed request always leads to one, a signal that changes nothing never.
 //! - Deadlines are decided only once everything is consumed that was in the log when they were seen to be due: the
 //!   [`Barrier`]. Until then time stands still at the barrier, so that a beat which waits in the log counts as in time.
@@ -27,7 +28,7 @@ use longshore_schemas::{
 };
 
 use self::draft::{Draft, Origin};
-use crate::{Applied, Wire};
+use crate::{Applied, Gate, Wire};
 
 /// Requests of one transaction.
 pub const REQUESTS_MAX: usize = 2_000;
@@ -105,6 +106,7 @@ impl Inbox {
 /// One partition's leader.
 pub struct Leader<P: Wire> {
     processor: Arc<P>,
+    gate: Arc<dyn Gate>,
     place: Place,
     soft: P::Soft,
     /// What is committed and applied.
@@ -119,9 +121,10 @@ pub struct Leader<P: Wire> {
 
 impl<P: Wire> Leader<P> {
     /// Starts with an empty Soft after what is applied.
-    pub fn new(processor: Arc<P>, place: Place, applied: Applied) -> Self {
+    pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, applied: Applied) -> Self {
         Self {
             processor,
+            gate,
             place,
             soft: P::Soft::default(),
             applied,
@@ -161,7 +164,8 @@ impl<P: Wire> Leader<P> {
     pub fn step(&mut self, base: &dyn Store, now: Timestamp) -> Result<Step<P::Fact>, StateError> {
         let now = self.barrier.map_or(now, |barrier| barrier.at);
         self.now = if planted(Bug::LetTimeGoBack) { now } else { self.now.max(now).max(self.applied.at) };
-        let mut draft = Draft::<P>::new(self.place, self.applied, self.now, base);
+        let gate = self.gate.clone();
+        let mut draft = Draft::<P>::new(&*gate, self.place, self.applied, self.now, base);
         self.take_requests(&mut draft)?;
         self.take_signals(&mut draft)?;
         let woken = self.take_deadlines(&mut draft)?;
@@ -294,7 +298,7 @@ impl<P: Wire> Leader<P> {
         Ok(self.wake_not_before)
     }
 
-    /// Decodes a record and checks that it belongs here; the error is for people.
+    /// Decodes a record, and checks that it belongs here and is by whom it must be; the error is for people.
     fn open<E: Event>(
         &self,
         record: &StoredRecord,
@@ -311,6 +315,11 @@ impl<P: Wire> Leader<P> {
         let partition = topics::partition_of(key, self.place.partitions);
         if partition != self.place.partition {
             return Err(format!("misrouted: key {wanted:?} belongs on partition {partition}"));
+        }
+        if !planted(Bug::AcceptUnsigned) {
+            let speaker = request.event.speaker();
+            let believed = self.gate.check(speaker, request.report.as_ref(), record);
+            believed.map_err(|untrusted| format!("not believed: {}: {untrusted}", request.event.kind()))?;
         }
         Ok(request)
     }

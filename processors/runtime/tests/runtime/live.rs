@@ -17,7 +17,7 @@ use longshore_schemas::{read::Outcome, topics};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::toy::{COUNTS, Toy, beat, job, record, request};
+use crate::toy::{COUNTS, Toy, beat, gate, job, record, request};
 
 /// Nothing here takes nearly so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +37,8 @@ impl<const V: u32> Running<V> {
     fn start(log: &Arc<LocalLog>, state: &Path) -> Self {
         let shutdown = CancellationToken::new();
         let rocks = Rocks::open(state).expect("the state opens");
-        let config = Config { log: log.clone(), rocks, store_id: 9, signals: true, clock: system_clock() };
+        let config =
+            Config { log: log.clone(), rocks, store_id: 9, signals: true, clock: system_clock(), gate: gate() };
         let handle = Runtime::start(Toy::<V>, &config, Arc::new(()), &shutdown).expect("starts");
         Self { handle, shutdown }
     }
@@ -139,7 +140,7 @@ async fn a_commit_that_was_never_applied_is_applied_at_takeover() {
     // A leader that dies between the commit and RocksDB, and another one before its commit.
     let place = Place { partition, partitions: PARTITIONS };
     let step = |count| {
-        let mut leader = Leader::new(Arc::new(Toy::<1>), place, Applied::default());
+        let mut leader = Leader::new(Arc::new(Toy::<1>), gate(), place, Applied::default());
         let records = [request("r-0", "a-1"), request("r-1", "a-1")].map(|request| record(&request));
         let stored = records
             .into_iter()

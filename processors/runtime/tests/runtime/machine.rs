@@ -15,7 +15,7 @@ use longshore_schemas::{
     topics,
 };
 
-use crate::toy::{Toy, job, record, request, stored};
+use crate::toy::{Toy, gate, job, record, request, stored};
 
 const HOUR_MILLIS: i64 = 60 * 60 * 1_000;
 
@@ -78,7 +78,7 @@ fn signals() -> TopicPartition {
 
 fn machine() -> Machine<Toy<1>, Kept> {
     let replica = Replica::open(Kept::default(), builds(), |_| Box::new(Deaf)).expect("memory");
-    Machine::new(Arc::new(Toy), Place { partition: 0, partitions: 1 }, true, replica)
+    Machine::new(Arc::new(Toy), gate(), Place { partition: 0, partitions: 1 }, true, replica)
 }
 
 fn at(now: i64, steady: u64) -> Around {

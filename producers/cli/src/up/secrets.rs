@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use longshore_schemas::http::Role;
+use longshore_schemas::{RegionName, http::Role};
 use longshore_service::{
     durable,
+    request_keys::RequestKeys,
     signed::Signer,
     tokens::{self, Tokens},
 };
@@ -16,13 +17,14 @@ pub(super) struct Secrets {
     pub(super) tokens: Tokens,
     pub(super) files: UpTokens,
     pub(super) signer: Signer,
+    pub(super) request_keys: RequestKeys,
     /// Of the embedded S3 server.
     pub(super) s3_access_key: String,
     pub(super) s3_secret_key: String,
 }
 
 impl Secrets {
-    pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(data: &Path, regions: &[RegionName]) -> anyhow::Result<Self> {
         let folder = data.join("secrets");
         let list = folder.join("tokens.json");
         let mut known = Tokens::load(&list)?;
@@ -39,6 +41,7 @@ impl Secrets {
             tokens: known,
             files,
             signer: Signer::load_or_create(&folder.join("signing.key"))?,
+            request_keys: RequestKeys::load_or_create(&folder.join("requests"), regions)?,
             s3_access_key: "longshore".to_owned(),
             s3_secret_key: secret(&folder.join("s3.key"))?,
         })

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use longshore_bench::{Goal, Report, builds};
+use longshore_bench::{Goal, Report, builds, keys};
 use longshore_kafka::{Cluster, Config as ClusterConfig};
 use longshore_log::{
     Log, ReadLimit, Reader, TopicPartition,
@@ -76,6 +76,7 @@ async fn measure(brokers: &str, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         store_id: 1,
         signals: true,
         clock: system_clock(),
+        gate: keys::gate(),
     };
     let handle = Runtime::start(Queue::default(), &config, Arc::new(()), &shutdown)?;
     led(&handle).await?;

@@ -50,7 +50,8 @@ async fn timed<P: Wire>(
 ) -> Result<(f64, Vec<u64>)> {
     let rocks = Rocks::open(state)?;
     let log: Arc<dyn Log> = filled.log.clone();
-    let config = Config { log, rocks, store_id: 1, signals: false, clock: system_clock() };
+    let config =
+        Config { log, rocks, store_id: 1, signals: false, clock: system_clock(), gate: longshore_bench::keys::gate() };
     let shutdown = CancellationToken::new();
     let begun = Instant::now();
     let handle = Runtime::start(processor, &config, Arc::new(()), &shutdown)?;

@@ -13,13 +13,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use longshore_bench::{Usage, builds};
+use longshore_bench::{Usage, builds, keys};
 use longshore_log::{
     Log, Record,
     local::{Config as LogConfig, LocalLog},
 };
 use longshore_queue::Queue;
-use longshore_runtime::{Config, Observer, Rocks, Runtime, system_clock};
+use longshore_runtime::{Config, Observer, Rocks, Runtime, seal, system_clock};
 use longshore_schemas::{
     QueueName, Timestamp, WorkerId,
     codec::{self, Message},
@@ -87,7 +87,8 @@ async fn run(jobs: u64) -> Result<f64> {
     let (started, starts) = mpsc::unbounded_channel();
     let watch = Arc::new(Watch { started, ended: AtomicU64::new(0) });
     let shutdown = CancellationToken::new();
-    let config = Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock() };
+    let config =
+        Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock(), gate: keys::gate() };
     let handle = Runtime::start(Queue::default(), &config, watch.clone(), &shutdown)?;
 
     let queues = queues()?;
@@ -185,7 +186,9 @@ where
     let key = event.key();
     let at = system_clock()();
     let request = Request { id: id.parse()?, at, actor: "bench".into(), trace: None, report: None, event };
-    Ok(Record { key: Bytes::from(key), value: Some(codec::encode(&request)?.into()), headers: Vec::new() })
+    let record = Record::new(Bytes::from(key), codec::encode(&request)?);
+    // As the API does: what anyone may say, it signs too.
+    Ok(seal(&keys::CONTROL, E::TOPIC.name, record))
 }
 
 async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<()> {
