@@ -117,7 +117,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let Some(main) = stores::bucket(&settings.main_bucket()?, settings.s3.create_buckets, &stop).await? else {
         return Ok(());
     };
-    let Some(connected) = stores::log(settings.log("control"), &stop).await? else { return Ok(()) };
+    let Some(connected) = stores::log(settings.log(Role::Control), &stop).await? else { return Ok(()) };
     let state_dir = data.path.join("state");
     let parts = Parts {
         log: connected.log.clone(),

@@ -23,6 +23,7 @@ use super::{
 use crate::{args::RoleArgs, error::Error, output};
 
 /// What a region is made of.
+#[derive(Clone)]
 pub(crate) struct Parts<'a> {
     pub(crate) region: &'a RegionName,
     pub(crate) log: Arc<dyn Log>,
@@ -37,7 +38,7 @@ pub(crate) struct Parts<'a> {
 
 impl Parts<'_> {
     /// Starts it; it ends with `stop`.
-    pub(crate) async fn start(self, stop: &CancellationToken) -> anyhow::Result<Region> {
+    pub(crate) async fn start(self, stop: &CancellationToken) -> Result<Region, longshore_region::Error> {
         let config = RegionConfig {
             region: self.region.clone(),
             log: self.log,
@@ -50,7 +51,7 @@ impl Parts<'_> {
             data_dir: self.data_dir,
             limits: RegionLimits::of(self.limits),
         };
-        Ok(Region::start(config, stop.clone()).await?)
+        Region::start(config, stop.clone()).await
     }
 }
 
@@ -79,7 +80,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let Some(main) = stores::bucket(&settings.main_bucket()?, create, &stop).await? else { return Ok(()) };
     let Some(own) = stores::bucket(&settings.own_bucket()?, create, &stop).await? else { return Ok(()) };
     let region = settings.region_name()?;
-    let Some(connected) = stores::log(settings.log(&format!("region-{region}")), &stop).await? else { return Ok(()) };
+    let Some(connected) = stores::log(settings.log(Role::Region), &stop).await? else { return Ok(()) };
     let parts = Parts {
         region,
         log: connected.log.clone(),
@@ -91,7 +92,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         data_dir: data.path.clone(),
         limits: &limits,
     };
-    let running = parts.start(&stop).await?;
+    let Some(running) = stores::region(&parts, &stop).await? else { return Ok(()) };
     output::message(&format!("longshore region {region} takes nodes at {}", running.address()));
     stop.cancelled().await;
     running.stopped().await;

@@ -144,14 +144,15 @@ pub(crate) struct Kafka {
     replication: u16,
     /// By default, the role and, of a region, its name.
     client_id: Option<String>,
-    manage_topics: bool,
+    /// By default, control nodes create topics and check their settings, and regions wait for them.
+    manage_topics: Option<bool>,
     properties: BTreeMap<String, Scalar>,
 }
 
 impl Default for Kafka {
     fn default() -> Self {
-        let (brokers, client_id, properties) = Default::default();
-        Self { brokers, prefix: "longshore.".to_owned(), replication: 3, client_id, manage_topics: true, properties }
+        let (brokers, client_id, manage_topics, properties) = Default::default();
+        Self { brokers, prefix: "longshore.".to_owned(), replication: 3, client_id, manage_topics, properties }
     }
 }
 
@@ -427,13 +428,17 @@ impl Settings {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
     }
 
-    pub(crate) fn log(&self, role: &str) -> kafka::Config {
+    /// The log as this role uses it.
+    pub(crate) fn log(&self, role: Role) -> kafka::Config {
         let Kafka { brokers, prefix, replication, client_id, manage_topics, properties } = &self.kafka;
         kafka::Config {
             prefix: prefix.clone(),
-            client_id: client_id.clone().unwrap_or_else(|| format!("longshore-{role}")),
+            client_id: client_id.clone().unwrap_or_else(|| {
+                let region = self.region.name.as_ref().filter(|_| role == Role::Region);
+                region.map_or("longshore-control".to_owned(), |region| format!("longshore-region-{region}"))
+            }),
             properties: properties.iter().map(|(key, value)| (key.clone(), value.text())).collect(),
-            manage_topics: *manage_topics,
+            manage_topics: manage_topics.unwrap_or(role == Role::Control),
             replication: *replication,
             ..kafka::Config::new(brokers, topics::ALL)
         }
@@ -652,7 +657,8 @@ mod tests {
         for role in [Role::Control, Role::Region] {
             let Checked { settings, limits } = given.examine(GOOD, &["kafka.replication=1"], role).expect("good");
             assert_eq!(limits.of(&longshore_control::limits::QUEUED), 7);
-            let log = settings.log("control");
+            let log = settings.log(role);
+            assert_eq!(log.manage_topics, role == Role::Control);
             assert_eq!((log.brokers.as_str(), log.replication), ("one:9092,two:9092", 1));
             assert_eq!(log.properties["socket.keepalive.enable"], "true");
             let (main, own) = (settings.main_bucket().expect("good"), settings.own_bucket().expect("good"));

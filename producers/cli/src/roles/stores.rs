@@ -1,17 +1,26 @@
 //! What a role of its own stands on: the log on Kafka and the buckets. Waits for what is not there yet, as after a power
 //! failure when everything starts at once.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use longshore_control::Metered;
 use longshore_log::{Log, kafka, kafka::KafkaLog};
+use longshore_region::Region;
 use longshore_s3::{Bucket, BucketConfig};
 use longshore_service::retry::Backoff;
 use tokio_util::sync::CancellationToken;
 
+use super::region::Parts;
+
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// So long a topic may not be as it must be: another process may just be making it, and then brokers do not know all of it yet.
+const TOPICS_TIME: Duration = Duration::from_secs(45);
 
 /// The log on Kafka, with a meter on it.
 pub(super) struct Connected {
@@ -31,13 +40,29 @@ impl Connected {
 /// `None` if `stop` came first.
 pub(super) async fn log(config: kafka::Config, stop: &CancellationToken) -> anyhow::Result<Option<Connected>> {
     let brokers = config.brokers.clone();
-    let lasting = |error: &longshore_log::Error| {
-        use longshore_log::Error::{Kafka, Storage, Unconfirmed};
-        !matches!(error, Kafka { .. } | Storage { .. } | Unconfirmed { .. })
+    let begun = Instant::now();
+    let lasting = |error: &longshore_log::Error| match error {
+        longshore_log::Error::KafkaTopic { .. } => begun.elapsed() > TOPICS_TIME,
+        error => is_lasting(error),
     };
     let connected = patiently("Kafka", stop, lasting, async || KafkaLog::connect(config.clone()).await).await;
     let log = connected.with_context(|| format!("the log on Kafka at {brokers}"))?;
     Ok(log.map(|kafka| Connected { log: Metered::new(kafka.clone()), kafka }))
+}
+
+/// Whether no later attempt could end otherwise.
+fn is_lasting(error: &longshore_log::Error) -> bool {
+    use longshore_log::Error::{Kafka, Storage, Unconfirmed};
+    !matches!(error, Kafka { .. } | Storage { .. } | Unconfirmed { .. })
+}
+
+/// Starts the region once the log can be read: brokers that have just started do not lead their partitions at once.
+pub(super) async fn region(parts: &Parts<'_>, stop: &CancellationToken) -> anyhow::Result<Option<Region>> {
+    let lasting = |error: &longshore_region::Error| match error {
+        longshore_region::Error::Log(error) => is_lasting(error),
+        _ => true,
+    };
+    Ok(patiently("the region", stop, lasting, async || parts.clone().start(stop).await).await?)
 }
 
 /// Makes the bucket, or sees that it is there.
