@@ -5,6 +5,7 @@
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
 #   infra/setup.sh kafka      Java and Maven, and Kafka's jars from Maven Central, for tests and benchmarks on a real cluster
+#   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
@@ -76,6 +77,15 @@ kafka() {
   have java || debian "Java, for Kafka" openjdk-17-jre-headless
   have mvn || debian "Maven, to fetch Kafka" maven
   infra/kafka/kafka.sh fetch
+}
+
+streams() {
+  kafka
+  have javac || debian "a Java compiler, for Kafka Streams" openjdk-17-jdk-headless
+  [ -f "$CACHE/streams/.complete" ] && return
+  mvn -q -B -f tests/bench/streams/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+    -DoutputDirectory="$CACHE/streams" ${KAFKA_MVN_ARGS:-} >&2 || die "Kafka Streams could not be fetched from Maven Central"
+  touch "$CACHE/streams/.complete"
 }
 
 faketime() {

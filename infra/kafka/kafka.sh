@@ -6,6 +6,7 @@
 #        --ports P1,C1[,P2,C2...]          broker and controller port of each node; random free ones if not given
 #        --heap 512m                       -Xms/-Xmx of each JVM
 #        --set key=value                   one more line of server.properties (repeatable)
+#        --owner PID                       stop and --wipe by itself once this process is gone
 #   kafka.sh restart NODE --dir D             starts one node that was killed or stopped
 #   kafka.sh stop [NODE] --dir D [--wipe]     SIGTERM all (or one), SIGKILL after 30 s; --wipe removes D
 #   kafka.sh kill NODE --dir D                SIGKILL one node (failure tests)
@@ -75,7 +76,7 @@ prepare() { # writes the configuration and formats the storage of N nodes, once
     [ -f "$DIR/node$i/data/meta.properties" ] || java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
       -Dlog4j2.configurationFile="$KIT/log4j2.properties" -cp "$LIB/*" kafka.tools.StorageTool \
       format -t "$(cat "$DIR/cluster-id")" -c "$DIR/node$i/server.properties" >"$DIR/node$i/format.log" 2>&1 ||
-      die "format failed: $DIR/node$i/format.log"
+      { tail -5 "$DIR/node$i/format.log" >&2; die "node $i could not be formatted"; }
   done
   echo "$n" >"$DIR/nodes"
 }
@@ -102,8 +103,15 @@ start() {
   [ "$(nodes)" != 0 ] && { [ -z "$n" ] || [ "$n" = "$(nodes)" ] || die "$DIR holds a cluster of $(nodes) nodes"; n=$(nodes); }
   n=${n:-1}
   fetch; prepare "$n"
+  [ -z "$OWNER" ] || outlive "$OWNER"
   ready $(seq "$n")
   bootstrap
+}
+
+# However the owner ends, its brokers end.
+outlive() {
+  setsid bash -c 'while [ -d "/proc/$1" ]; do sleep 1; done; exec "$2" stop --dir "$3" --wipe' \
+    kafka-owner "$1" "${BASH_SOURCE[0]}" "$DIR" </dev/null >/dev/null 2>&1 &
 }
 
 # Launches these nodes where they do not run, and waits for them.
@@ -142,10 +150,10 @@ status() {
 }
 
 CMD=${1:-help}; [ $# -gt 0 ] && shift
-DIR=; PORTS=; HEAP=512m; WIPE=; SETS=(); ARGS=(); ARCHIVE=()
+DIR=; PORTS=; HEAP=512m; WIPE=; SETS=(); ARGS=(); ARCHIVE=(); OWNER=
 while [ $# -gt 0 ]; do
   case $1 in
-    --dir) DIR=$2; shift ;; --ports) PORTS=$2; shift ;; --heap) HEAP=$2; shift ;; --set) SETS+=("$2"); shift ;;
+    --dir) DIR=$2; shift ;; --ports) PORTS=$2; shift ;; --heap) HEAP=$2; shift ;; --set) SETS+=("$2"); shift ;; --owner) OWNER=$2; shift ;;
     --wipe) WIPE=1 ;; *) ARGS+=("$1") ;;
   esac; shift
 done
@@ -159,5 +167,5 @@ case $CMD in
   status) status ;;
   tool) fetch; java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile="$KIT/log4j2.properties" \
     -cp "$LIB/*" "org.apache.kafka.tools.${ARGS[0]}" --bootstrap-server "$(bootstrap)" "${ARGS[@]:1}" ;;
-  *) sed -n '2,21{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
+  *) sed -n '2,22{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
 esac

@@ -19,6 +19,12 @@ use crate::{
 /// The header that makes a state-changing call idempotent; its value is a [`RequestId`].
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The header in which the answer to a call that changed something names its request's place: `topic,partition,offset`.
+pub const REQUEST_PLACE: &str = "longshore-request";
+
+/// The field of a view's query that takes such a place: the view includes what became of that request.
+pub const AFTER_REQUEST: &str = "after_request";
+
 /// RFC 9457.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
@@ -422,6 +428,24 @@ impl CheckView {
     pub fn fail(check: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { state: CheckState::Fail, ..Self::warn(check, says, advice) }
     }
+}
+
+/// `POST /v1/partitions/{processor}/{partition}/accept-loss`: requests that the log has lost, from one on and before another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptLossBody {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// A loss that was accepted, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedLossView {
+    pub processor: String,
+    pub partition: u32,
+    pub from: u64,
+    pub to: u64,
+    pub by: String,
 }
 
 /// The items of `GET /v1/topics`: one partition of one topic, as the API's process sees it.

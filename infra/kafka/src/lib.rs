@@ -30,7 +30,7 @@ impl Config {
     }
 }
 
-/// A running cluster. Dropping it ends it and removes what it stored.
+/// A running cluster. Dropping it ends it and removes what it stored, and so does the end of this process.
 #[derive(Debug)]
 pub struct Cluster {
     folder: TempDir,
@@ -44,6 +44,7 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("longshore-kafka-").tempdir()?;
         let mut arguments =
             vec!["start".to_owned(), config.nodes.to_string(), "--heap".to_owned(), config.heap.clone()];
+        arguments.extend(["--owner".to_owned(), std::process::id().to_string()]);
         for setting in &config.settings {
             arguments.extend(["--set".to_owned(), setting.clone()]);
         }

@@ -97,8 +97,8 @@ pub trait Membership: Send {
 /// Writes atomic batches until another writer of the same owner is taken.
 #[async_trait]
 pub trait Writer: Send {
-    /// Writes the whole batch or nothing of it; durable and visible to readers when it returns. The positions are those of
-    /// the records, in their order.
+    /// Writes the whole batch or nothing of it; durable when it returns, and visible to readers then or a moment later: at
+    /// the latest when another writer of this owner was taken. The positions are those of the records, in their order.
     ///
     /// After [`CommitError::Fenced`], [`CommitError::Ambiguous`] or a dropped future the writer is of no further use
     /// (further commits fail): take a new one, and read the log to learn what became of the batch.

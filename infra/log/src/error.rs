@@ -72,6 +72,22 @@ pub enum Error {
         source: Cause,
     },
 
+    /// Nothing was written, or what was asked is not known. librdkafka tries again by itself as long as it may.
+    #[error(
+        "the Kafka cluster did not do its part while {doing}: see that its brokers run, and that this user may do so"
+    )]
+    Kafka {
+        doing: &'static str,
+        #[source]
+        source: Cause,
+    },
+
+    #[error("kafka.{field}: {reason}")]
+    KafkaConfig { field: &'static str, reason: String },
+
+    #[error("the topic {topic} is not as it must be: {problem}. To mend it: {mend}")]
+    KafkaTopic { topic: String, problem: String, mend: String },
+
     #[error("an earlier commit of this writer was fenced, unconfirmed or abandoned: take a new writer")]
     WriterSpent,
 
@@ -80,6 +96,11 @@ pub enum Error {
 }
 
 impl Error {
+    #[cfg(feature = "kafka")]
+    pub(crate) fn kafka(doing: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Kafka { doing, source: Arc::new(error) }
+    }
+
     /// Whether a full disk is the cause: nothing but space helps.
     pub fn is_disk_full(&self) -> bool {
         let (Self::Storage { source, .. } | Self::Unconfirmed { source }) = self else { return false };

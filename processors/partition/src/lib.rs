@@ -9,6 +9,7 @@
 //!
 //! - [`machine`]: follower and leader of one partition. Every order that matters is in here: fence, then read the end, then
 //!   apply up to it, then lead; the time before the ends; commit before apply; nothing after a commit that may have failed.
+//! - [`loss`]: how a person passes over requests that the log has lost.
 //! - [`step`]: what a batch of requests, signals and deadlines becomes.
 //! - [`Gate`]: which requests are believed, and what processors write for each other is signed.
 //! - [`replica`]: the State, and the only way it changes.
@@ -18,6 +19,7 @@
 mod applied;
 mod error;
 mod gate;
+pub mod loss;
 pub mod machine;
 pub mod replica;
 pub mod step;
@@ -26,6 +28,6 @@ mod wire;
 pub use applied::Applied;
 pub use error::{Error, chain};
 pub use gate::{Gate, Keyring, seal};
-pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status};
+pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status, owner};
 pub use replica::{Listener, Projection, Replica, apply_record};
 pub use wire::Wire;

@@ -84,6 +84,8 @@ impl Hands {
     async fn carry_out(&mut self, effect: Effect) -> Result<Answer, Error> {
         match effect {
             Effect::Open(from) => {
+                // Before the next one is there: a log may share what its readers read with.
+                self.reading = None;
                 let sources = from.iter().map(|(of, _)| of.clone()).collect();
                 self.reading = Some(Reading { reader: self.log.reader(from)?, sources });
                 Ok(Answer::Done)

@@ -6,6 +6,7 @@ use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
 use longshore_partition::{Gate, Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
+    Timestamp,
     events::{Event, Fact},
     read::Outcome,
     topics::{self, Topic},
@@ -14,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Applied, Error, PartitionStore, Rocks, Role, Status, Wire,
+    AcceptError, Applied, Error, Lost, PartitionStore, Rocks, Role, Status, Wire, loss,
     partition::{Hands, Task},
     past,
     shared::{Shared, Tell},
@@ -270,6 +271,14 @@ impl<P: Wire> Handle<P> {
                 Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
             })
             .collect()
+    }
+
+    /// Accepts, in the name of `by`, that these requests were lost: whoever leads the partition then goes on after them.
+    pub async fn accept_loss(&self, partition: u32, lost: Lost, by: &str, now: Timestamp) -> Result<(), AcceptError> {
+        if partition >= self.partitions() {
+            return Err(AcceptError::NoPartition { processor: P::NAME, partition });
+        }
+        loss::accept::<P>(&*self.log, partition, lost, by, now).await
     }
 
     /// Each partition's role and what went wrong last, in order.

@@ -9,7 +9,7 @@
 //!
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
-//! - **Reading** (`reads`): the read model's views.
+//! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
 //! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
@@ -19,6 +19,7 @@
 //! restart could lose.
 
 mod access;
+mod after;
 mod attempts;
 mod builds;
 mod claims;
@@ -30,6 +31,7 @@ mod facts;
 mod finish;
 mod job_log;
 pub mod limits;
+mod losses;
 mod problem;
 mod reads;
 mod repository;
@@ -44,7 +46,12 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, auth::RequestKey, http::CheckView, read::ReadModel};
+use longshore_schemas::{
+    RegionName,
+    auth::RequestKey,
+    http::{AcceptedLossView, CheckView},
+    read::ReadModel,
+};
 use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +80,21 @@ pub struct ApiConfig {
 #[async_trait::async_trait]
 pub trait Checks: Send + Sync + 'static {
     async fn checks(&self) -> Vec<CheckView>;
+
+    /// Accepts that the log has lost requests: exactly those, or the error says which are.
+    async fn accept_loss(&self, loss: &AcceptedLossView) -> Result<(), NotAccepted> {
+        Err(NotAccepted::NoPartition(format!("no processor {} runs in this process", loss.processor)))
+    }
+}
+
+/// Why a loss is not accepted, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAccepted {
+    NoPartition(String),
+    /// Nothing is lost, or something else.
+    Other(String),
+    /// For now.
+    Unavailable(String),
 }
 
 /// Bounds of one API process.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{COMPACTED, SINGLE, Subject, WIDE, all_in, all_of, partition, record, soon};
+use super::{COMPACTED, SINGLE, Subject, WIDE, all_in, all_of, commit, partition, record, soon};
 use crate::{Batch, Destination, Record};
 
 /// Keys, values, tombstones and headers come back byte for byte.
@@ -37,7 +37,7 @@ pub async fn reopening_keeps_everything(subject: &dyn Subject) {
         soon(log.append(WIDE, (0..50).map(|i| record(i, format!("{round} {i}"))).collect())).await.unwrap();
         let mut writer = soon(log.writer("owner")).await.unwrap();
         let records = (0..5).map(|i| (Destination::Exact(partition(SINGLE, 0)), record("key", i))).collect();
-        soon(writer.commit(Batch { records, consumed: vec![(partition(WIDE, 0), round)] })).await.unwrap();
+        commit(&*log, &mut *writer, Batch { records, consumed: vec![(partition(WIDE, 0), round)] }).await;
         drop(writer);
         let before = (all_in(&*log, WIDE).await, all_in(&*log, SINGLE).await);
         let end = soon(log.end_offset(&partition(SINGLE, 0))).await.unwrap();

@@ -21,7 +21,7 @@ use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use self::{groups::*, lasting::*, reading::*, writing::*};
-use crate::{Log, ReadLimit, Record, StoredRecord, TopicConfig, TopicPartition};
+use crate::{Batch, Log, Position, ReadLimit, Record, StoredRecord, TopicConfig, TopicPartition, Writer};
 
 /// How long something that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,6 +90,20 @@ pub(crate) fn partition(topic: &str, number: u32) -> TopicPartition {
 
 pub(crate) fn record(key: impl Display, value: impl Display) -> Record {
     Record::new(format!("{key}"), format!("{value}"))
+}
+
+/// Commits, and waits until readers see all of it, which may be a moment later.
+pub(crate) async fn commit(log: &dyn Log, writer: &mut dyn Writer, batch: Batch) -> Vec<Position> {
+    let positions = soon(writer.commit(batch)).await.unwrap();
+    for position in &positions {
+        soon(async {
+            while log.end_offset(&position.source).await.unwrap() <= position.offset {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    positions
 }
 
 /// Everything in the partition.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{SINGLE, Subject, WIDE, all_in, all_of, partition, record, soon, text, texts};
+use super::{SINGLE, Subject, WIDE, all_in, all_of, commit, partition, record, soon, text, texts};
 use crate::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, CommitError, Destination, Error, Log, RECORD_BYTES_MAX, Record,
 };
@@ -120,7 +120,7 @@ pub async fn many_writers_at_once_lose_nothing(subject: &dyn Subject) {
             for i in 0..20 {
                 log.append(WIDE, vec![record(i, format!("append {task} {i}"))]).await.unwrap();
                 let committed = (Destination::Keyed(WIDE.into()), record(i, format!("commit {task} {i}")));
-                writer.commit(Batch { records: vec![committed], consumed: vec![] }).await.unwrap();
+                commit(&*log, &mut *writer, Batch { records: vec![committed], consumed: vec![] }).await;
             }
         });
     }
@@ -161,7 +161,7 @@ pub async fn a_commit_is_all_or_nothing(subject: &dyn Subject) {
     let log = subject.create().await;
     let mut writer = soon(log.writer("owner")).await.unwrap();
     for round in 0..10 {
-        let positions = soon(writer.commit(spread(&round.to_string()))).await.unwrap();
+        let positions = commit(&*log, &mut *writer, spread(&round.to_string())).await;
         let sources: Vec<_> = positions.iter().map(|position| position.source.clone()).collect();
         assert_eq!(sources, [partition(WIDE, 0), partition(WIDE, 3), partition(SINGLE, 0)]);
         for position in positions {
@@ -183,7 +183,7 @@ pub async fn a_refused_batch_leaves_nothing(subject: &dyn Subject) {
     let refused = soon(writer.commit(batch)).await;
     assert!(matches!(refused, Err(CommitError::Failed(Error::RecordTooLarge { .. }))));
     assert_eq!(counts(&*log).await, BTreeMap::new());
-    soon(writer.commit(spread("taken"))).await.unwrap();
+    commit(&*log, &mut *writer, spread("taken")).await;
     assert_eq!(counts(&*log).await, whole(["taken".to_owned()]));
 }
 
@@ -217,7 +217,7 @@ pub async fn a_zombie_is_fenced(subject: &dyn Subject) {
     for _ in 0..2 {
         assert!(matches!(soon(zombie.commit(spread("zombie"))).await, Err(CommitError::Fenced)));
     }
-    soon(successor.commit(spread("second"))).await.unwrap();
+    commit(&*log, &mut *successor, spread("second")).await;
     assert_eq!(counts(&*log).await, whole(["first".to_owned(), "second".to_owned()]));
 }
 
@@ -256,8 +256,8 @@ pub async fn owners_are_independent(subject: &dyn Subject) {
     let log = subject.create().await;
     let mut one = soon(log.writer("one")).await.unwrap();
     let mut other = soon(log.writer("other")).await.unwrap();
-    soon(one.commit(spread("one"))).await.unwrap();
-    soon(other.commit(spread("other"))).await.unwrap();
-    soon(one.commit(spread("one more"))).await.unwrap();
+    commit(&*log, &mut *one, spread("one")).await;
+    commit(&*log, &mut *other, spread("other")).await;
+    commit(&*log, &mut *one, spread("one more")).await;
     assert_eq!(counts(&*log).await, whole(["one", "other", "one more"].map(str::to_owned)));
 }

@@ -1,11 +1,62 @@
 //! The log on Apache Kafka.
+//!
+//! ```text
+//! append ──one idempotent producer (`append`)────────────────┐
+//! commit ──a transactional producer per owner (`writer`)─────┼─▶ brokers, acks=all ─▶ consumers (`reader`), read_committed
+//! join ────a group consumer that fetches nothing (`members`)─┘
+//! ```
+//!
+//! - **Durable before acknowledged**: a record is on all replicas that are in sync, at least two of three.
+//! - **A commit is visible a moment after it returns**: the brokers then still write the transaction's end to each partition.
+//!   Taking a writer waits for that, so a successor sees all of its predecessor's commits.
+//! - **Fencing** is the brokers': a transactional id belongs to the last producer that took it.
+//! - **Times** are the brokers' (`LogAppendTime`).
+//! - **Topics** are created, and refused where their settings are dangerous (`setup`).
+//!
+//! Offsets of groups are stored for lag tools only, outside of transactions. Names of topics, groups and transactional ids
+//! have the installation's prefix on the brokers and nowhere else (`topics`). What librdkafka says is heard in `client`.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod append;
+mod client;
+mod members;
+mod producer;
+mod reader;
+mod setup;
+mod topics;
+mod writer;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use longshore_schemas::Timestamp;
+use rdkafka::{
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode,
+};
 
+pub use self::client::{Client, Figures};
+use self::{
+    append::Appender,
+    client::{Context, Watch},
+    reader::{Hubs, KafkaReader},
+    topics::Topics,
+};
 use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, TopicPartition, Writer};
+
+/// How long an offset may be asked for.
+const ASK_TIME: Duration = Duration::from_secs(10);
+/// How long members may take to leave their groups when the log is closed. Others take over sooner if they do.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
 
 /// How to reach a cluster, and what it must hold.
 #[derive(Debug, Clone)]
@@ -42,46 +93,196 @@ impl Config {
 }
 
 /// The log on a Kafka cluster.
-pub struct KafkaLog {}
+pub struct KafkaLog {
+    shared: Arc<Shared>,
+    appender: Appender,
+}
+
+/// What all parts of one log share.
+struct Shared {
+    config: Config,
+    topics: Topics,
+    watch: Arc<Watch>,
+    hubs: Hubs,
+    /// Answers questions about offsets.
+    asked: Arc<BaseConsumer<Context>>,
+    /// What commits have said that they consumed, for lag tools.
+    consumed: Mutex<HashMap<TopicPartition, u64>>,
+    members: Members,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn consumed(&self, offsets: &[(TopicPartition, u64)]) {
+        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        consumed.extend(offsets.iter().cloned());
+    }
+
+    fn consumed_of(&self, of: &TopicPartition) -> Option<u64> {
+        self.consumed.lock().unwrap_or_else(PoisonError::into_inner).get(of).copied()
+    }
+
+    /// The first offset and the end of what is committed.
+    async fn bounds(&self, of: &TopicPartition) -> Result<(u64, u64), Error> {
+        let (topic, partition) = (self.topics.of(of)?.kafka.clone(), of.partition as i32);
+        let (start, end) = self.ask(move |asked| asked.fetch_watermarks(&topic, partition, ASK_TIME)).await?;
+        Ok((start.max(0) as u64, end.max(0) as u64))
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer<Context>) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.check_open()?;
+        let asked = self.asked.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&asked)).await.map_err(|_| Error::Closed)?;
+        match answer {
+            Ok(answer) => {
+                self.watch.worked();
+                Ok(answer)
+            }
+            Err(error) => {
+                self.watch.failed(format!("asking for an offset failed: {error}"));
+                Err(Error::kafka("asking for an offset", error))
+            }
+        }
+    }
+}
+
+/// The threads that are members of groups.
+#[derive(Default, Clone)]
+struct Members(Arc<(Mutex<usize>, Condvar)>);
+
+/// A thread's place among them.
+struct Present(Members);
+
+impl Members {
+    fn enter(&self) -> Present {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Present(self.clone())
+    }
+
+    /// Blocks until all have left, or the time is over.
+    fn wait(&self, time: Duration) {
+        let (count, changed) = &*self.0;
+        let present = count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_timeout_while(present, time, |count| *count > 0));
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        let (count, changed) = &*self.0.0;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        changed.notify_all();
+    }
+}
 
 impl KafkaLog {
-    /// Connects, and makes sure of the topics.
-    pub async fn connect(_config: Config) -> Result<Arc<Self>, Error> {
-        Err(Error::Closed)
+    /// Connects, and makes sure of the topics. Needs a runtime with several threads.
+    pub async fn connect(config: Config) -> Result<Arc<Self>, Error> {
+        config.check()?;
+        let watch = Watch::new();
+        let asked = BaseConsumer::from_config_and_context(&config.reads(), Context::new(Client::Admin, &watch))
+            .map_err(|error| Error::kafka("connecting", error))?;
+        let shared = Shared {
+            topics: Topics::new(&config.prefix, &config.topics),
+            watch: watch.clone(),
+            hubs: Hubs::default(),
+            asked: Arc::new(asked),
+            consumed: Mutex::default(),
+            members: Members::default(),
+            closed: AtomicBool::new(false),
+            config,
+        };
+        setup::prepare(&shared).await?;
+        let appender = Appender::new(&shared.config, &watch)?;
+        tracing::info!(brokers = shared.config.brokers, prefix = shared.config.prefix, "the Kafka log is open");
+        Ok(Arc::new(Self { shared: Arc::new(shared), appender }))
+    }
+
+    /// The cluster and the prefix: the same for all processes of an installation, and no other installation's.
+    pub async fn identity(&self) -> Result<String, Error> {
+        let id = self.shared.ask(|asked| {
+            let id = asked.client().fetch_cluster_id(ASK_TIME);
+            id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
+        });
+        Ok(format!("{}/{}", id.await?, self.shared.config.prefix))
+    }
+
+    /// librdkafka's statistics, by what its clients do.
+    pub fn figures(&self) -> BTreeMap<Client, Figures> {
+        self.shared.watch.figures()
+    }
+
+    /// Refuses everything from now on, and waits until those whose memberships were dropped have left their groups, so that
+    /// others need not wait for their sessions to end.
+    pub async fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        let members = self.shared.members.clone();
+        // Nothing depends on it.
+        let _ = tokio::task::spawn_blocking(move || members.wait(LEAVE_TIME)).await;
     }
 }
 
 #[async_trait]
 impl Log for KafkaLog {
-    fn partitions(&self, _topic: &str) -> Result<u32, Error> {
-        Err(Error::Closed)
+    fn partitions(&self, topic: &str) -> Result<u32, Error> {
+        Ok(self.shared.topics.get(topic)?.partitions)
     }
 
-    async fn append(&self, _topic: &str, _records: Vec<Record>) -> Result<Vec<Position>, Error> {
-        Err(Error::Closed)
+    async fn append(&self, topic: &str, records: Vec<Record>) -> Result<Vec<Position>, Error> {
+        self.shared.check_open()?;
+        let topic = self.shared.topics.get(topic)?;
+        self.appender.append(topic, records).await
     }
 
-    fn reader(&self, _from: Vec<(TopicPartition, u64)>) -> Result<Box<dyn Reader>, Error> {
-        Err(Error::Closed)
+    fn reader(&self, from: Vec<(TopicPartition, u64)>) -> Result<Box<dyn Reader>, Error> {
+        self.shared.check_open()?;
+        Ok(Box::new(KafkaReader::new(&self.shared, from)?))
     }
 
-    async fn end_offset(&self, _of: &TopicPartition) -> Result<u64, Error> {
-        Err(Error::Closed)
+    async fn end_offset(&self, of: &TopicPartition) -> Result<u64, Error> {
+        Ok(self.shared.bounds(of).await?.1)
     }
 
-    async fn start_offset(&self, _of: &TopicPartition) -> Result<u64, Error> {
-        Err(Error::Closed)
+    async fn start_offset(&self, of: &TopicPartition) -> Result<u64, Error> {
+        Ok(self.shared.bounds(of).await?.0)
     }
 
-    async fn offset_at(&self, _of: &TopicPartition, _at: Timestamp) -> Result<u64, Error> {
-        Err(Error::Closed)
+    async fn offset_at(&self, of: &TopicPartition, at: Timestamp) -> Result<u64, Error> {
+        let topic = self.shared.topics.of(of)?.kafka.clone();
+        let (name, partition) = (topic.clone(), of.partition as i32);
+        // Negative times mean something else to the brokers.
+        let at = Offset::Offset(at.millis().max(0));
+        let found = self.shared.ask(move |asked| {
+            let mut list = TopicPartitionList::with_capacity(1);
+            list.add_partition_offset(&name, partition, at)?;
+            asked.offsets_for_times(list, ASK_TIME)
+        });
+        let found = found.await?.find_partition(&topic, partition).map(|found| found.offset());
+        match found {
+            Some(Offset::Offset(offset)) => Ok(offset.max(0) as u64),
+            _ => self.end_offset(of).await,
+        }
     }
 
-    async fn join(&self, _group: &str, _topic: &str) -> Result<Box<dyn Membership>, Error> {
-        Err(Error::Closed)
+    async fn join(&self, group: &str, topic: &str) -> Result<Box<dyn Membership>, Error> {
+        self.shared.check_open()?;
+        let topic = self.shared.topics.get(topic)?;
+        Ok(Box::new(members::join(&self.shared, group, topic)?))
     }
 
-    async fn writer(&self, _owner: &str) -> Result<Box<dyn Writer>, Error> {
-        Err(Error::Closed)
+    fn trouble(&self) -> Option<String> {
+        self.shared.watch.trouble()
+    }
+
+    async fn writer(&self, owner: &str) -> Result<Box<dyn Writer>, Error> {
+        self.shared.check_open()?;
+        Ok(Box::new(writer::take_over(&self.shared, owner).await?))
     }
 }

@@ -101,6 +101,11 @@ impl<'a, P: Wire> Draft<'a, P> {
         self.next_offset = Some(next_offset);
     }
 
+    /// Requests below this offset are dealt with, or were before.
+    pub(super) fn next_offset(&self) -> u64 {
+        self.next_offset.unwrap_or(self.before.request_offset)
+    }
+
     pub(super) fn refuse(&mut self, mut refusal: Refusal) {
         shorten(&mut refusal.reason, REASON_BYTES_MAX);
         self.refusal_bytes += refusal.reason.len() + refusal.request.as_str().len() + 32;
@@ -225,7 +230,7 @@ impl<'a, P: Wire> Draft<'a, P> {
         if nothing && self.next_offset.is_none() {
             return Ok(None);
         }
-        let next_offset = self.next_offset.unwrap_or(self.before.request_offset);
+        let next_offset = self.next_offset();
         let refusals = std::mem::take(&mut self.refusals);
         debug_assert!(refusals.len() <= REQUESTS_MAX, "a refusal per request");
         let processed = Processed { next_offset, now: self.now, refusals };

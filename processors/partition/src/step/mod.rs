@@ -39,6 +39,8 @@ pub const WAKES_MAX: usize = 2_000;
 /// No further decision is made in a transaction of this size in bytes.
 pub const TRANSACTION_BYTES_SOFT_MAX: usize = 2 * 1024 * 1024;
 
+/// Much less than requests are kept.
+const PASS_OVER_AFTER: Duration = Duration::from_secs(60 * 60);
 /// After a deadline could not be decided, the time before the next attempt.
 const WAKE_RETRY: Duration = Duration::from_secs(1);
 
@@ -167,9 +169,10 @@ impl<P: Wire> Leader<P> {
         self.take_requests(&mut draft)?;
         self.take_signals(&mut draft)?;
         let woken = self.take_deadlines(&mut draft)?;
+        let pass_at = self.pass_over(&mut draft);
         let again = woken || !self.requests.records.is_empty() || !self.signals.records.is_empty();
         let next_wake = match self.processor.next_wake(draft.state(), &mut self.soft, self.now) {
-            Ok(due) => due.map(|due| due.max(self.wake_not_before)),
+            Ok(due) => due.map(|due| due.max(self.wake_not_before)).into_iter().chain(pass_at).min(),
             Err(error) => Some(self.retry_wake_later(error)?),
         };
         Ok(Step { transaction: draft.finish()?, next_wake, again })
@@ -266,6 +269,22 @@ impl<P: Wire> Leader<P> {
         }
         self.barrier = None;
         Ok(false)
+    }
+
+    /// Offsets without a record, as ends of transactions leave them, are consumed with the next request. If none comes they are
+    /// passed over after a time, or they would look like requests that were lost once the log has removed what is before
+    /// them. Answers when that is, if there are any.
+    fn pass_over(&self, draft: &mut Draft<'_, P>) -> Option<Timestamp> {
+        let Inbox { records, position } = &self.requests;
+        if !records.is_empty() || *position <= draft.next_offset() {
+            return None;
+        }
+        let due = self.applied.at + PASS_OVER_AFTER;
+        if self.now < due {
+            return Some(due);
+        }
+        draft.consumed(*position);
+        None
     }
 
     /// A deadline is no record that could be set aside: requests go on, and it is tried again.

@@ -252,6 +252,29 @@ fn a_deadline_waits_for_the_beats_that_came_before_it() {
     assert_eq!(transaction.next_offset, 1, "nothing was consumed");
 }
 
+/// Or a topic that was idle for as long as requests are kept would look as if it had lost some.
+#[test]
+fn offsets_without_a_record_are_passed_over_with_the_next_request_or_after_an_hour() {
+    const HOUR: i64 = 60 * 60 * 1_000;
+    let mut bench = Bench::new();
+    bench.offer([record(&request("a", "q-1"))]);
+    bench.step(100).expect("consumed");
+    // The end of somebody's transaction.
+    bench.offset += 1;
+    bench.leader.offer_requests([], bench.offset);
+    let step = bench.leader.step(&bench.state, Timestamp(200)).expect("memory");
+    assert!(step.transaction.is_none());
+    assert_eq!(step.next_wake, Some(Timestamp(100 + HOUR)));
+    let transaction = bench.step(100 + HOUR).expect("it is time");
+    assert_eq!((kinds(&transaction), transaction.next_offset), (vec!["Processed"], 2));
+    let step = bench.leader.step(&bench.state, Timestamp(200 + HOUR)).expect("memory");
+    assert!(step.transaction.is_none() && step.next_wake.is_none(), "once");
+    // With a request at once.
+    bench.offset += 1;
+    bench.offer([record(&request("b", "q-1"))]);
+    assert_eq!(bench.step(300 + HOUR).expect("consumed").next_offset, 4);
+}
+
 #[test]
 fn time_never_goes_back() {
     let mut bench = Bench::new();

@@ -1,0 +1,334 @@
+//! Readers: each partition's own queue of a shared consumer, read without a thread in between.
+//!
+//! ```text
+//! brokers ─fetch─▶ consumer (`Hub`) ─▶ queue of each partition, bounded ─poll─▶ reader
+//!                                            └─ no longer empty ──wakes──────────┘
+//! ```
+//!
+//! A consumer reads a partition for one reader at a time, so a reader takes the first hub where all of its partitions are
+//! free. A control node's followers share one; streams that begin elsewhere use others.
+//!
+//! Markers of transactions have offsets too. librdkafka passes over them and moves the consumer's position, which is looked
+//! at whenever the queues are empty; nobody but the reader takes from them, so the position is not ahead of what it has.
+
+use std::{
+    collections::HashSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use longshore_schemas::Timestamp;
+use rdkafka::{
+    Message, Offset, Timestamp as KafkaTimestamp, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+    types::RDKafkaErrorCode,
+};
+use tokio::sync::Notify;
+
+use super::{
+    Shared,
+    client::{Client, Context},
+};
+use crate::{Error, ReadLimit, Reader, Record, StoredRecord, TopicPartition};
+
+/// How often a hub serves what is not a record.
+const POLL: Duration = Duration::from_millis(100);
+/// A reader looks by itself that often, so that nothing is lost with a wake-up.
+const LOOK: Duration = Duration::from_secs(1);
+/// Hubs that are kept while nobody reads.
+const IDLE_HUBS_MAX: usize = 2;
+/// Takes the place of headers that cannot be read.
+const UNREADABLE_HEADERS: &str = "longshore-unreadable-headers";
+
+/// A consumer that readers share.
+struct Hub {
+    consumer: Arc<BaseConsumer<Context>>,
+    taken: Mutex<HashSet<TopicPartition>>,
+}
+
+#[derive(Default)]
+pub(super) struct Hubs(Mutex<Vec<Arc<Hub>>>);
+
+impl Hubs {
+    /// The first consumer where these are free; they are taken there from now on.
+    fn take(&self, shared: &Arc<Shared>, wanted: &[TopicPartition]) -> Result<Arc<Hub>, Error> {
+        let mut hubs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for hub in hubs.iter() {
+            let mut taken = hub.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            if wanted.iter().all(|of| !taken.contains(of)) {
+                taken.extend(wanted.iter().cloned());
+                return Ok(hub.clone());
+            }
+        }
+        let context = Context::new(Client::Reads, &shared.watch);
+        let consumer = BaseConsumer::from_config_and_context(&shared.config.reads(), context)
+            .map_err(|error| Error::kafka("starting a reader", error))?;
+        let hub = Arc::new(Hub { consumer: Arc::new(consumer), taken: Mutex::new(wanted.iter().cloned().collect()) });
+        let weak = Arc::downgrade(&hub);
+        std::thread::Builder::new()
+            .name("kafka-reader".to_owned())
+            .spawn(move || serve(&weak))
+            .map_err(|source| Error::Storage { doing: "starting a thread", source: Arc::new(source) })?;
+        hubs.push(hub.clone());
+        Ok(hub)
+    }
+
+    fn give_back(&self, hub: &Arc<Hub>, partitions: impl Iterator<Item = TopicPartition>) {
+        let mut hubs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut taken = hub.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            for of in partitions {
+                taken.remove(&of);
+            }
+        }
+        let idle = |hub: &Arc<Hub>| hub.taken.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if idle(hub) && hubs.iter().filter(|hub| idle(hub)).count() > IDLE_HUBS_MAX {
+            hubs.retain(|other| !Arc::ptr_eq(other, hub));
+        }
+    }
+}
+
+/// Statistics and errors of the consumer. Records come by the partitions' queues.
+fn serve(hub: &Weak<Hub>) {
+    while let Some(hub) = hub.upgrade() {
+        if let Some(Err(error)) = hub.consumer.poll(POLL) {
+            tracing::debug!(%error, "a reader's consumer");
+        }
+    }
+}
+
+struct Source {
+    of: TopicPartition,
+    /// As the brokers call the topic.
+    topic: String,
+    position: u64,
+    queue: PartitionQueue<Context>,
+    /// Taken from the queue and not returned yet: it was too large for its read.
+    waiting: Option<StoredRecord>,
+}
+
+pub(super) struct KafkaReader {
+    shared: Arc<Shared>,
+    hub: Arc<Hub>,
+    wake: Arc<Notify>,
+    sources: Vec<Source>,
+    /// The source that the next read begins with.
+    turn: usize,
+}
+
+impl KafkaReader {
+    pub(super) fn new(shared: &Arc<Shared>, from: Vec<(TopicPartition, u64)>) -> Result<Self, Error> {
+        let mut wanted: Vec<TopicPartition> = Vec::with_capacity(from.len());
+        for (of, _) in &from {
+            shared.topics.of(of)?;
+            if wanted.contains(of) {
+                return Err(Error::RepeatedPartition { of: of.clone() });
+            }
+            wanted.push(of.clone());
+        }
+        let hub = shared.hubs.take(shared, &wanted)?;
+        let mut reader =
+            Self { shared: shared.clone(), hub, wake: Arc::new(Notify::new()), sources: Vec::new(), turn: 0 };
+        // From here on dropping the reader gives back what it took.
+        for (of, position) in from {
+            let topic = shared.topics.of(&of)?.kafka.clone();
+            // Before it is assigned, so that no record comes another way.
+            let queue = reader.hub.consumer.split_partition_queue(&topic, of.partition as i32);
+            let mut queue = queue.ok_or_else(|| Error::UnknownTopic { topic: of.topic.to_string() })?;
+            let wake = reader.wake.clone();
+            queue.set_nonempty_callback(move || wake.notify_one());
+            reader.sources.push(Source { of, topic, position, queue, waiting: None });
+        }
+        let consumer = &reader.hub.consumer;
+        consumer.incremental_assign(&reader.list()?).map_err(|error| Error::kafka("starting to read", error))?;
+        Ok(reader)
+    }
+
+    fn list(&self) -> Result<TopicPartitionList, Error> {
+        let mut list = TopicPartitionList::with_capacity(self.sources.len());
+        for source in &self.sources {
+            let offset = Offset::Offset(i64::try_from(source.position).unwrap_or(i64::MAX));
+            list.add_partition_offset(&source.topic, source.of.partition as i32, offset)
+                .map_err(|error| Error::kafka("starting to read", error))?;
+        }
+        Ok(list)
+    }
+
+    /// Takes what is there, within the limit.
+    fn take(&mut self, limit: ReadLimit) -> Result<Vec<StoredRecord>, Trouble> {
+        let (records_max, bytes_max) = (limit.records.max(1), limit.bytes);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let count = self.sources.len();
+        self.turn = (self.turn + 1) % count.max(1);
+        for index in (self.turn..count).chain(0..self.turn) {
+            let source = &mut self.sources[index];
+            while records.len() < records_max {
+                let record = match source.waiting.take() {
+                    Some(record) => record,
+                    None => match source.queue.poll(Duration::ZERO) {
+                        None => break,
+                        Some(Ok(message)) => stored(&source.of, &message),
+                        Some(Err(error)) => {
+                            if records.is_empty() {
+                                return Err(Trouble { index, error });
+                            }
+                            // It comes again, or was of the moment only.
+                            tracing::debug!(%error, partition = %source.of, "reading");
+                            break;
+                        }
+                    },
+                };
+                let size = record.record.bytes();
+                if !records.is_empty() && bytes + size > bytes_max {
+                    source.waiting = Some(record);
+                    return Ok(records);
+                }
+                bytes += size;
+                source.position = record.offset + 1;
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Follows positions that moved over what is not a record. To be called when the queues are empty.
+    fn moved(&mut self) -> Result<bool, Error> {
+        let positions = self.hub.consumer.position().map_err(|error| Error::kafka("reading a position", error))?;
+        let mut moved = false;
+        for source in self.sources.iter_mut().filter(|source| source.waiting.is_none()) {
+            let found = positions.find_partition(&source.topic, source.of.partition as i32);
+            if let Some(Offset::Offset(position)) = found.map(|found| found.offset())
+                && position > 0
+                && position as u64 > source.position
+            {
+                source.position = position as u64;
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// What to do about an error of one partition: nothing, go on elsewhere, or tell.
+    async fn mend(&mut self, Trouble { index, error }: Trouble) -> Result<(), Error> {
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return Err(Error::kafka("reading", error));
+        }
+        let out_of_range = [RDKafkaErrorCode::AutoOffsetReset, RDKafkaErrorCode::OffsetOutOfRange];
+        match error.rdkafka_error_code() {
+            Some(code) if out_of_range.contains(&code) => {
+                let (of, offset) = (self.sources[index].of.clone(), self.sources[index].position);
+                let (start, end) = self.shared.bounds(&of).await?;
+                if offset > end {
+                    return Err(Error::BeyondEnd { of, offset, end });
+                }
+                let source = &mut self.sources[index];
+                if offset < start {
+                    source.position = start;
+                }
+                let offset = Offset::Offset(i64::try_from(source.position).unwrap_or(i64::MAX));
+                self.hub
+                    .consumer
+                    .seek(&source.topic, source.of.partition as i32, offset, Duration::ZERO)
+                    .map_err(|error| Error::kafka("reading", error))
+            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                Err(Error::kafka("reading", error))
+            }
+            _ => {
+                tracing::debug!(%error, partition = %self.sources[index].of, "reading");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A partition that could not be read.
+struct Trouble {
+    index: usize,
+    error: KafkaError,
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    async fn read(&mut self, limit: ReadLimit) -> Result<Vec<StoredRecord>, Error> {
+        loop {
+            let positions: Vec<u64> = self.sources.iter().map(|source| source.position).collect();
+            match self.take(limit) {
+                Ok(records) if !records.is_empty() => return Ok(records),
+                Ok(_) => {
+                    if self.moved()? {
+                        return Ok(Vec::new());
+                    }
+                }
+                Err(trouble) => {
+                    self.mend(trouble).await?;
+                    let moved = self.sources.iter().zip(positions).any(|(source, before)| source.position != before);
+                    if moved {
+                        return Ok(Vec::new());
+                    }
+                    continue;
+                }
+            }
+            // Too long a wait is no error, and a wake-up that came before is not lost.
+            let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
+        }
+    }
+
+    fn position(&self, of: &TopicPartition) -> Option<u64> {
+        self.sources.iter().find(|source| source.of == *of).map(|source| source.position)
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        if let Ok(list) = self.list()
+            && list.count() > 0
+            && let Err(error) = self.hub.consumer.incremental_unassign(&list)
+        {
+            tracing::debug!(%error, "a reader's partitions were not given back");
+        }
+        let taken: Vec<TopicPartition> = self.sources.drain(..).map(|source| source.of).collect();
+        self.shared.hubs.give_back(&self.hub, taken.into_iter());
+    }
+}
+
+fn stored(of: &TopicPartition, message: &BorrowedMessage<'_>) -> StoredRecord {
+    let at = match message.timestamp() {
+        KafkaTimestamp::LogAppendTime(millis) | KafkaTimestamp::CreateTime(millis) => millis,
+        KafkaTimestamp::NotAvailable => 0,
+    };
+    let (key, value) = (message.key().unwrap_or_default(), message.payload());
+    // One piece of memory for both.
+    let mut content = BytesMut::with_capacity(key.len() + value.map_or(0, <[u8]>::len));
+    content.extend_from_slice(key);
+    let key = content.split().freeze();
+    let value = value.map(|value| {
+        content.extend_from_slice(value);
+        content.split().freeze()
+    });
+    let headers = message.headers().map(headers).unwrap_or_default();
+    StoredRecord {
+        source: of.clone(),
+        offset: message.offset().max(0) as u64,
+        at: Timestamp::from_millis(at),
+        record: Record { key, value, headers },
+    }
+}
+
+fn headers(headers: &rdkafka::message::BorrowedHeaders) -> Vec<(String, Bytes)> {
+    let read = || {
+        let header = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (header.key.to_owned(), Bytes::copy_from_slice(header.value.unwrap_or_default()))
+        };
+        headers.iter().map(header).collect()
+    };
+    // The library panics at a name that is not UTF-8, and anyone can send one.
+    std::panic::catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| vec![(UNREADABLE_HEADERS.to_owned(), Bytes::from_static(b"a name is not UTF-8"))])
+}
