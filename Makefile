@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once) $(if $(LOG),--log $(LOG))
 
 test: ## every test
-	@infra/setup.sh build console browser compose faketime mounts
+	@infra/setup.sh build console browser compose faketime mounts kafka
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture
@@ -58,9 +58,13 @@ console: ## build the console's page into producers/console/dist
 bench: ## list the benchmarks
 	@echo 'make bench-queue   jobs per second over the HTTP API, and the time from queue to start'
 	@echo 'make bench-store   publish and fetch a tree; what a small change uploads'
+	@echo 'make bench-processor  requests into facts and state on Kafka, against the bare client and Kafka Streams'
+	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'
 	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'
 
+bench-latency bench-failover: SETUP = kafka
+bench-processor: SETUP = streams
 bench-%: ## run one benchmark; its last line is one JSON object
-	@infra/setup.sh build
+	@infra/setup.sh build $(SETUP)
 	@$(BUILD) --quiet
 	@$(BIN)/$* $(if $(FULL),--full)

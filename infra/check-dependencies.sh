@@ -23,7 +23,8 @@ only() {
 
 MEMBERS=$(cargo metadata --quiet --offline --no-deps --format-version 1 | grep -oE '"name":"longshore[a-z0-9-]*","version"' | cut -d'"' -f4 | sort -u)
 
-only rdkafka longshore-log
+# The benchmarks measure against the bare client.
+only rdkafka longshore-log longshore-bench
 only rocksdb longshore-log longshore-runtime
 
 PURE="longshore-processor longshore-queue longshore-replication longshore-goals longshore-fleet longshore-swarm-policy

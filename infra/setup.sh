@@ -6,6 +6,7 @@
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
 #   infra/setup.sh kafka      Java and Maven, and Kafka's jars from Maven Central, for tests and benchmarks on a real cluster
 #   infra/setup.sh compose    docker-compose, which the test of infra/compose reads the file with; no Docker is started
+#   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
@@ -81,6 +82,15 @@ kafka() {
 
 compose() {
   have docker-compose || debian "docker-compose, for the test of infra/compose" docker-compose
+}
+
+streams() {
+  kafka
+  have javac || debian "a Java compiler, for Kafka Streams" openjdk-17-jdk-headless
+  [ -f "$CACHE/streams/.complete" ] && return
+  mvn -q -B -f tests/bench/streams/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+    -DoutputDirectory="$CACHE/streams" ${KAFKA_MVN_ARGS:-} >&2 || die "Kafka Streams could not be fetched from Maven Central"
+  touch "$CACHE/streams/.complete"
 }
 
 faketime() {

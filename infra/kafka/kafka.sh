@@ -76,7 +76,7 @@ prepare() { # writes the configuration and formats the storage of N nodes, once
     [ -f "$DIR/node$i/data/meta.properties" ] || java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
       -Dlog4j2.configurationFile="$KIT/log4j2.properties" -cp "$LIB/*" kafka.tools.StorageTool \
       format -t "$(cat "$DIR/cluster-id")" -c "$DIR/node$i/server.properties" >"$DIR/node$i/format.log" 2>&1 ||
-      die "format failed: $DIR/node$i/format.log"
+      { tail -5 "$DIR/node$i/format.log" >&2; die "node $i could not be formatted"; }
   done
   echo "$n" >"$DIR/nodes"
 }

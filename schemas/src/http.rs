@@ -3,6 +3,8 @@
 //!
 //! Views are what the read model answers. Bodies refuse unknown fields, so that a misspelt option is never ignored.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -426,6 +428,104 @@ impl CheckView {
     pub fn fail(check: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { state: CheckState::Fail, ..Self::warn(check, says, advice) }
     }
+}
+
+/// `POST /v1/partitions/{processor}/{partition}/accept-loss`: requests that the log has lost, from one on and before another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptLossBody {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// A loss that was accepted, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedLossView {
+    pub processor: String,
+    pub partition: u32,
+    pub from: u64,
+    pub to: u64,
+    pub by: String,
+}
+
+/// The items of `GET /v1/topics`: one partition of one topic, as the API's process sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    pub topic: String,
+    pub partition: u32,
+    /// The first offset that retention has left, and the one that comes next.
+    pub start: u64,
+    pub end: u64,
+    /// Places between the two. Kafka uses some of them itself.
+    pub records: u64,
+    /// Of a request topic: who processes it, as far as this process knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processing: Option<ProcessingView>,
+}
+
+/// How far a partition of requests is processed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessingView {
+    pub processor: String,
+    /// What the answering process does for the partition: `leading`, `following`, `taking over`, `halted` or `stopped`.
+    pub role: String,
+    /// The first request that is not processed yet, as applied here.
+    pub processed: u64,
+    /// Requests that wait.
+    pub lag: u64,
+    /// What went wrong last, if the partition is not well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The items of `GET /v1/dead-letters`, and with the content `GET /v1/dead-letters/{offset}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetterView {
+    /// Its own, by which it is named.
+    pub offset: u64,
+    /// When it was set aside.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    /// Where the record stood, and why it could not be processed.
+    pub topic: String,
+    pub partition: u32,
+    pub record: u64,
+    pub error: String,
+    pub key: String,
+    /// Bytes of the body, of a large one only the first 512 KiB.
+    pub bytes: u64,
+    /// Who tried it again, and when; what came of it is a record, or a dead letter, of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<LetterContent>,
+}
+
+/// What the record held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LetterContent {
+    pub headers: BTreeMap<String, String>,
+    /// The event's type and the request, if the body can be decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<serde_json::Value>,
+    /// The first bytes in hexadecimal digits, if it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hex: Option<String>,
+}
+
+/// `POST /v1/dead-letters/{offset}/retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryView {
+    pub offset: u64,
+    /// Whether this call tried it again; otherwise an earlier one had.
+    pub retried: bool,
+    /// Where the record stands now, as `topic/partition/offset`; not known of an earlier retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// What became of it, in words.
+    pub outcome: String,
 }
 
 /// `GET /v1/whoami`.

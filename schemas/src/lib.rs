@@ -3,11 +3,13 @@
 //!
 //! This crate knows no I/O and no policy. Producers, processors and agents depend on it and not on each other.
 
+pub mod auth;
 pub mod avro;
 pub mod codec;
 pub mod events;
 pub mod http;
 pub mod ids;
+pub mod letters;
 pub mod nodes;
 pub mod read;
 pub mod stream;

@@ -11,7 +11,8 @@ use crate::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Refusal,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, QueueView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
+        QueueView, ServiceView,
     },
 };
 
@@ -28,6 +29,9 @@ impl fmt::Display for RequestPosition {
         write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
     }
 }
+
+/// A partition of a request topic.
+pub type RequestPartition = (&'static str, u32);
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +60,16 @@ pub trait ReadModel: Send + Sync + 'static {
     /// What keeps requests from being processed here, a line for each; empty if all is well.
     fn trouble(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// How far each partition of each request topic is processed here.
+    async fn processing(&self) -> Vec<(RequestPartition, ProcessingView)> {
+        Vec::new()
+    }
+
+    /// Reads the whole log, compares the projections with a replay of it, and says what is wrong: a report in JSON.
+    async fn verify(&self) -> Result<serde_json::Value, ReadError> {
+        Err(ReadError::Unavailable("these projections cannot be compared with a log".to_owned()))
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError>;

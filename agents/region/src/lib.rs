@@ -43,8 +43,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use longshore_log::Log;
 use longshore_region_policy::levels;
 use longshore_s3::Bucket;
-use longshore_schemas::RegionName;
 use longshore_schemas::stream::FRAME_BYTES_MAX;
+use longshore_schemas::{RegionName, auth::RequestKey};
 use longshore_service::{
     limits::{Limit, Settings, announce},
     signed::Signer,
@@ -80,6 +80,8 @@ pub struct RegionConfig {
     pub tokens: Tokens,
     /// Makes and checks the credentials of nodes. Every process of the region has the same.
     pub signer: Signer,
+    /// The region's own, which its reports are signed with; the control nodes know it too.
+    pub request_key: RequestKey,
     /// Kept between runs to spare work; losing it costs only that work.
     pub data_dir: PathBuf,
     pub limits: Limits,
@@ -184,7 +186,8 @@ impl Region {
     pub async fn start(config: RegionConfig, shutdown: CancellationToken) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
-        let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, &config.data_dir)?);
+        let outbox =
+            Arc::new(Outbox::open(config.log.clone(), &config.region, config.request_key.clone(), &config.data_dir)?);
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());

@@ -2,7 +2,8 @@
 //!
 //! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
 //! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once. The sender is this
-//! process and not its region, of which there may be several: each has a name of its own, made once and kept on disk.
+//! process and not its region, of which there may be several: each has a name of its own, made once and kept on disk. Each report is
+//! signed with the region's key, without which no processor believes it.
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,7 @@ use longshore_log::{Log, Record, clock};
 use longshore_region_policy::order;
 use longshore_schemas::{
     RegionName,
+    auth::{AUTH, RequestKey, Signed},
     codec::{self, Message},
     events::{ArtifactRequest, Event, FleetReport, Request},
 };
@@ -42,13 +44,19 @@ struct Boots {
 pub(crate) struct Outbox {
     log: Arc<dyn Log>,
     sender: String,
+    key: RequestKey,
     boot: u64,
     /// The last sequence of each topic that reports go to.
     sequences: BTreeMap<&'static str, Mutex<u64>>,
 }
 
 impl Outbox {
-    pub(crate) fn open(log: Arc<dyn Log>, region: &RegionName, data_dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(
+        log: Arc<dyn Log>,
+        region: &RegionName,
+        key: RequestKey,
+        data_dir: &Path,
+    ) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
         let boot = order::next_boot(boots.content().last, clock::now());
         let mut process = boots.content().process.clone();
@@ -58,7 +66,7 @@ impl Outbox {
         boots.store(Boots { last: boot, process: process.clone() })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
-        Ok(Self { log, sender: format!("region/{region}/{process}"), boot, sequences })
+        Ok(Self { log, sender: format!("region/{region}/{process}"), key, boot, sequences })
     }
 
     /// What this process is called in its reports.
@@ -88,7 +96,11 @@ impl Outbox {
         let key = event.key();
         let request = order::report(&self.sender, self.boot, *sequence, clock::now(), event);
         match codec::encode(&request) {
-            Ok(bytes) => Some(Record::new(key, bytes)),
+            Ok(bytes) => {
+                let what = Signed { topic: E::TOPIC.name, key: key.as_bytes(), value: &bytes };
+                let auth = self.key.sign(what);
+                Some(Record::new(key, bytes).with_header(AUTH, auth))
+            }
             Err(error) => {
                 tracing::error!(%error, key, "a report cannot be written and is dropped");
                 None

@@ -44,6 +44,8 @@ bugs! {
     ReadEndBeforeFencing = "read-end-before-fencing",
     /// A new leader leads before it has applied every fact.
     LeadBeforeReplayed = "lead-before-replayed",
+    /// Requests are believed whoever sent them.
+    AcceptUnsigned = "accept-unsigned",
     /// Which requests were processed is not remembered.
     ForgetSeen = "forget-seen",
     /// The time of facts follows a clock that goes back.

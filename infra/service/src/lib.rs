@@ -6,6 +6,7 @@
 //! - [`shutdown`]: the first SIGTERM or SIGINT asks, the second insists.
 //! - [`tokens`]: bearer tokens of people and machines, of which only hashes are kept.
 //! - [`signed`]: credentials that need no list, because the one who checks them made them.
+//! - [`request_keys`]: the files of the keys that requests are signed with.
 //! - [`retry`]: how long to wait before trying again.
 //! - [`ledger`]: one small value that survives a power cut, and the [`durable`] file under it.
 //!
@@ -17,6 +18,7 @@ mod error;
 pub mod ledger;
 pub mod limits;
 pub mod metrics;
+pub mod request_keys;
 pub mod retry;
 pub mod shutdown;
 pub mod signed;

@@ -9,12 +9,14 @@
 //!
 //! The processors know nothing of each other: what one asks of the next goes through the log. What is known here is which
 //! processors there are, and how their tables become the views of the API; and how to see that a log and its projections
-//! are whole ([`verify`]). Not known here: HTTP, tokens, buckets.
+//! are whole ([`verify`]). [`Control::begin`] starts from a snapshot in the main bucket ([`snapshots`]) if there is no state yet.
+//! Not known here: HTTP, tokens, what else is in buckets.
 
 pub mod limits;
 mod metered;
 mod metrics;
 mod read;
+pub mod snapshots;
 pub mod verify;
 mod waiters;
 
@@ -26,16 +28,23 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-use longshore_runtime::{Applied, Clock, Config, Handle, Rocks, Runtime, Wire, replay};
-pub use longshore_runtime::{Health, Role, Status, system_clock};
+pub use longshore_runtime::{AcceptError, Health, Lost, Refused, Role, Status, chain, system_clock};
+use longshore_runtime::{
+    Applied, Clock, Config, Gate, Handle, Rocks, Runtime, Wire, replay,
+    snapshot::{self, Restored, Snapshotter},
+};
 use longshore_schemas::{RegionName, read::ReadModel};
-use longshore_service::limits::{Settings, announce};
-use tokio_util::sync::CancellationToken;
+use longshore_service::{
+    limits::{Settings, announce},
+    request_keys::RequestKeys,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::{metered::Metered, metrics::role_name};
 use crate::{
     metrics::Counting,
     read::Projections,
+    snapshots::{Shown, SnapshotConfig, SnapshotState},
     waiters::{ClaimWaiters, ServiceWaiters},
 };
 
@@ -51,6 +60,8 @@ pub enum Error {
     Runtime(#[from] longshore_runtime::Error),
     #[error("the log cannot be read")]
     Log(#[from] longshore_log::Error),
+    #[error("snapshots cannot be used")]
+    Snapshots(#[from] snapshot::Error),
     #[error("{field}: {reason}")]
     Config { field: &'static str, reason: &'static str },
 }
@@ -67,11 +78,20 @@ pub struct ControlConfig {
     pub shards_per_region: u32,
     pub queue: longshore_queue::Config,
     pub clock: Clock,
+    /// Where snapshots of the projections are written; without, there are none.
+    pub snapshots: Option<SnapshotConfig>,
+    /// What requests are believed by, and what processors sign with.
+    pub request_keys: RequestKeys,
 }
 
 impl ControlConfig {
     /// With the usual limits and the machine's clock.
-    pub fn new(log: Arc<dyn Log>, state_dir: impl Into<PathBuf>, regions: Vec<RegionName>) -> Self {
+    pub fn new(
+        log: Arc<dyn Log>,
+        state_dir: impl Into<PathBuf>,
+        regions: Vec<RegionName>,
+        request_keys: RequestKeys,
+    ) -> Self {
         Self {
             log,
             state_dir: state_dir.into(),
@@ -79,6 +99,8 @@ impl ControlConfig {
             shards_per_region: 1,
             queue: longshore_queue::Config::default(),
             clock: system_clock(),
+            snapshots: None,
+            request_keys,
         }
     }
 
@@ -113,6 +135,8 @@ pub struct Control {
     log: Arc<dyn Log>,
     clock: Clock,
     projections: Arc<Projections>,
+    snapshots: Shown,
+    background: TaskTracker,
 }
 
 /// One partition's fingerprint, and how far its state was.
@@ -125,11 +149,34 @@ pub struct PartitionFingerprint {
 }
 
 impl Control {
-    /// Starts following and leading. Blocks on the disk; needs a tokio runtime. Everything ends with `shutdown`.
+    /// As [`Control::start`], but if there is no state yet, it is taken from the newest snapshot that is of use first.
+    pub async fn begin(config: ControlConfig, shutdown: &CancellationToken) -> Result<(Self, Option<Restored>), Error> {
+        config.check()?;
+        let restored = match config.snapshots.clone() {
+            Some(snapshots) => {
+                let snapshots = snapshots.of(config.log.clone(), config.clock.clone())?;
+                snapshot::restore(&snapshots, &config.state_dir).await?
+            }
+            None => None,
+        };
+        Ok((Self::start(config, shutdown)?, restored))
+    }
+
+    /// Starts following and leading, and writing snapshots. Blocks on the disk; needs a tokio runtime. Everything ends with
+    /// `shutdown`.
     pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
         config.check()?;
-        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock } = config;
+        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock, snapshots, request_keys } =
+            config;
+        let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys));
         let rocks = Rocks::open(&state_dir)?;
+        let (background, shown) = (TaskTracker::new(), Shown::default());
+        if let Some(config) = snapshots {
+            let interval = config.settings.interval;
+            let snapshotter = Snapshotter::new(config.of(log.clone(), clock.clone())?, rocks.clone())?;
+            background.spawn(snapshots::write(snapshotter, interval, shown.clone(), shutdown.clone()));
+        }
+        background.close();
         let (own_log, own_clock) = (log.clone(), clock.clone());
         let base = move |store_id, signals| Config {
             log: log.clone(),
@@ -137,6 +184,7 @@ impl Control {
             store_id,
             signals,
             clock: clock.clone(),
+            gate: gate.clone(),
         };
         let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
         let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });
@@ -145,6 +193,7 @@ impl Control {
         let nothing = Arc::new(());
         let counted = Arc::new(Counting(nothing));
         let projections = Projections {
+            log: own_log.clone(),
             queue: Runtime::start(
                 Queue::new(queue),
                 &base(QUEUE_STORE, true),
@@ -157,7 +206,7 @@ impl Control {
             claims,
             services,
         };
-        Ok(Self { log: own_log, clock: own_clock, projections: Arc::new(projections) })
+        Ok(Self { log: own_log, clock: own_clock, projections: Arc::new(projections), snapshots: shown, background })
     }
 
     /// What the API asks its questions of.
@@ -184,12 +233,33 @@ impl Control {
 
     /// The live state in one hash per partition.
     pub fn fingerprints(&self) -> Result<Vec<PartitionFingerprint>, Error> {
+        self.projections.fingerprints()
+    }
+
+    /// Accepts, in the name of `by`, that the log has lost these requests. None if there is no such processor.
+    pub async fn accept_loss(
+        &self,
+        processor: &str,
+        partition: u32,
+        lost: Lost,
+        by: &str,
+    ) -> Option<Result<(), AcceptError>> {
         let Projections { queue, replication, goals, fleet, .. } = &*self.projections;
-        let mut all = live(queue)?;
-        all.extend(live(replication)?);
-        all.extend(live(goals)?);
-        all.extend(live(fleet)?);
-        Ok(all)
+        let now = (self.clock)();
+        Some(match processor {
+            <Queue as longshore_processor::Processor>::NAME => queue.accept_loss(partition, lost, by, now).await,
+            <Replication as longshore_processor::Processor>::NAME => {
+                replication.accept_loss(partition, lost, by, now).await
+            }
+            <Goals as longshore_processor::Processor>::NAME => goals.accept_loss(partition, lost, by, now).await,
+            <Fleet as longshore_processor::Processor>::NAME => fleet.accept_loss(partition, lost, by, now).await,
+            _ => return None,
+        })
+    }
+
+    /// How the snapshots of this process go.
+    pub fn snapshots(&self) -> SnapshotState {
+        snapshots::look(&self.snapshots)
     }
 
     /// Waits until every task has ended, after the shutdown.
@@ -199,6 +269,7 @@ impl Control {
         replication.stopped().await;
         goals.stopped().await;
         fleet.stopped().await;
+        self.background.wait().await;
     }
 }
 

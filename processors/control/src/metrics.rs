@@ -2,15 +2,19 @@
 
 use std::sync::{Arc, LazyLock};
 
-use longshore_log::{Log, TopicPartition};
-use longshore_runtime::{Health, Observer, Role};
+use longshore_log::{Log, Record, StoredRecord, TopicPartition};
+use longshore_runtime::{Gate, Health, Keyring, Observer, Role};
 use longshore_schemas::{
     Timestamp,
-    events::{Fact, FactEvent, RefusalCode},
+    auth::{Speaker, Untrusted},
+    events::{Fact, FactEvent, RefusalCode, ReportOrder},
     http::QueueView,
     topics,
 };
-use longshore_service::metrics::{Counters, Gauges};
+use longshore_service::{
+    metrics::{Counters, Gauges},
+    request_keys::RequestKeys,
+};
 
 use crate::limits::QUEUED;
 
@@ -36,6 +40,13 @@ static ENDS: LazyLock<Gauges<2>> = LazyLock::new(|| {
 });
 static DEAD_LETTERS: LazyLock<Gauges<0>> =
     LazyLock::new(|| Gauges::new("longshore_dead_letters", "Records that no processor could take, so far", []));
+static UNTRUSTED: LazyLock<Counters<2>> = LazyLock::new(|| {
+    Counters::new(
+        "longshore_untrusted_requests",
+        "Requests that were not by whom they must be, and became dead letters",
+        ["topic", "reason"],
+    )
+});
 static JOBS_QUEUED: LazyLock<Gauges<1>> =
     LazyLock::new(|| Gauges::new("longshore_jobs_queued", "Jobs that wait", ["queue"]));
 static JOBS_RUNNING: LazyLock<Gauges<1>> =
@@ -43,6 +54,34 @@ static JOBS_RUNNING: LazyLock<Gauges<1>> =
 
 /// Queues that are shown by name. People name them, so there may be any number; what is left is shown together.
 const QUEUES_NAMED_MAX: usize = 100;
+
+/// The gate of this control node, which counts whom it does not let pass.
+pub(crate) struct CountingGate(Keyring);
+
+impl CountingGate {
+    pub(crate) fn new(keys: &RequestKeys) -> Self {
+        Self(Keyring::new(keys.own().clone(), keys.known()))
+    }
+}
+
+impl Gate for CountingGate {
+    fn check(
+        &self,
+        speaker: Speaker<'_>,
+        report: Option<&ReportOrder>,
+        record: &StoredRecord,
+    ) -> Result<(), Untrusted> {
+        let checked = self.0.check(speaker, report, record);
+        if let Err(untrusted) = &checked {
+            UNTRUSTED.count([&record.source.topic, untrusted.word()], 1);
+        }
+        checked
+    }
+
+    fn seal(&self, topic: &str, record: Record) -> Record {
+        self.0.seal(topic, record)
+    }
+}
 
 /// Counts facts, and tells them to the next.
 pub(crate) struct Counting<O>(pub(crate) Arc<O>);

@@ -8,8 +8,10 @@ use longshore_log::{
     Log, ReadLimit, Record, TopicPartition,
     local::{self, LocalLog},
 };
+use longshore_runtime::seal;
 use longshore_schemas::{
     ArtifactId, NodeId, RegionName, Timestamp,
+    auth::Speaker,
     codec::{self, Message},
     events::{
         ArtifactRequest, ArtifactSummary, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest,
@@ -21,6 +23,7 @@ use longshore_schemas::{
     read::{Outcome, ReadError, ReadModel, RequestPosition},
     topics,
 };
+use longshore_service::request_keys::RequestKeys;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +32,10 @@ const REGIONS: [&str; 2] = ["eu", "us"];
 
 fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("valid")
+}
+
+fn request_keys() -> RequestKeys {
+    RequestKeys::of_one_secret(&[7; 32], &REGIONS.map(id))
 }
 
 /// A control role over a log, and the hands of everyone else.
@@ -43,7 +50,7 @@ struct Stage {
 impl Stage {
     fn open(log: Arc<LocalLog>, state: &Path) -> Self {
         let shutdown = CancellationToken::new();
-        let config = ControlConfig::new(log.clone(), state, REGIONS.map(id).to_vec());
+        let config = ControlConfig::new(log.clone(), state, REGIONS.map(id).to_vec(), request_keys());
         let control = Control::start(config, &shutdown).expect("starts");
         let read = control.read_model();
         Self { log, control, read, shutdown, reports: 0 }
@@ -59,7 +66,13 @@ impl Stage {
     where
         Request<E>: Message,
     {
+        let keys = request_keys();
+        let key = match request.event.speaker() {
+            Speaker::Region(region) => keys.of(region).expect("a region of the test"),
+            Speaker::Anyone | Speaker::Control => keys.own(),
+        };
         let record = Record::new(request.event.key(), codec::encode(request).expect("encodes"));
+        let record = seal(key, E::TOPIC.name, record);
         let positions = self.log.append(E::TOPIC.name, vec![record]).await.expect("appends");
         let at = positions.first().expect("one record");
         RequestPosition { topic: E::TOPIC.name.to_owned(), partition: at.source.partition, offset: at.offset }
@@ -80,8 +93,13 @@ impl Stage {
         Request<E>: Message,
     {
         self.reports += 1;
-        let order = ReportOrder { sender: "regions".to_owned(), boot: 1, sequence: self.reports };
-        let request = request::<E>(&format!("report-{}", self.reports), event.into());
+        let event: E = event.into();
+        let sender = match event.speaker() {
+            Speaker::Region(region) => format!("region/{region}"),
+            Speaker::Anyone | Speaker::Control => "test".to_owned(),
+        };
+        let order = ReportOrder { sender, boot: 1, sequence: self.reports };
+        let request = request::<E>(&format!("report-{}", self.reports), event);
         let position = self.append(&Request { report: Some(order), ..request }).await;
         let outcome = self.read.outcome(&position, PATIENCE).await.expect("readable");
         assert_eq!(outcome, Outcome::Processed);

@@ -13,12 +13,25 @@ pub enum Error {
     State(#[from] StateError),
     #[error("fact {offset} of {partition} cannot be applied: {reason}")]
     Unappliable { partition: String, offset: u64, reason: String },
+    #[error(
+        "facts {applied} to {} of {partition} were removed from the log before they were applied here: stop this process, delete \
+         its state folder and start it again, so that it begins from a snapshot. Without a snapshot that has them there is no way on",
+        start - 1
+    )]
+    FactsLost { partition: String, applied: u64, start: u64 },
+    #[error(
+        "requests {next} to {} of {partition} were removed from the log before they were processed: what they asked for will not \
+         happen. Nothing is decided here until that is accepted: `longshore log accept-loss {processor} {number} --from {next} \
+         --to {start}`",
+        start - 1
+    )]
+    RequestsLost { partition: String, processor: &'static str, number: u32, next: u64, start: u64 },
 }
 
 impl Error {
     /// Whether trying again can never help: the partition stays where it is on this replica.
     pub fn halts(&self) -> bool {
-        matches!(self, Self::Unappliable { .. })
+        matches!(self, Self::Unappliable { .. } | Self::FactsLost { .. })
     }
 
     /// Whether the stored state has seen facts that the log does not have: it belongs to another log.

@@ -9,13 +9,17 @@
 //!
 //! - [`machine`]: follower and leader of one partition. Every order that matters is in here: fence, then read the end, then
 //!   apply up to it, then lead; the time before the ends; commit before apply; nothing after a commit that may have failed.
+//! - [`loss`]: how a person passes over requests that the log has lost.
 //! - [`step`]: what a batch of requests, signals and deadlines becomes.
+//! - [`Gate`]: which requests are believed, and what processors write for each other is signed.
 //! - [`replica`]: the State, and the only way it changes.
 //!
 //! Deliberately not known here: tasks, clocks, which log this is and where State is kept.
 
 mod applied;
 mod error;
+mod gate;
+pub mod loss;
 pub mod machine;
 pub mod replica;
 pub mod step;
@@ -23,6 +27,7 @@ mod wire;
 
 pub use applied::Applied;
 pub use error::{Error, chain};
-pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status};
+pub use gate::{Gate, Keyring, seal};
+pub use machine::{Answer, Around, Effect, Machine, Question, Role, Status, owner};
 pub use replica::{Listener, Projection, Replica, apply_record};
 pub use wire::Wire;

@@ -3,14 +3,19 @@
 //! ```text
 //!            ┌────────────────────────────── anew, after a rest ◀── any error ──┐
 //!            ▼                                                                  │
-//!  not assigned ─▶ Open facts ─▶ Read … (follows)                               │
+//!  not assigned ─▶ Ask start of facts ─▶ Open, Read … (follows)                 │
 //!      assigned ─▶ TakeWriter ─▶ Ask end of facts ─▶ Open, Read up to it ─▶ Ask ─▶ Open ─▶ Commit*, Read, Ask ends …
-//!                  (fences)                         (replays)                          (leads)
+//!                  (fences)                         (replays)               │          (leads)
+//!                                       requests are missing: halted, follows until a fact passes them over
 //! ```
 //!
 //! There is always exactly one effect under way; its answer brings the next one. So nothing is half done between two
 //! calls, and whoever carries effects out decides nothing. Every error ends the role, which then begins anew: that is right
 //! for a fenced writer, a commit that may or may not have happened, and a full disk alike.
+//!
+//! What the log has lost is not passed over in silence. Facts that are missing halt the replica for good: its State can
+//! come from a snapshot only. Requests that are missing halt the partition until a person accepts that, which is a fact too: a
+//! `Processed` of that person's ([`crate::loss`]), which every replica and every later leader reads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,13 +24,15 @@ use longshore_planted::{Bug, planted};
 use longshore_schemas::{Timestamp, events::Event};
 
 use crate::{
-    Applied, Error, Projection, Replica, Wire,
+    Applied, Error, Gate, Projection, Replica, Wire,
     error::chain,
     step::{Barrier, Leader, Place, Transaction},
 };
 
 /// How far back a new leader reads signals: those of a moment ago were heard by nobody yet, and are repeated every 5 s.
 const SIGNALS_LOOKBACK: Duration = Duration::from_secs(6);
+/// What a transaction leaves of offsets without a record, in some logs.
+const TRANSACTION_END_OFFSETS: u64 = 1;
 const REST_MIN: Duration = Duration::from_millis(10);
 const REST_MAX: Duration = Duration::from_secs(5);
 /// Between deadlines at least, should a processor say that one stays due.
@@ -37,7 +44,7 @@ pub enum Role {
     Following,
     TakingOver,
     Leading,
-    /// A committed fact cannot be applied: a person has to look.
+    /// A committed fact cannot be applied, or the log has lost what is needed: a person has to look.
     Halted,
     Stopped,
 }
@@ -114,6 +121,7 @@ impl Around {
 /// See the module.
 pub struct Machine<P: Wire, S> {
     processor: Arc<P>,
+    gate: Arc<dyn Gate>,
     place: Place,
     /// Whether the processor has signals.
     signals: bool,
@@ -128,6 +136,7 @@ pub struct Machine<P: Wire, S> {
 enum Phase<P: Wire> {
     /// Nothing is under way: the role begins with the next answer.
     Between,
+    AskingFactsStart,
     Opening,
     Following,
     Fencing {
@@ -139,6 +148,13 @@ enum Phase<P: Wire> {
         end: u64,
     },
     AskingWhereToLead,
+    /// Requests before `start` are lost. It follows until a fact passes them over.
+    OpeningHalted {
+        start: u64,
+    },
+    FollowingHalted {
+        start: u64,
+    },
     OpeningToLead(Box<Lead<P>>),
     Leading(Box<Lead<P>>),
     Over,
@@ -167,10 +183,10 @@ impl<P: Wire> Lead<P> {
 }
 
 impl<P: Wire, S: Projection> Machine<P, S> {
-    pub fn new(processor: Arc<P>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
+    pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
         let began_at = replica.applied();
         let status = Status { role: Role::Following, error: None };
-        Self { processor, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
+        Self { processor, gate, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
     }
 
     pub fn status(&self) -> &Status {
@@ -203,6 +219,11 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             return self.failed(error);
         }
         match (std::mem::replace(&mut self.phase, Phase::Between), answer) {
+            (Phase::AskingFactsStart, Answer::Offsets(starts)) => {
+                self.check_facts(first(&starts))?;
+                self.phase = Phase::Opening;
+                Ok(self.open_facts())
+            }
             (Phase::Opening, Answer::Done) => {
                 self.set_role(Role::Following);
                 Ok(self.follow())
@@ -213,10 +234,14 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             }
             (Phase::Fencing { end: None }, Answer::Done) => Ok(self.ask_facts_end()),
             (Phase::Fencing { end: Some(end) }, Answer::Done) => self.catch_up(end, around),
-            (Phase::AskingFactsEnd, Answer::Offsets(ends)) if planted(Bug::ReadEndBeforeFencing) => {
-                Ok(self.take_writer(Some(first(&ends))))
+            (Phase::AskingFactsEnd, Answer::Offsets(offsets)) => {
+                self.check_facts(offsets.get(1).copied().unwrap_or_default())?;
+                let end = first(&offsets);
+                if planted(Bug::ReadEndBeforeFencing) {
+                    return Ok(self.take_writer(Some(end)));
+                }
+                self.catch_up(end, around)
             }
-            (Phase::AskingFactsEnd, Answer::Offsets(ends)) => self.catch_up(first(&ends), around),
             (Phase::CatchingUp { end }, Answer::Done) => {
                 self.catch_up_further(end, self.replica.applied().fact_offset, around)
             }
@@ -226,6 +251,12 @@ impl<P: Wire, S: Projection> Machine<P, S> {
                 self.catch_up_further(end, position, around)
             }
             (Phase::AskingWhereToLead, Answer::Offsets(offsets)) => Ok(self.open_to_lead(&offsets)),
+            (Phase::OpeningHalted { start }, Answer::Done) => Ok(self.follow_halted(start)),
+            (Phase::FollowingHalted { start }, Answer::Read { records, positions }) => {
+                self.replica.follow(&records, first(&positions))?;
+                let passed_over = self.replica.applied().request_offset >= start;
+                Ok(if passed_over { self.begin(around) } else { self.follow_halted(start) })
+            }
             (Phase::OpeningToLead(mut lead), Answer::Done) => {
                 // What the log holds is not of the future, whatever the clock shows.
                 let last = self.replica.applied().at;
@@ -251,9 +282,8 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         }
         self.began_at = self.replica.applied();
         if !around.assigned {
-            self.phase = Phase::Opening;
-            let from = self.replica.applied().fact_offset;
-            return Effect::Open(vec![(self.replica.facts().clone(), from)]);
+            self.phase = Phase::AskingFactsStart;
+            return Effect::Ask(vec![Question::Start(self.replica.facts().clone())]);
         }
         self.set_role(Role::TakingOver);
         if planted(Bug::ReadEndBeforeFencing) {
@@ -273,7 +303,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
     }
 
     fn writer(&self) -> Effect {
-        Effect::TakeWriter(format!("{}-{}", P::NAME, self.place.partition))
+        Effect::TakeWriter(owner::<P>(self.place.partition))
     }
 
     fn follow(&mut self) -> Effect {
@@ -283,20 +313,40 @@ impl<P: Wire, S: Projection> Machine<P, S> {
 
     fn ask_facts_end(&mut self) -> Effect {
         self.phase = Phase::AskingFactsEnd;
-        Effect::Ask(vec![Question::End(self.replica.facts().clone())])
+        let facts = self.replica.facts();
+        Effect::Ask(vec![Question::End(facts.clone()), Question::Start(facts.clone())])
+    }
+
+    fn open_facts(&self) -> Effect {
+        Effect::Open(vec![(self.replica.facts().clone(), self.replica.applied().fact_offset)])
+    }
+
+    /// Whether the facts that follow are still there. One offset may be the end of a transaction and no fact; if it was
+    /// one, the sequence of the next shows it.
+    fn check_facts(&self, start: u64) -> Result<(), Error> {
+        let (partition, applied) = (self.replica.facts().to_string(), self.replica.applied().fact_offset);
+        if start > applied + TRANSACTION_END_OFFSETS {
+            return Err(Error::FactsLost { partition, applied, start });
+        }
+        Ok(())
+    }
+
+    fn follow_halted(&mut self, start: u64) -> Effect {
+        self.phase = Phase::FollowingHalted { start };
+        Effect::Read { due: None, assigned: true }
     }
 
     /// Applies every fact that is committed now. The predecessor is fenced, so these are all of its facts.
     fn catch_up(&mut self, end: u64, around: Around) -> Result<Effect, Error> {
-        let (facts, from) = (self.replica.facts().clone(), self.replica.applied().fact_offset);
+        let (facts, from) = (self.replica.facts(), self.replica.applied().fact_offset);
         if from > end {
-            return Err(longshore_log::Error::BeyondEnd { of: facts, offset: from, end }.into());
+            return Err(longshore_log::Error::BeyondEnd { of: facts.clone(), offset: from, end }.into());
         }
         if planted(Bug::LeadBeforeReplayed) {
             return Ok(self.ask_where_to_lead(around));
         }
         self.phase = Phase::CatchingUp { end };
-        Ok(Effect::Open(vec![(facts, from)]))
+        Ok(self.open_facts())
     }
 
     fn catch_up_further(&mut self, end: u64, position: u64, around: Around) -> Result<Effect, Error> {
@@ -333,9 +383,13 @@ impl<P: Wire, S: Projection> Machine<P, S> {
         let (requests, applied) = (self.requests(), self.replica.applied());
         let (next, start) = (applied.request_offset, first(offsets));
         if start > next {
-            tracing::error!(partition = %requests, next, start, "requests expired before they were processed");
+            let (partition, processor, number) = (requests.to_string(), P::NAME, self.place.partition);
+            let lost = Error::RequestsLost { partition, processor, number, next, start };
+            self.status = Status { role: Role::Halted, error: Some(lost.to_string()) };
+            self.phase = Phase::OpeningHalted { start };
+            return self.open_facts();
         }
-        let mut leader = Leader::new(self.processor.clone(), self.place, applied);
+        let mut leader = Leader::new(self.processor.clone(), self.gate.clone(), self.place, applied);
         let mut sources = vec![(requests.clone(), next)];
         if let [_, recent, ahead, end] = offsets {
             // With records of the future the clocks do not agree, and nobody can say what is recent. Claims come again.
@@ -462,6 +516,11 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             tracing::error!(processor, partition, error = chain(&error), "state not deleted");
         }
     }
+}
+
+/// By which the log knows who leads a partition.
+pub fn owner<P: Wire>(partition: u32) -> String {
+    format!("{}-{partition}", P::NAME)
 }
 
 fn first(offsets: &[u64]) -> u64 {

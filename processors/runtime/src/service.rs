@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::{Log, Membership, Ownership, TopicPartition, clock::Clock};
-use longshore_partition::{Machine, Replica, chain, step::Place};
+use longshore_partition::{Gate, Machine, Replica, chain, step::Place};
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_schemas::{
+    Timestamp,
     events::{Event, Fact},
     read::Outcome,
     topics::{self, Topic},
@@ -14,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Applied, Error, PartitionStore, Rocks, Role, Status, Wire,
+    AcceptError, Applied, Error, Lost, PartitionStore, Rocks, Role, Status, Wire, loss,
     partition::{Hands, Task},
     past,
     shared::{Shared, Tell},
@@ -43,6 +44,8 @@ pub struct Config {
     pub signals: bool,
     /// The only clock of the runtime.
     pub clock: Clock,
+    /// Which requests are believed.
+    pub gate: Arc<dyn Gate>,
 }
 
 /// Starts processors.
@@ -74,7 +77,7 @@ impl Runtime {
             let (status, statuses) = watch::channel(Status { role: Role::Following, error: None });
             let place = Place { partition, partitions };
             let task = Task {
-                machine: Machine::new(processor.clone(), place, config.signals, replica),
+                machine: Machine::new(processor.clone(), config.gate.clone(), place, config.signals, replica),
                 hands: Hands::new(config.log.clone(), assigned, shutdown.clone()),
                 clock: config.clock.clone(),
                 started: Instant::now(),
@@ -268,6 +271,14 @@ impl<P: Wire> Handle<P> {
                 Ok((partition, view.applied()?, fingerprint(&view, P::TABLES)?))
             })
             .collect()
+    }
+
+    /// Accepts, in the name of `by`, that these requests were lost: whoever leads the partition then goes on after them.
+    pub async fn accept_loss(&self, partition: u32, lost: Lost, by: &str, now: Timestamp) -> Result<(), AcceptError> {
+        if partition >= self.partitions() {
+            return Err(AcceptError::NoPartition { processor: P::NAME, partition });
+        }
+        loss::accept::<P>(&*self.log, partition, lost, by, now).await
     }
 
     /// Each partition's role and what went wrong last, in order.

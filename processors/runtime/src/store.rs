@@ -18,7 +18,8 @@ use std::{
 use longshore_partition::Projection;
 use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
+    BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions, SnapshotWithThreadMode,
+    WriteBatch, checkpoint::Checkpoint,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ use crate::{Applied, Error};
 
 /// Uncompressed blocks kept for reading, for all processors together.
 const BLOCK_CACHE_BYTES: usize = 128 * 1024 * 1024;
+/// The same for a copy that is read through once.
+const COPY_BLOCK_CACHE_BYTES: usize = 8 * 1024 * 1024;
 const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
 const ALL_WRITE_BUFFERS_BYTES: usize = 128 * 1024 * 1024;
 const WAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -33,6 +36,9 @@ const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const OPEN_FILES_MAX: i32 = 1_000;
 const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
 const INFO_LOG_FILES_MAX: usize = 4;
+
+/// The file without which RocksDB finds nothing in a folder.
+pub(crate) const CURRENT: &str = "CURRENT";
 
 /// The table of the runtime's own row; processors' tables stay below.
 const RUNTIME_TABLE: u8 = 255;
@@ -115,7 +121,7 @@ impl Shared {
             (state.db, state.failing) = (Some(used), Some((reason.clone(), Instant::now() + REOPEN_AFTER)));
             return Err(unreadable(reason));
         }
-        match DB::open(&options(), &self.path) {
+        match DB::open(&options(BLOCK_CACHE_BYTES), &self.path) {
             Ok(db) => {
                 tracing::info!(path = %self.path.display(), "the projections can be written again");
                 (state.db, state.failing, state.epoch) = (Some(Arc::new(db)), None, Epoch(state.epoch.0 + 1));
@@ -125,7 +131,7 @@ impl Shared {
                 let reason = error.to_string();
                 state.failing = Some((reason.clone(), Instant::now() + REOPEN_AFTER));
                 // Reading needs no space. What is in the write-ahead log is read into memory.
-                let readable = DB::open_for_read_only(&options(), &self.path, false);
+                let readable = DB::open_for_read_only(&options(BLOCK_CACHE_BYTES), &self.path, false);
                 state.db = readable
                     .map(Arc::new)
                     .map_err(|error| tracing::error!(%error, "the projections cannot be read"))
@@ -154,9 +160,34 @@ impl Rocks {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let fail = |reason: String| Error::Open { path: path.display().to_string(), reason };
         std::fs::create_dir_all(path).map_err(|e| fail(e.to_string()))?;
-        let db = DB::open(&options(), path).map_err(|e| fail(e.to_string()))?;
+        let db = DB::open(&options(BLOCK_CACHE_BYTES), path).map_err(|e| fail(e.to_string()))?;
         let state = State { db: Some(Arc::new(db)), epoch: Epoch::default(), failing: None };
         Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), state: RwLock::new(state) }) })
+    }
+
+    /// Whether there is one in this folder.
+    pub(crate) fn is_in(path: &Path) -> bool {
+        path.join(CURRENT).exists()
+    }
+
+    /// Opens a copy, to be read only. Blocks on the disk.
+    pub(crate) fn open_copy(path: &Path) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Open { path: path.display().to_string(), reason };
+        let db = DB::open_for_read_only(&options(COPY_BLOCK_CACHE_BYTES), path, false);
+        let db = Some(Arc::new(db.map_err(|e| fail(e.to_string()))?));
+        let state = State { db, epoch: Epoch::default(), failing: None };
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), state: RwLock::new(state) }) })
+    }
+
+    /// Makes a copy of it as it is now in a folder that is not there yet, of links to its files. Blocks on the disk.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), StateError> {
+        let db = self.shared.db()?;
+        let copied = Checkpoint::new(&db).and_then(|checkpoint| checkpoint.create_checkpoint(path));
+        copied.map_err(|e| unreadable(e.to_string()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
     }
 
     /// The tables of one partition of the processor with this id. Ids are chosen once and never change.
@@ -166,10 +197,10 @@ impl Rocks {
     }
 }
 
-fn options() -> Options {
+fn options(block_cache_bytes: usize) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_block_cache(&Cache::new_lru_cache(block_cache_bytes));
     table.set_cache_index_and_filter_blocks(true);
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -186,10 +217,10 @@ fn options() -> Options {
 
 /// Whose state a partition's tables are, and how far they are.
 #[derive(Debug, Serialize, Deserialize)]
-struct Row {
-    processor: String,
-    state_version: u32,
-    applied: Applied,
+pub(crate) struct Row {
+    pub(crate) processor: String,
+    pub(crate) state_version: u32,
+    pub(crate) applied: Applied,
 }
 
 /// One partition's tables, as they are at the moment of each read.
@@ -283,7 +314,7 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    fn row(&self) -> Result<Option<Row>, StateError> {
+    pub(crate) fn row(&self) -> Result<Option<Row>, StateError> {
         // A row that cannot be read is of another release: the state is rebuilt.
         Ok(self.get(RUNTIME_TABLE, &[])?.and_then(|bytes| postcard::from_bytes(&bytes).ok()))
     }

@@ -1,7 +1,8 @@
-//! `GET /v1/facts/{topic}`: facts as server-sent events, from an offset on, resumable.
+//! `GET /v1/facts/{topic}`: facts as server-sent events, from an offset on, resumable. `GET /v1/log/{topic}`: the same of any
+//! topic, or of `all`, for those who look after the installation.
 //!
-//! An event's name is the fact's kind, its data the fact as JSON with its partition and offset, its id the next offset of
-//! each partition: `p0:17,p1:4`. A client that comes back with the last id misses nothing and sees nothing twice.
+//! An event's name is the record's type, its data what it says as JSON, with its place, time, key and headers; its id is the next
+//! offset of each partition: `p0:17,p1:4`. A client that comes back with the last id misses nothing and sees nothing twice.
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
@@ -12,16 +13,14 @@ use axum::{
 use longshore_log::{ReadLimit, Reader, StoredRecord, TopicPartition};
 use longshore_schemas::{
     Timestamp,
-    codec::{self, CodecError, Message},
-    events::{ArtifactFact, BuildFact, Fact, FactEvent, FleetFact, GoalFact},
     http::rfc3339,
-    topics,
+    topics::{self, Topic},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::{
     Shared,
+    decode::{self, Filter},
     extract::{App, Params, Query},
     problem::{Answer, Failure},
     streams::{self, Gone, Sender},
@@ -33,18 +32,31 @@ const BEAT: Duration = Duration::from_secs(15);
 const READ: ReadLimit = ReadLimit { records: 64, bytes: 16 * 1024 };
 /// Longest `Last-Event-ID` that is read, in bytes.
 const ID_BYTES_MAX: usize = 4_096;
+/// All topics together.
+const ALL: &str = "all";
+/// The name of the event after the last one, if the stream was to end.
+const END: &str = "End";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FactsQuery {
     /// `beginning`, `end` (which is the default), or an event's id.
     from: Option<String>,
-    /// The first fact of this time or later.
+    /// The first record that the log took at this time or later.
     #[serde(default, with = "rfc3339::option")]
     at: Option<Timestamp>,
     /// Whether to show each transaction's `Processed` too.
     #[serde(default)]
     all: bool,
+    /// Only these, with commas between.
+    #[serde(rename = "type")]
+    kinds: Option<String>,
+    /// Only where the value at each of these paths is this text: an object, in JSON.
+    #[serde(rename = "where")]
+    conditions: Option<String>,
+    /// Ends once everything was sent that is there now.
+    #[serde(default)]
+    until_end: bool,
     /// Read by the access check.
     #[serde(rename = "access_token")]
     _access_token: Option<String>,
@@ -52,10 +64,7 @@ pub(crate) struct FactsQuery {
 
 /// The next offset of each partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place(BTreeMap<u32, u64>);
-
-/// Kind and JSON of a fact; `None` if it is a `Processed`.
-type Decode = fn(&[u8]) -> Result<Option<(&'static str, Value)>, CodecError>;
+struct Place(BTreeMap<TopicPartition, u64>);
 
 /// `GET /v1/facts/{topic}`
 pub(crate) async fn follow(
@@ -64,16 +73,45 @@ pub(crate) async fn follow(
     Query(query): Query<FactsQuery>,
     headers: HeaderMap,
 ) -> Answer {
-    let Some((topic, decode)) = decoder(&topic) else {
-        let names: Vec<&str> = topics::FACTS.iter().map(|topic| topic.name).collect();
-        return Err(Failure::not_found(format!("there is no fact topic {topic:?}; there are {}", names.join(", "))));
-    };
-    let place = start(&shared, topic, &query, headers.get("last-event-id").and_then(|id| id.to_str().ok())).await?;
-    let from = place.0.iter().map(|(partition, offset)| (TopicPartition::new(topic.name, *partition), *offset));
-    let reader = shared.log.reader(from.collect())?;
-    let (sender, mut response) = streams::open(&shared, "text/event-stream")?;
+    let known = topics::FACTS.into_iter().find(|known| known.name == topic);
+    let Some(topic) = known else { return Err(no_topic(&topic, &topics::FACTS)) };
+    stream(&shared, &[topic], &query, &headers).await
+}
+
+/// `GET /v1/log/{topic}`
+pub(crate) async fn tail(
+    State(shared): App,
+    Params((topic,)): Params<(String,)>,
+    Query(query): Query<FactsQuery>,
+    headers: HeaderMap,
+) -> Answer {
+    if topic == ALL {
+        return stream(&shared, &topics::ALL, &query, &headers).await;
+    }
+    let known = topics::ALL.into_iter().find(|known| known.name == topic);
+    let Some(topic) = known else { return Err(no_topic(&topic, &topics::ALL)) };
+    stream(&shared, &[topic], &query, &headers).await
+}
+
+fn no_topic(topic: &str, known: &[Topic]) -> Failure {
+    let names: Vec<&str> = known.iter().map(|topic| topic.name).collect();
+    Failure::not_found(format!("there is no such topic {topic:?} here; there are {}", names.join(", ")))
+}
+
+async fn stream(shared: &Arc<Shared>, topics: &[Topic], query: &FactsQuery, headers: &HeaderMap) -> Answer {
+    let filter = Filter::parse(query.kinds.as_deref(), query.conditions.as_deref(), query.all);
+    let filter = filter.map_err(Failure::invalid)?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let mut ends = BTreeMap::new();
+    for of in partitions(topics) {
+        let end = shared.log.end_offset(&of).await?;
+        ends.insert(of, end);
+    }
+    let place = start(shared, topics, &ends, query, last).await?;
+    let reader = shared.log.reader(place.0.iter().map(|(of, offset)| (of.clone(), *offset)).collect())?;
+    let (sender, mut response) = streams::open(shared, "text/event-stream")?;
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-    let stream = Stream { reader, place, decode, all: query.all };
+    let stream = Stream { reader, place, filter, ends: query.until_end.then_some(ends) };
     let stop = shared.stop.clone();
     tokio::spawn(async move {
         // Whatever ends the stream, the client comes back with the last id it has.
@@ -84,39 +122,50 @@ pub(crate) async fn follow(
     Ok(response)
 }
 
+fn partitions(topics: &[Topic]) -> impl Iterator<Item = TopicPartition> {
+    topics.iter().flat_map(|topic| (0..topic.partitions).map(|partition| TopicPartition::new(topic.name, partition)))
+}
+
 /// Where to begin: the last id, the query, or the end.
-async fn start(shared: &Arc<Shared>, topic: topics::Topic, query: &FactsQuery, last: Option<&str>) -> Answer<Place> {
+async fn start(
+    shared: &Arc<Shared>,
+    topics: &[Topic],
+    ends: &BTreeMap<TopicPartition, u64>,
+    query: &FactsQuery,
+    last: Option<&str>,
+) -> Answer<Place> {
     let id = last.filter(|id| !id.is_empty()).map(|id| ("last-event-id", id));
     let from = query.from.as_deref().filter(|from| !matches!(*from, "beginning" | "end")).map(|from| ("from", from));
-    let mut place = match id.or(from) {
-        Some((field, text)) => Some(Place::parse(text).ok_or_else(|| {
-            Failure::invalid(format!("{field}: give beginning, end, or the id of an event, such as p0:17,p1:4"))
-        })?),
-        None => None,
+    let one = match topics {
+        [topic] => Some(topic.name),
+        _ => None,
     };
-    let named = place.take().map(|place| place.0).unwrap_or_default();
-    if let Some(partition) = named.keys().find(|partition| **partition >= topic.partitions) {
-        return Err(Failure::invalid(format!(
-            "{} has {} partitions, so no p{partition}",
-            topic.name, topic.partitions
-        )));
+    let named = match id.or(from) {
+        Some((field, text)) => Place::parse(text, one).map(|place| place.0).ok_or_else(|| {
+            Failure::invalid(format!("{field}: give beginning, end, or the id of an event, such as p0:17,p1:4"))
+        })?,
+        None => BTreeMap::new(),
+    };
+    if let Some(of) = named.keys().find(|of| !ends.contains_key(of)) {
+        let of = if one.is_some() { format!("p{}", of.partition) } else { of.to_string() };
+        let names: Vec<String> =
+            topics.iter().map(|topic| format!("{} has {} partitions", topic.name, topic.partitions)).collect();
+        return Err(Failure::invalid(format!("{}, so no {of}", names.join(", "))));
     }
     let mut offsets = BTreeMap::new();
-    for partition in 0..topic.partitions {
-        let of = TopicPartition::new(topic.name, partition);
-        let end = shared.log.end_offset(&of).await?;
-        let offset = match (named.get(&partition), query.at, query.from.as_deref()) {
-            (Some(offset), ..) if *offset > end => {
+    for (of, end) in ends {
+        let offset = match (named.get(of), query.at, query.from.as_deref()) {
+            (Some(offset), ..) if offset > end => {
                 return Err(Failure::conflict(format!(
                     "{of} ends at {end}, and the id says {offset}: it is of another log"
                 )));
             }
             (Some(offset), ..) => *offset,
-            (None, Some(at), _) => shared.log.offset_at(&of, at).await?,
-            (None, None, Some("beginning")) => shared.log.start_offset(&of).await?,
-            (None, None, _) => end,
+            (None, Some(at), _) => shared.log.offset_at(of, at).await?,
+            (None, None, Some("beginning")) => shared.log.start_offset(of).await?,
+            (None, None, _) => *end,
         };
-        offsets.insert(partition, offset);
+        offsets.insert(of.clone(), offset);
     }
     Ok(Place(offsets))
 }
@@ -124,8 +173,9 @@ async fn start(shared: &Arc<Shared>, topic: topics::Topic, query: &FactsQuery, l
 struct Stream {
     reader: Box<dyn Reader>,
     place: Place,
-    decode: Decode,
-    all: bool,
+    filter: Filter,
+    /// Where to stop, if the stream is to end.
+    ends: Option<BTreeMap<TopicPartition, u64>>,
 }
 
 impl Stream {
@@ -133,6 +183,9 @@ impl Stream {
         // An id without data sets where the client resumes, before anything has happened.
         sender.send(format!("retry: 1000\nid: {}\n\n", self.place)).await?;
         loop {
+            if self.is_over() {
+                return sender.send(format!("event: {END}\nid: {}\ndata: {{}}\n\n", self.place)).await;
+            }
             let read = tokio::select! {
                 read = tokio::time::timeout(BEAT, self.reader.read(READ)) => read,
                 () = sender.closed() => return Err(Gone),
@@ -154,54 +207,35 @@ impl Stream {
     fn render(&mut self, records: &[StoredRecord]) -> String {
         let mut text = String::new();
         for record in records {
-            let StoredRecord { source, offset, record, .. } = record;
-            self.place.0.insert(source.partition, offset + 1);
-            let bytes = record.value.as_deref().unwrap_or_default();
-            let (kind, mut data) = match (self.decode)(bytes) {
-                Ok(Some(("Processed", _))) if !self.all => continue,
-                Ok(Some(fact)) => fact,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::warn!(partition = %source, offset, %error, "a fact cannot be decoded");
-                    ("Undecodable", json!({ "error": error.to_string() }))
-                }
-            };
-            if let Value::Object(fields) = &mut data {
-                fields.insert("partition".to_owned(), json!(source.partition));
-                fields.insert("offset".to_owned(), json!(offset));
+            self.place.0.insert(record.source.clone(), record.offset + 1);
+            let (kind, data) = decode::record(record);
+            if self.filter.takes(kind, &data) {
+                write!(text, "event: {kind}\nid: {}\ndata: {data}\n\n", self.place).expect("a String takes any text");
             }
-            write!(text, "event: {kind}\nid: {}\ndata: {data}\n\n", self.place).expect("a String takes any text");
         }
         text
     }
-}
 
-fn decoder(name: &str) -> Option<(topics::Topic, Decode)> {
-    let table: [(topics::Topic, Decode); 4] = [
-        (topics::BUILDS, decode::<BuildFact>),
-        (topics::ARTIFACTS, decode::<ArtifactFact>),
-        (topics::GOALS, decode::<GoalFact>),
-        (topics::FLEET, decode::<FleetFact>),
-    ];
-    table.into_iter().find(|(topic, _)| topic.name == name)
-}
-
-fn decode<E: FactEvent>(bytes: &[u8]) -> Result<Option<(&'static str, Value)>, CodecError>
-where
-    Fact<E>: Message,
-{
-    let fact: Fact<E> = codec::decode(bytes)?;
-    Ok(serde_json::to_value(&fact).ok().map(|json| (fact.event.kind(), json)))
+    /// Everything that was there when the stream began has been read.
+    fn is_over(&self) -> bool {
+        let reached = |(of, end): (&TopicPartition, &u64)| self.reader.position(of).is_some_and(|place| place >= *end);
+        self.ends.as_ref().is_some_and(|ends| ends.iter().all(reached))
+    }
 }
 
 impl Place {
-    fn parse(text: &str) -> Option<Self> {
+    /// `p0:17,p1:4` of one topic, `builds/0:17,goals/3:4` of several.
+    fn parse(text: &str, topic: Option<&str>) -> Option<Self> {
         if text.len() > ID_BYTES_MAX {
             return None;
         }
         let entry = |entry: &str| {
-            let (partition, offset) = entry.strip_prefix('p')?.split_once(':')?;
-            Some((partition.parse().ok()?, offset.parse().ok()?))
+            let (of, offset) = entry.split_once(':')?;
+            let (topic, partition) = match topic {
+                Some(topic) => (topic, of.strip_prefix('p')?),
+                None => of.split_once('/')?,
+            };
+            Some((TopicPartition::new(topic, partition.parse().ok()?), offset.parse().ok()?))
         };
         text.split(',').map(entry).collect::<Option<_>>().map(Self)
     }
@@ -209,9 +243,15 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, (partition, offset)) in self.0.iter().enumerate() {
+        let mut topics = self.0.keys().map(|of| &of.topic);
+        let first = topics.next();
+        let several = topics.any(|topic| Some(topic) != first);
+        for (index, (of, offset)) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}p{partition}:{offset}")?;
+            match several {
+                true => write!(f, "{comma}{of}:{offset}")?,
+                false => write!(f, "{comma}p{}:{offset}", of.partition)?,
+            }
         }
         Ok(())
     }
@@ -224,17 +264,15 @@ mod tests {
     #[test]
     fn ids_round_trip_and_others_are_refused() {
         for text in ["p0:0", "p0:17,p1:4,p15:18446744073709551615"] {
-            assert_eq!(Place::parse(text).expect(text).to_string(), text);
+            assert_eq!(Place::parse(text, Some("builds")).expect(text).to_string(), text);
         }
-        for bad in ["", "p", "p0", "0:1", "p0:-1", "p0:1,", "p0:1;p1:1", &"p0:1,".repeat(2000)] {
-            assert_eq!(Place::parse(bad), None, "{bad}");
+        let several = "builds/0:17,builds/1:4,dead-letters/0:2";
+        assert_eq!(Place::parse(several, None).expect(several).to_string(), several);
+        for bad in ["", "p", "p0", "0:1", "p0:-1", "p0:1,", "p0:1;p1:1", "builds/0:1", &"p0:1,".repeat(2000)] {
+            assert_eq!(Place::parse(bad, Some("builds")), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn every_fact_topic_has_a_decoder() {
-        for topic in topics::FACTS {
-            assert!(decoder(topic.name).is_some(), "{}", topic.name);
+        for bad in ["", "p0:1", "builds:1", "builds/:1", "builds/0:1,p1:1"] {
+            assert_eq!(Place::parse(bad, None), None, "{bad}");
         }
     }
 }

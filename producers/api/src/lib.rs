@@ -10,6 +10,7 @@
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
+//! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
 //!
@@ -23,11 +24,14 @@ mod attempts;
 mod builds;
 mod claims;
 mod console;
+mod dead_letters;
+mod decode;
 mod extract;
 mod facts;
 mod finish;
 mod job_log;
 pub mod limits;
+mod losses;
 mod problem;
 mod reads;
 mod repository;
@@ -36,12 +40,18 @@ mod serve;
 mod services;
 mod streams;
 mod submit;
+mod topics;
 
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, http::CheckView, read::ReadModel};
+use longshore_schemas::{
+    RegionName,
+    auth::RequestKey,
+    http::{AcceptedLossView, CheckView},
+    read::ReadModel,
+};
 use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +67,8 @@ pub struct ApiConfig {
     pub tokens: Tokens,
     /// Makes the credentials of attempts; all API processes of an installation must have the same key.
     pub signer: Signer,
+    /// What requests are signed with, so that processors believe them: the control nodes' key.
+    pub request_key: RequestKey,
     pub limits: Limits,
     /// Answers `GET /v1/checks`.
     pub checks: Arc<dyn Checks>,
@@ -68,6 +80,21 @@ pub struct ApiConfig {
 #[async_trait::async_trait]
 pub trait Checks: Send + Sync + 'static {
     async fn checks(&self) -> Vec<CheckView>;
+
+    /// Accepts that the log has lost requests: exactly those, or the error says which are.
+    async fn accept_loss(&self, loss: &AcceptedLossView) -> Result<(), NotAccepted> {
+        Err(NotAccepted::NoPartition(format!("no processor {} runs in this process", loss.processor)))
+    }
+}
+
+/// Why a loss is not accepted, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAccepted {
+    NoPartition(String),
+    /// Nothing is lost, or something else.
+    Other(String),
+    /// For now.
+    Unavailable(String),
 }
 
 /// Bounds of one API process.
@@ -126,6 +153,7 @@ struct Shared {
     regions: Vec<RegionName>,
     tokens: Tokens,
     attempts: Signer,
+    request_key: RequestKey,
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
@@ -136,8 +164,18 @@ struct Shared {
 
 impl Api {
     pub fn new(config: ApiConfig) -> Self {
-        let ApiConfig { log, read, main_bucket, regions, tokens, signer, limits, checks, allow_file_repositories } =
-            config;
+        let ApiConfig {
+            log,
+            read,
+            main_bucket,
+            regions,
+            tokens,
+            signer,
+            request_key,
+            limits,
+            checks,
+            allow_file_repositories,
+        } = config;
         let shared = Shared {
             log,
             read,
@@ -145,6 +183,7 @@ impl Api {
             regions,
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
+            request_key,
             gates: limits::Gates::new(&limits),
             limits,
             checks,

@@ -10,16 +10,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
-use longshore_schemas::http::Role::{Builder, Deployer, Viewer, Worker};
+use longshore_schemas::http::Role::{Admin, Builder, Deployer, Viewer, Worker};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     Shared,
     access::{self, Need, Rule},
-    after, attempts, builds, claims, console, facts, job_log,
+    after, attempts, builds, claims, console, dead_letters, facts, job_log,
     limits::{self, Class, Door},
+    losses,
     problem::Failure,
-    reads, services, submit,
+    reads, services, submit, topics,
 };
 
 pub(crate) struct Route {
@@ -73,7 +74,15 @@ pub(crate) fn table() -> Vec<Route> {
         route(DELETE, "/v1/services/{service}/holds/{artifact}",     Role(Deployer), Ask,       delete(services::lift_hold)),
         route(GET,    "/v1/nodes",                                   Role(Viewer),   Read,      get(reads::nodes)),
 
+        route(POST,   "/v1/partitions/{processor}/{partition}/accept-loss", Role(Admin), Ask,      post(losses::accept)),
+
         stream(       "/v1/facts/{topic}",                           Role(Viewer),              get(facts::follow)),
+        stream(       "/v1/log/{topic}",                             Role(Admin),               get(facts::tail)),
+        route(GET,    "/v1/topics",                                  Role(Viewer),   Read,      get(topics::list)),
+        route(GET,    "/v1/dead-letters",                            Role(Admin),    Read,      get(dead_letters::list)),
+        route(GET,    "/v1/dead-letters/{offset}",                   Role(Admin),    Read,      get(dead_letters::show)),
+        route(POST,   "/v1/dead-letters/{offset}/retry",             Role(Admin),    Ask,       post(dead_letters::retry)),
+        stream(       "/v1/verify",                                  Role(Admin),               get(topics::verify)),
 
         route(POST,   "/v1/queues/{queue}/claims",                   Role(Worker),   Open,      post(claims::claim)),
         route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",     Attempt,        AtAttempt, post(attempts::beat)),

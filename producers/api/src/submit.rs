@@ -8,6 +8,7 @@ use axum::{
 use longshore_log::{Record, clock};
 use longshore_schemas::{
     RequestId,
+    auth::{AUTH, Signed},
     codec::{self, Message},
     events::{Event, Request},
     http::{IDEMPOTENCY_KEY, REQUEST_PLACE},
@@ -51,7 +52,9 @@ where
     let request =
         Request { id: id.clone(), at: clock::now(), actor: actor.clone(), trace: trace.clone(), report: None, event };
     let bytes = codec::encode(&request).map_err(|error| Failure::invalid(error.to_string()).of(id))?;
-    let appended = shared.log.append(E::TOPIC.name, vec![Record::new(key, bytes)]).await;
+    let auth = shared.request_key.sign(Signed { topic: E::TOPIC.name, key: key.as_bytes(), value: &bytes });
+    let record = Record::new(key, bytes).with_header(AUTH, auth);
+    let appended = shared.log.append(E::TOPIC.name, vec![record]).await;
     let appended = appended.map_err(|error| Failure::from(error).of(id))?.pop();
     let position = appended.ok_or_else(|| Failure::internal("the log named no position for a record").of(id))?;
     tracing::debug!(request = %id, actor, kind, partition = %position.source, offset = position.offset, "request appended");

@@ -9,8 +9,8 @@ use longshore_schemas::{ArtifactName, QueueName, RegionName, ServiceName, Worker
 
 use crate::output::Format;
 
-use self::values::{basis_points, pair, status};
-pub(crate) use self::values::{seconds, split_command, waves};
+pub(crate) use self::values::{From, seconds, split_command, waves};
+use self::values::{basis_points, from, pair, status};
 
 /// Builds code and puts it on every machine.
 #[derive(Debug, Parser)]
@@ -177,6 +177,9 @@ pub(crate) struct SecretsArgs {
     /// The folder: every process of the installation gets a copy of it; its tokens/ are for people, workers and nodes
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
+    /// Names of all regions; each gets a key for its reports. Run it again for a region that is new
+    #[arg(long, env = "LONGSHORE_REGIONS", value_delimiter = ',', required = true, value_name = "REGIONS")]
+    pub(crate) regions: Vec<RegionName>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -422,20 +425,86 @@ pub(crate) struct NodesArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum LogCommand {
-    /// Shows facts as they are written, until stopped
+    /// Lists every partition: what it holds, and how far its requests are processed
+    Topics,
+    /// Shows records as they are written, until stopped
     Tail(TailArgs),
-    /// Checks the log of a stopped `longshore up`: nothing missing, twice or in part, and projections that say the same
+    /// Checks the log: nothing missing, twice or in part, and projections that say the same. Of a server that runs, or of the data folder of a stopped `longshore up`
     Verify,
+    /// Accepts that the log has lost requests of a partition, which halts until then and says which are lost
+    AcceptLoss(AcceptLossArgs),
+    /// What no processor could take
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AcceptLossArgs {
+    /// queue, replication, goals or fleet
+    #[arg(value_parser = ["queue", "replication", "goals", "fleet"])]
+    pub(crate) processor: String,
+    /// Its partition
+    pub(crate) partition: u32,
+    /// The first request that is lost
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) from: u64,
+    /// The first one after them that is still there
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) to: u64,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// Lists them, newest first
+    List(LettersArgs),
+    /// Shows one with what it holds
+    Show(LetterArg),
+    /// Writes its record to its topic once more, where it is processed or set aside anew
+    Retry(LetterArg),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LettersArgs {
+    /// So many at most, 1 to 200
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) limit: u32,
+    /// Goes on where an earlier list ended, with what it said
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LetterArg {
+    /// The letter's number in the list: its offset on dead-letters
+    #[arg(value_name = "LETTER")]
+    pub(crate) offset: u64,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TailArgs {
-    /// builds, artifacts, goals or fleet
-    #[arg(value_parser = ["builds", "artifacts", "goals", "fleet"])]
+    /// builds, artifacts, goals or fleet; and for admins any other topic, or all of them
+    #[arg(value_parser = topics())]
     pub(crate) topic: String,
-    /// beginning, end, or places as a tail shows them, such as p0:17,p1:4
-    #[arg(long, default_value = "end", value_name = "PLACE")]
-    pub(crate) from: String,
+    /// beginning, end, a time such as 2026-11-25T01:00:00Z, a time ago such as 10m, or places as a tail shows them, such as p0:17,p1:4
+    #[arg(long, default_value = "end", value_name = "FROM", value_parser = from)]
+    pub(crate) from: From,
+    /// Only records of this type, such as JobQueued; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kinds: Vec<String>,
+    /// Only where this field has this value, such as key=web, actor=ada or event.job=web-1; may be repeated
+    #[arg(long = "where", value_parser = pair, value_name = "FIELD=VALUE")]
+    pub(crate) conditions: Vec<(String, String)>,
+    /// Goes on as records are written, which is the default
+    #[arg(long, conflicts_with = "until_end")]
+    pub(crate) follow: bool,
+    /// Ends with the last record that is there now
+    #[arg(long)]
+    pub(crate) until_end: bool,
+}
+
+/// Every topic by name, and all of them.
+fn topics() -> Vec<&'static str> {
+    longshore_schemas::topics::ALL.iter().map(|topic| topic.name).chain(["all"]).collect()
 }
 
 #[cfg(test)]
@@ -474,7 +543,14 @@ mod tests {
             "resume web",
             "lift-hold web abcd",
             "nodes --region eu",
+            "log topics --output json",
             "log tail builds --from beginning",
+            "log tail all --from 10m --type JobQueued --type JobStarted --where key=default --where actor=ada --follow",
+            "log tail dead-letters --from 2026-11-25T01:00:00Z --until-end --output json",
+            "log tail goals --from p0:17,p1:4",
+            "log dead-letters list --limit 5 --after 17",
+            "log dead-letters show 3",
+            "log dead-letters retry 3",
             "log verify --data /tmp/x --output json",
             "whoami",
             "doctor --output json",
@@ -504,6 +580,12 @@ mod tests {
             ("jobs --limit 0", "0 is not in"),
             ("status --watch", "SERVICE"),
             ("log tail everything", "possible values"),
+            ("log tail builds --from 10", "beginning, end"),
+            ("log tail builds --from 2026-13-01T00:00:00Z", "beginning, end"),
+            ("log tail builds --where key", "KEY=VALUE"),
+            ("log tail builds --follow --until-end", "cannot be used with"),
+            ("log dead-letters show x", "LETTER"),
+            ("log dead-letters list --limit 201", "201 is not in"),
             ("--output xml jobs", "possible values"),
             ("frobnicate", "unrecognized"),
         ];

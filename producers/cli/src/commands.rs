@@ -2,13 +2,16 @@
 
 mod artifacts;
 mod builds;
+mod dead_letters;
 mod doctor;
 mod find;
 mod follow;
+mod losses;
 mod nodes;
 mod rollout;
 mod services;
 mod tail;
+mod topics;
 mod verify;
 mod worker;
 
@@ -50,7 +53,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Secrets(args) => return roles::secrets::run(&args),
         Command::Config(ConfigCommand::Check(args)) => return roles::config_check::run(&connection, &args, output),
         Command::Worker(args) => return worker::run(&connection, args).await,
-        Command::Log(LogCommand::Verify) => return verify::run(&connection.data, output).await,
+        Command::Log(LogCommand::Verify) => return verify::run(&connection, output).await,
         Command::Doctor => return doctor::run(&connection, output).await,
         // Taken by main before the flags were read.
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
@@ -87,7 +90,10 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Resume(args) => services::pause(context, &args, "resume").await,
         Command::LiftHold(args) => services::lift_hold(context, &args).await,
         Command::Nodes(args) => nodes::list(context, args).await,
+        Command::Log(LogCommand::Topics) => topics::run(context).await,
         Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,
+        Command::Log(LogCommand::AcceptLoss(args)) => losses::accept(context, &args).await,
+        Command::Log(LogCommand::DeadLetters(command)) => dead_letters::run(context, command).await,
         Command::Whoami => whoami(context).await,
     }
 }

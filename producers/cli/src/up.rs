@@ -3,9 +3,10 @@
 //! ```text
 //!  data/log        the log: the only thing that must not be lost, besides the buckets
 //!  data/s3         the buckets: main, and one for each region
-//!  data/state      projections; may be deleted while nothing runs
+//!  data/state      projections; may be deleted while nothing runs: they come from a snapshot in the main bucket and from the log
 //!  data/regions    what regions keep to spare work
 //!  data/secrets    keys and the hashes of tokens;  data/tokens: the tokens, for their owners
+//!  data/installation whose log this is, for snapshots
 //!  data/ports.json the addresses that were picked, to be picked again
 //!  data/up.json    where everything is, written once it is ready
 //! ```
@@ -54,12 +55,15 @@ use crate::{
         metrics::Sources,
         region,
         secrets::{Made, Secrets},
+        snapshots::kept_name,
     },
 };
 
 /// Whose ports are kept besides the regions', which have no slash in their names.
 const API: &str = "/api";
 const S3: &str = "/s3";
+/// In the data folder: whose log this is, for snapshots.
+const INSTALLATION: &str = "installation";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -101,7 +105,8 @@ struct Up {
 impl Up {
     async fn start(data: &Path, args: &UpArgs, settings: &Settings, limits: &limits::Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
-        let Made { secrets, files, s3_secret_key } = Secrets::make(&data.join("secrets"), &data.join("tokens"))?;
+        let Made { secrets, request_keys, files, s3_secret_key } =
+            Secrets::make(&data.join("secrets"), &data.join("tokens"), &args.regions)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
         let metered: Arc<dyn Log> = Metered::new(log.clone());
         let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &s3_secret_key).await?;
@@ -117,9 +122,11 @@ impl Up {
             limits,
             main_bucket: &buckets.main,
             secrets: &secrets,
+            request_keys: &request_keys,
+            snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
             allow_file_repositories: true,
         };
-        let control = parts.processors(&roles_stop)?;
+        let control = parts.processors(&roles_stop).await?;
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
             let parts = region::Parts {
@@ -130,6 +137,7 @@ impl Up {
                 listen: ports.before(region.as_str(), nth_port(args.region_listen, index)?),
                 shards_per_region: SHARDS_PER_REGION,
                 secrets: &secrets,
+                request_key: request_keys.of(region).context("a region without a key")?.clone(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
             };

@@ -4,7 +4,7 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ArtifactSummary, Processed, RunSpec, events, symbols};
-use crate::{ArtifactId, CommitSha, JobId, RegionName, RequestId, ServiceName};
+use crate::{ArtifactId, CommitSha, JobId, RegionName, RequestId, ServiceName, auth::Speaker};
 
 events! {
     /// Requests to replication. Key: the artifact.
@@ -13,6 +13,8 @@ events! {
         ReplicaReported => e.artifact,
         PinRequested => e.artifact,
         UnpinRequested => e.artifact,
+    } spoken {
+        ReplicaReported => Speaker::Region(&e.region),
     }
 }
 

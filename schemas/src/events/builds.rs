@@ -4,7 +4,9 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Processed, RunSpec, StringMap, events, symbols};
-use crate::{ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, QueueName, RequestId, Timestamp, WorkerId};
+use crate::{
+    ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, QueueName, RequestId, Timestamp, WorkerId, auth::Speaker,
+};
 
 events! {
     /// Requests to the queue. Key: the queue.
@@ -12,6 +14,8 @@ events! {
         BuildRequested => e.queue,
         CancelRequested => e.job.queue,
         AttemptFinished => e.job.queue,
+    } spoken {
+        BuildRequested => Speaker::Anyone,
     }
 }
 

@@ -4,7 +4,7 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Cohort, GoalVersion, NodeStatus, Processed, events};
-use crate::{ArtifactId, NodeId, NodeSet, RackName, RegionName, ServiceName, ZoneName};
+use crate::{ArtifactId, NodeId, NodeSet, RackName, RegionName, ServiceName, ZoneName, auth::Speaker};
 
 /// The key of a shard: `region/shard`.
 pub fn shard_key(region: &RegionName, shard: u32) -> String {
@@ -16,6 +16,8 @@ events! {
     FleetReport on FLEET_REPORTS by |e| {
         RegionReported => shard_key(&e.region, e.shard),
         CohortAnnounced => shard_key(&e.region, e.shard),
+    } spoken {
+        RegionReported => Speaker::Region(&e.region),
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use apache_avro::{AvroSchema, AvroSchemaComponent};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{RequestId, Timestamp, topics::Topic};
+use crate::{RequestId, Timestamp, auth::Speaker, topics::Topic};
 
 pub use artifacts::*;
 pub use builds::*;
@@ -76,6 +76,9 @@ pub trait Event:
 
     /// The event's type, such as `JobQueued`.
     fn kind(&self) -> &'static str;
+
+    /// Who may send it as a request.
+    fn speaker(&self) -> Speaker<'_>;
 }
 
 /// The envelope of a request.
@@ -244,9 +247,13 @@ macro_rules! fact_events {
 }
 fact_events!(BuildFact, ArtifactFact, GoalFact, FleetFact);
 
-/// Implements [`Event`] for a union whose branches all carry the same key field.
+/// Implements [`Event`] for a union whose branches all carry the same key field. What is not listed as `spoken` is for the
+/// control nodes to say.
 macro_rules! events {
-    ($(#[$doc:meta])* $union:ident on $topic:ident by |$key:ident| { $($variant:ident => $by:expr),+ $(,)? }) => {
+    (
+        $(#[$doc:meta])* $union:ident on $topic:ident by |$key:ident| { $($variant:ident => $by:expr),+ $(,)? }
+        $(spoken { $($spoken:ident => $speaker:expr),+ $(,)? })?
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, apache_avro::AvroSchema)]
         #[allow(clippy::large_enum_variant, reason = "events are decided, encoded and dropped; few are held at once")]
@@ -268,6 +275,16 @@ macro_rules! events {
                 match self {
                     $(Self::$variant(_) => stringify!($variant)),+
                 }
+            }
+
+            fn speaker(&self) -> $crate::auth::Speaker<'_> {
+                $($(
+                    if let Self::$spoken($key) = self {
+                        let _ = $key;
+                        return $speaker;
+                    }
+                )+)?
+                $crate::auth::Speaker::Control
             }
         }
 

@@ -5,6 +5,9 @@
 //! null with a note: it is never left out and never invented.
 #![allow(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
+pub mod bare;
+pub mod builds;
+pub mod keys;
 mod usage;
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};

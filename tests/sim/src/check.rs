@@ -27,6 +27,7 @@ use longshore_schemas::{
 
 use crate::{
     control::Slot,
+    forger::FORGER,
     region::{Region, short},
     setting::{KINDS, Kind, Setting},
 };
@@ -173,6 +174,13 @@ impl Checker {
             _ => None,
         });
         running.collect()
+    }
+
+    pub(crate) fn worker_of(&self, job: &JobId) -> Option<WorkerId> {
+        match &self.jobs.get(job)?.standing {
+            Standing::Runs { worker, .. } => Some(worker.clone()),
+            _ => None,
+        }
     }
 
     pub(crate) fn name_of(&self, job: &JobId) -> Option<ArtifactName> {
@@ -322,6 +330,7 @@ impl Checker {
             must(fact.at >= before.at, 0, || {
                 format!("{of}: fact {} is of {} after {}", fact.sequence, fact.at, before.at)
             })?;
+            must(fact.actor != FORGER, 5, || format!("{of}: fact {} follows from what was forged", fact.sequence))?;
             self.cause(kind, &mut reference, &fact)?;
             check(self, &fact)?;
             if let Some(processed) = fact.event.processed() {
@@ -371,13 +380,15 @@ impl Checker {
         Ok(())
     }
 
-    /// Only what is no request at all may end there.
+    /// Only what is no request at all may end there, and what was forged.
     fn dead_letters(&mut self, log: &Core) -> Checked {
         let letters = log.records(&TopicPartition::new(topics::DEAD_LETTERS.name, 0));
         for record in &letters[self.dead_letters.min(letters.len())..] {
             let value = record.record.value.as_deref().unwrap_or_default();
             let Ok(letter) = codec::decode::<DeadLetter>(value) else { continue };
-            must(letter.error.starts_with("undecodable"), 1, || {
+            let forged = letter.value.windows(FORGER.len()).any(|part| part == FORGER.as_bytes());
+            let rightly = if forged { "not believed" } else { "undecodable" };
+            must(letter.error.starts_with(rightly), 1, || {
                 format!(
                     "a request of {}/{} at {} became a dead letter: {}",
                     letter.topic, letter.partition, letter.offset, letter.error

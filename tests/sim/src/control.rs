@@ -6,7 +6,7 @@ use longshore_fleet::Fleet;
 use longshore_goals::Goals;
 use longshore_log::{TopicPartition, simulated::Claim};
 use longshore_partition::{
-    Answer, Applied, Around, Effect, Listener, Machine, Replica, Role, Status, Wire, step::Place,
+    Answer, Applied, Around, Effect, Gate, Listener, Machine, Replica, Role, Status, Wire, step::Place,
 };
 use longshore_processor::{Fingerprint, fingerprint};
 use longshore_queue::Queue;
@@ -17,6 +17,7 @@ use longshore_schemas::{
 };
 
 use crate::{
+    forger::gate,
     setting::{KINDS, Kind, Setting},
     store::{Disk, SimStore},
 };
@@ -67,21 +68,26 @@ impl<F: Event> Listener<F> for Deaf {
     fn applied(&mut self, _: Applied, _: &[Fact<F>]) {}
 }
 
-fn machine<P: Wire>(processor: P, signals: bool, place: Place, store: SimStore) -> Box<dyn Part> {
+fn machine<P: Wire>(processor: P, gate: Arc<dyn Gate>, signals: bool, place: Place, store: SimStore) -> Box<dyn Part> {
     let facts = TopicPartition::new(P::Fact::TOPIC.name, place.partition);
     let replica = Replica::<P, _>::open(store, facts, |_| Box::new(Deaf)).expect("a state in memory");
-    Box::new(Machine::new(Arc::new(processor), place, signals, replica))
+    Box::new(Machine::new(Arc::new(processor), gate, place, signals, replica))
 }
 
 fn part(setting: &Setting, kind: Kind, place: Place, store: SimStore) -> Box<dyn Part> {
     let (regions, shards_per_region) = (setting.regions.clone(), setting.shards);
+    let gate = gate(&regions);
     match kind {
-        Kind::Queue => machine(Queue::new(setting.queue.clone()), true, place, store),
-        Kind::Replication => machine(Replication::new(longshore_replication::Config { regions }), false, place, store),
-        Kind::Goals => {
-            machine(Goals::new(longshore_goals::Config::new(regions, shards_per_region)), false, place, store)
+        Kind::Queue => machine(Queue::new(setting.queue.clone()), gate, true, place, store),
+        Kind::Replication => {
+            machine(Replication::new(longshore_replication::Config { regions }), gate, false, place, store)
         }
-        Kind::Fleet => machine(Fleet::new(longshore_fleet::Config { regions, shards_per_region }), false, place, store),
+        Kind::Goals => {
+            machine(Goals::new(longshore_goals::Config::new(regions, shards_per_region)), gate, false, place, store)
+        }
+        Kind::Fleet => {
+            machine(Fleet::new(longshore_fleet::Config { regions, shards_per_region }), gate, false, place, store)
+        }
     }
 }
 

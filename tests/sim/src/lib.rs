@@ -12,13 +12,15 @@
 //! Real are: the four processors, the machine that drives each partition, the codec, the policies of regions and nodes, and
 //! the model of the log. Made up are clocks, disks, buckets, processes and everything between them, and those go wrong:
 //! messages are late, lost or come twice, commits are ambiguous, owners are zombies, processes crash between any two
-//! effects, stand still and come back, disks forget what was not synced, clocks jump, workers and regions lie.
+//! effects, stand still and come back, disks forget what was not synced, clocks jump, workers and regions lie, and a stranger
+//! forges what they say.
 //!
 //! After a while the faults stop, and then everything must come to rest. The same seed makes the same world, event by event.
 
 mod check;
 mod control;
 mod converge;
+mod forger;
 mod node;
 mod people;
 mod region;

@@ -7,7 +7,8 @@ use longshore_log::{Position, Record};
 use longshore_processor::{Order, Range};
 use longshore_schemas::{
     QueueName, ServiceName,
-    codec::{self, Message},
+    auth::Sender,
+    codec::Message,
     events::{
         BuildRequest, BuildRequested, BuildSpec, CancelRequested, DeployRequested, GoalRequest, LiftHoldRequested,
         PauseRequested, Request, ResumeRequested, RollbackRequested, RolloutPlan, RunSpec, Wave,
@@ -18,6 +19,7 @@ use longshore_schemas::{
 
 use crate::{
     check::Broken,
+    forger::signed,
     setting::{Kind, Setting},
     world::{Event, World},
 };
@@ -83,12 +85,11 @@ impl World {
     {
         let control = self.any_control().unwrap_or(0);
         let at = self.controls[control].clock(self.now);
-        let key = event.key();
-        let kind = event.kind();
+        let (key, kind) = (event.key(), event.kind());
         let id = id.parse().expect("an id");
         let request = Request { id, at, actor: who.to_owned(), trace: None, report: None, event };
         self.note(who, &format!("asks {kind} {key} as {}", request.id));
-        let record = Record::new(key, codec::encode(&request).expect("a request can be written"));
+        let record = signed(Sender::Control, &request);
         self.people.sends += 1;
         let send = self.people.sends;
         self.sends.insert(send, Send { who: who.to_owned(), topic: E::TOPIC.name, record, acknowledged: false });
@@ -167,6 +168,9 @@ impl World {
         }
         if self.rng.chance(20) {
             self.at(1, Event::Append(topics::BUILD_REQUESTS.name, Record::new("q0", "not a request")));
+        }
+        if self.rng.chance(60) {
+            self.forge();
         }
         if self.rng.chance(40) {
             self.cancel();

@@ -14,6 +14,7 @@ use longshore_region_policy::{
 };
 use longshore_schemas::{
     ArtifactId, NodeId, RegionName,
+    auth::Sender,
     codec::{self, Message},
     events::{
         ArtifactFact, ArtifactRequest, Fact, FleetReport, GoalState, RegionalGoal, ReplicaReported, ReplicaStatus,
@@ -24,6 +25,7 @@ use longshore_schemas::{
 
 use crate::{
     check::Broken,
+    forger::signed,
     node::content_of,
     setting::Setting,
     world::{Event, World},
@@ -116,11 +118,11 @@ impl Region {
         E: longshore_schemas::events::Event,
         Request<E>: Message,
     {
-        let (sender, key) = (format!("region/{}", self.name), event.key());
+        let sender = format!("region/{}", self.name);
         let outbox = self.outboxes.entry(E::TOPIC.name).or_default();
         outbox.sequence += 1;
         let request = order::report(&sender, self.boot, outbox.sequence, at, event);
-        let record = Record::new(key, codec::encode(&request).expect("a report can be written"));
+        let record = signed(Sender::Region(self.name.clone()), &request);
         outbox.waiting.push(Told { record, stored });
     }
 

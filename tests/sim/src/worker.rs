@@ -1,14 +1,14 @@
 //! Workers: they claim, build, beat and finish, through whichever control replica answers. They die, stand still and come
 //! back to finish what is no longer theirs, and some lie.
 
-use longshore_log::Record;
 use longshore_processor::{Order, Range};
 use longshore_queue::tables;
 use longshore_schemas::{
-    ArtifactId, ClaimId, JobId, QueueName, WorkerId, codec,
+    ArtifactId, ClaimId, JobId, QueueName, WorkerId,
+    auth::Sender,
     events::{
-        ArtifactSummary, AttemptFailed, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest, Event as _,
-        FailureReason, Heartbeat, Request, WorkerReady, WorkerSignal,
+        ArtifactSummary, AttemptFailed, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest, FailureReason,
+        Heartbeat, Request, WorkerReady, WorkerSignal,
     },
     topics,
 };
@@ -16,6 +16,7 @@ use longshore_schemas::{
 use crate::{
     check::Broken,
     control::Slot,
+    forger::signed,
     setting::{Kind, Setting},
     world::{Event, World, partition_of},
 };
@@ -204,9 +205,8 @@ impl World {
         }
         let id = format!("signal-{}-{}", self.steps, worker).parse().expect("an id");
         let at = self.controls[control].clock(self.now);
-        let key = event.key();
         let request = Request { id, at, actor: worker.to_string(), trace: None, report: None, event };
-        let record = Record::new(key, codec::encode(&request).expect("a signal can be written"));
+        let record = signed(Sender::Control, &request);
         let leg = self.leg();
         self.at(leg, Event::Append(topics::WORKER_SIGNALS.name, record));
     }

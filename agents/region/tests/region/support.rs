@@ -13,6 +13,7 @@ use longshore_region::{Limits, Region, RegionConfig};
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, PackId, Timestamp,
+    auth::{RequestKey, Sender},
     codec::{self, Message},
     events::{
         ArtifactFact, ArtifactSource, ArtifactSummary, Cause, Event, Fact, GoalState, GoalVersion, HealthCheck,
@@ -83,6 +84,7 @@ impl World {
             shards_per_region: 2,
             tokens: self.tokens.clone(),
             signer: Signer::new([7; 32]),
+            request_key: RequestKey::new(Sender::Region("eu".parse().expect("valid")), &[7; 32]),
             data_dir: self.folder.path().join("region"),
             limits: Limits { beat, ..Limits::default() },
         };

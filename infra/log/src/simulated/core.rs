@@ -160,6 +160,15 @@ impl Core {
         self.topics.get_mut(&*of.topic)?.partitions.get_mut(of.partition as usize)
     }
 
+    /// Retention: what is before the offset is gone.
+    pub fn trim(&mut self, of: &TopicPartition, start: u64) {
+        if let Some(partition) = self.partition_mut(of) {
+            partition.start = partition.start.max(start.min(partition.end));
+            let start = partition.start;
+            partition.records.retain(|record| record.offset >= start);
+        }
+    }
+
     /// Where each record goes, if all of them can.
     fn place(&self, records: Vec<(Destination, Record)>) -> Result<Vec<(TopicPartition, Record)>, Error> {
         let bytes: usize = records.iter().map(|(_, record)| record.bytes()).sum();

@@ -60,6 +60,12 @@ impl SimulatedLog {
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), changed: watch::Sender::new(0) }) }
     }
 
+    /// Retention: what is before the offset is gone.
+    pub fn trim(&self, of: &TopicPartition, start: u64) {
+        self.shared.lock().core.trim(of, start);
+        self.shared.wake_readers();
+    }
+
     /// The same log as a new process finds it; nothing that holds this one can use it any more.
     #[must_use]
     pub fn reopen(&self) -> Self {

@@ -15,28 +15,47 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use longshore_fleet::Fleet;
 use longshore_goals::Goals;
+use longshore_log::Log;
 use longshore_processor::{Processor, StateError};
 use longshore_queue::Queue;
 use longshore_replication::Replication;
-use longshore_runtime::{Handle, Wire};
+use longshore_runtime::{Handle, Health, Wire};
 use longshore_schemas::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Event,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, QueueView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
+        QueueView, ServiceView,
     },
-    read::{Outcome, ReadError, ReadModel, RequestPosition},
+    read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
 };
 
-use crate::waiters::{ClaimWaiters, ServiceWaiters};
+use crate::{
+    Error, PartitionFingerprint, live,
+    metrics::role_name,
+    verify::verify_running,
+    waiters::{ClaimWaiters, ServiceWaiters},
+};
 
 pub(crate) struct Projections {
+    pub(crate) log: Arc<dyn Log>,
     pub(crate) queue: Handle<Queue>,
     pub(crate) replication: Handle<Replication>,
     pub(crate) goals: Handle<Goals>,
     pub(crate) fleet: Handle<Fleet>,
     pub(crate) claims: Arc<ClaimWaiters>,
     pub(crate) services: Arc<ServiceWaiters>,
+}
+
+impl Projections {
+    /// The live state in one hash per partition.
+    pub(crate) fn fingerprints(&self) -> Result<Vec<PartitionFingerprint>, Error> {
+        let mut all = live(&self.queue)?;
+        all.extend(live(&self.replication)?);
+        all.extend(live(&self.goals)?);
+        all.extend(live(&self.fleet)?);
+        Ok(all)
+    }
 }
 
 /// The state's errors as the API sees them. (The orphan rule forbids a `From`.)
@@ -64,6 +83,34 @@ impl ReadModel for Projections {
             troubled.map(move |(partition, error)| format!("{processor}, partition {partition}: {error}"))
         });
         lines.collect()
+    }
+
+    async fn processing(&self) -> Vec<(RequestPartition, ProcessingView)> {
+        let health = [
+            (topic_of::<Queue>(), self.queue.health().await),
+            (topic_of::<Replication>(), self.replication.health().await),
+            (topic_of::<Goals>(), self.goals.health().await),
+            (topic_of::<Fleet>(), self.fleet.health().await),
+        ];
+        let views = health.into_iter().flat_map(|(topic, health)| {
+            health.into_iter().map(move |Health { processor, partition, status, applied, lag }| {
+                let view = ProcessingView {
+                    processor: processor.to_owned(),
+                    role: role_name(status.role).to_owned(),
+                    processed: applied.request_offset,
+                    lag: lag.unwrap_or_default(),
+                    error: status.error,
+                };
+                ((topic, partition), view)
+            })
+        });
+        views.collect()
+    }
+
+    async fn verify(&self) -> Result<serde_json::Value, ReadError> {
+        let unreadable = |error: &dyn std::error::Error| ReadError::Unavailable(longshore_runtime::chain(error));
+        let report = verify_running(&*self.log, || self.fingerprints()).await.map_err(|error| unreadable(&error))?;
+        serde_json::to_value(report).map_err(|error| unreadable(&error))
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError> {

@@ -66,6 +66,8 @@ pub struct FactChecker<P> {
     /// The last report of each sender: boot and sequence.
     senders: HashMap<String, (u64, u64)>,
     causes: BTreeMap<u64, u64>,
+    /// Of requests before this one the log has nothing left to compare causes with.
+    expired_before: u64,
     processor: PhantomData<fn(P)>,
 }
 
@@ -93,8 +95,14 @@ impl<P: Wire> FactChecker<P> {
             ids_by_time: VecDeque::new(),
             senders: HashMap::new(),
             causes: BTreeMap::new(),
+            expired_before: 0,
             processor: PhantomData,
         }
+    }
+
+    /// Causes are kept of the requests from this one on, so that memory does not grow with the age of the log.
+    pub fn expired_before(&mut self, offset: u64) {
+        self.expired_before = offset;
     }
 
     /// The next record of the partition.
@@ -204,7 +212,9 @@ impl<P: Wire> FactChecker<P> {
             self.fault(FaultKind::Duplicate, offset, text);
         }
         self.last_request = self.last_request.max(Some(consumed.offset));
-        self.causes.insert(consumed.offset, hash(&consumed.request));
+        if consumed.offset >= self.expired_before {
+            self.causes.insert(consumed.offset, hash(&consumed.request));
+        }
         self.remember(offset, consumed, at);
     }
 
@@ -294,7 +304,7 @@ impl<P: Wire> FactChecker<P> {
             self.faults.add(FaultKind::Gap, &self.of, None, text);
         }
         let report = PartitionReport {
-            topic: P::Fact::TOPIC.name,
+            topic: P::Fact::TOPIC.name.to_owned(),
             partition: self.of.partition,
             facts: self.facts,
             transactions: self.transactions.len() as u64,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_log::{StoredRecord, TopicPartition};
-use longshore_schemas::{codec, events::DeadLetter, topics};
+use longshore_schemas::{codec, events::DeadLetter, letters, topics};
 
 use super::{CheckedRequests, FaultKind, Faults};
 
@@ -23,6 +23,10 @@ impl<'a> LetterChecker<'a> {
 
     /// The next record of the partition.
     pub fn record(&mut self, record: &StoredRecord) {
+        // Says that an earlier one was tried again.
+        if record.record.headers.iter().any(|(name, _)| name == letters::RETRIED) {
+            return;
+        }
         let letter = match record.record.value.as_deref().map(codec::decode::<DeadLetter>) {
             Some(Ok(letter)) => letter,
             Some(Err(error)) => {

@@ -4,11 +4,15 @@
 //!   fact partitions ──▶ FactChecker ──▶ transactions, causes ─┐
 //!   request partitions, goal-state ──▶ RequestChecker ◀───────┤   ──▶ Report { partitions, faults }
 //!   dead letters ──▶ LetterChecker ◀──────────────────────────┘
-//!   stored projections ──▶ fingerprint ──compared with──▶ a replay from the first fact
+//!   projections, stored or live ──▶ fingerprint ──compared with──▶ a replay from the first fact
 //! ```
 //!
 //! The checkers are pure and are fed record by record, so that a simulated log is judged by the same rules as one on a
 //! disk. After a fault a checker takes up where the log goes on: one missing fact is one fault, not a thousand.
+//!
+//! A log that is written meanwhile ([`verify_running`]) is read in an order in which what is read later has the rest of what
+//! was read before: facts, then requests, then dead letters; and of the requests that processors send only those are judged
+//! whose facts were read.
 //!
 //! Not known here: what facts mean. A log can be whole and tell of a wrong decision.
 
@@ -31,7 +35,7 @@ use longshore_schemas::{
     events::{Event, Fact, FactEvent, GoalState, Request},
     topics::{self, Topic},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     facts::{CheckedFacts, FactChecker},
@@ -39,13 +43,13 @@ pub use self::{
     requests::{CheckedRequests, RequestChecker},
     state::stored_fingerprints,
 };
-use crate::Error;
+use crate::{Error, PartitionFingerprint};
 
 /// Faults that are told one by one; further ones are only counted.
 pub const FAULTS_MAX: usize = 100;
 
 /// What can be wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// Something that must be there is not.
@@ -82,7 +86,7 @@ impl fmt::Display for FaultKind {
 }
 
 /// One thing that is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     pub kind: FaultKind,
     pub topic: String,
@@ -117,9 +121,9 @@ impl Faults {
 }
 
 /// What one fact partition holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionReport {
-    pub topic: &'static str,
+    pub topic: String,
     pub partition: u32,
     pub facts: u64,
     pub transactions: u64,
@@ -131,7 +135,7 @@ pub struct PartitionReport {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub partitions: Vec<PartitionReport>,
     /// Request records read, those of `goal-state` included.
@@ -152,7 +156,44 @@ impl Report {
 
 /// Reads the whole log, and the projections in `state_dir` if there are any. Nothing else may write meanwhile.
 pub async fn verify(log: &dyn Log, state_dir: Option<&Path>) -> Result<Report, Error> {
-    let mut verifier = Verifier { log, facts: BTreeMap::new(), requests: BTreeMap::new(), faults: Faults::default() };
+    let verified = read(log, false).await?;
+    let (projections, found) = match state_dir.filter(|state_dir| state_dir.is_dir()) {
+        Some(state_dir) => state::compare(log, state::stored_fingerprints(log, state_dir)?).await?,
+        None => (0, Faults::default()),
+    };
+    Ok(verified.report(projections, found))
+}
+
+/// As [`verify`], while the log is written and the projections follow it; `live` takes their fingerprints.
+pub async fn verify_running(
+    log: &dyn Log,
+    live: impl FnOnce() -> Result<Vec<PartitionFingerprint>, Error> + Send,
+) -> Result<Report, Error> {
+    let verified = read(log, true).await?;
+    let (projections, found) = state::compare(log, live()?).await?;
+    Ok(verified.report(projections, found))
+}
+
+/// Everything but the projections.
+struct Verified {
+    partitions: Vec<PartitionReport>,
+    requests: u64,
+    dead_letters: u64,
+    faults: Faults,
+}
+
+impl Verified {
+    fn report(self, projections: u64, found: Faults) -> Report {
+        let Self { partitions, requests, dead_letters, mut faults } = self;
+        faults.extend(found);
+        let Faults { first, total } = faults;
+        Report { partitions, requests, dead_letters, projections, faults: first, faults_total: total }
+    }
+}
+
+async fn read(log: &dyn Log, running: bool) -> Result<Verified, Error> {
+    let (facts, requests, faults) = (BTreeMap::new(), BTreeMap::new(), Faults::default());
+    let mut verifier = Verifier { log, running, facts, requests, faults };
     verifier.facts::<Queue>(&[topics::WORKER_SIGNALS]).await?;
     verifier.facts::<Replication>(&[]).await?;
     verifier.facts::<Goals>(&[]).await?;
@@ -163,26 +204,20 @@ pub async fn verify(log: &dyn Log, state_dir: Option<&Path>) -> Result<Report, E
     verifier.requests::<<Fleet as Processor>::Request>(Some(topics::FLEET)).await?;
     verifier.requests::<GoalState>(None).await?;
     let dead_letters = verifier.letters().await?;
-    let Verifier { facts, requests, mut faults, .. } = verifier;
-    let mut projections = 0;
-    if let Some(state_dir) = state_dir.filter(|state_dir| state_dir.is_dir()) {
-        let (compared, found) = state::compare(log, state_dir).await?;
-        projections = compared;
-        faults.extend(found);
-    }
-    Ok(Report {
+    let Verifier { facts, requests, faults, .. } = verifier;
+    Ok(Verified {
         partitions: facts.into_values().map(|checked| checked.report).collect(),
         requests: requests.values().map(|checked| checked.records).sum(),
         dead_letters,
-        projections,
-        faults_total: faults.total,
-        faults: faults.first,
+        faults,
     })
 }
 
 /// Reads partition by partition, and carries what one checker found to the next.
 struct Verifier<'a> {
     log: &'a dyn Log,
+    /// Whether the log is written meanwhile.
+    running: bool,
     /// By topic and partition, in the order of the processors.
     facts: BTreeMap<(&'static str, u32), CheckedFacts>,
     requests: BTreeMap<(&'static str, u32), CheckedRequests>,
@@ -197,10 +232,11 @@ impl Verifier<'_> {
     {
         let topic = P::Fact::TOPIC;
         for partition in 0..self.log.partitions(topic.name)? {
+            let requests = TopicPartition::new(P::Request::TOPIC.name, partition);
             let mut checker = FactChecker::<P>::new(partition, topic.partitions, signals);
+            checker.expired_before(self.log.start_offset(&requests).await?);
             let of = TopicPartition::new(topic.name, partition);
             each(self.log, &of, |record| checker.record(record)).await?;
-            let requests = TopicPartition::new(P::Request::TOPIC.name, partition);
             let (start, end) = (self.log.start_offset(&requests).await?, self.log.end_offset(&requests).await?);
             let (checked, faults) = checker.finish(start, end);
             self.facts.insert((topic.name, partition), checked);
@@ -218,6 +254,7 @@ impl Verifier<'_> {
         for partition in 0..self.log.partitions(topic.name)? {
             let consumer = facts.and_then(|facts| self.facts.get(&(facts.name, partition)));
             let mut checker = RequestChecker::<E>::new(partition, topic.partitions, consumer, &self.facts);
+            checker.is_running(self.running);
             let of = TopicPartition::new(topic.name, partition);
             each(self.log, &of, |record| checker.record(record)).await?;
             let (checked, faults) = checker.finish();

@@ -49,9 +49,8 @@ fn stored<P: Wire>(
 }
 
 /// How many were compared, and what is wrong.
-pub(super) async fn compare(log: &dyn Log, state_dir: &Path) -> Result<(u64, Faults), Error> {
+pub(super) async fn compare(log: &dyn Log, stored: Vec<PartitionFingerprint>) -> Result<(u64, Faults), Error> {
     let (mut faults, mut whole) = (Faults::default(), Vec::new());
-    let stored = stored_fingerprints(log, state_dir)?;
     let compared = stored.len() as u64;
     for one in stored {
         let of = facts_of(&one);

@@ -6,12 +6,12 @@ use longshore_processor::{Decision, Outgoing, Overlay, Refused, StateError, Stor
 use longshore_schemas::{
     Timestamp, codec,
     events::{Cause, DeadLetter, Event, Fact, Processed, Refusal, TimerFired, Trigger},
-    topics,
+    letters, topics,
 };
 
 use super::{Place, REQUESTS_MAX, TRANSACTION_BYTES_SOFT_MAX, Transaction};
 use crate::{
-    Applied, Wire,
+    Applied, Gate, Wire,
     wire::{Encoded, Sender, apply_fact, encode_outgoing},
 };
 
@@ -40,6 +40,8 @@ impl Origin {
     }
 }
 
+type Headers = Vec<(String, Bytes)>;
+
 /// One decision, encoded.
 struct Written {
     records: Vec<(Destination, Record)>,
@@ -48,6 +50,7 @@ struct Written {
 }
 
 pub(super) struct Draft<'a, P: Wire> {
+    gate: &'a dyn Gate,
     place: Place,
     /// Where its facts go.
     facts_to: TopicPartition,
@@ -57,7 +60,7 @@ pub(super) struct Draft<'a, P: Wire> {
     facts: Vec<Fact<P::Fact>>,
     records: Vec<(Destination, Record)>,
     outgoing: Vec<Encoded>,
-    dead: Vec<DeadLetter>,
+    dead: Vec<(DeadLetter, Headers)>,
     refusals: Vec<Refusal>,
     refusal_bytes: usize,
     bytes: usize,
@@ -65,8 +68,9 @@ pub(super) struct Draft<'a, P: Wire> {
 }
 
 impl<'a, P: Wire> Draft<'a, P> {
-    pub(super) fn new(place: Place, before: Applied, now: Timestamp, base: &'a dyn Store) -> Self {
+    pub(super) fn new(gate: &'a dyn Gate, place: Place, before: Applied, now: Timestamp, base: &'a dyn Store) -> Self {
         Self {
+            gate,
             place,
             facts_to: TopicPartition::new(P::Fact::TOPIC.name, place.partition),
             now,
@@ -97,6 +101,11 @@ impl<'a, P: Wire> Draft<'a, P> {
         self.next_offset = Some(next_offset);
     }
 
+    /// Requests below this offset are dealt with, or were before.
+    pub(super) fn next_offset(&self) -> u64 {
+        self.next_offset.unwrap_or(self.before.request_offset)
+    }
+
     pub(super) fn refuse(&mut self, mut refusal: Refusal) {
         shorten(&mut refusal.reason, REASON_BYTES_MAX);
         self.refusal_bytes += refusal.reason.len() + refusal.request.as_str().len() + 32;
@@ -112,6 +121,7 @@ impl<'a, P: Wire> Draft<'a, P> {
         if value.len() > DEAD_VALUE_BYTES_MAX {
             error.push_str(&format!(" (only the first {DEAD_VALUE_BYTES_MAX} of {} bytes are here)", value.len()));
         }
+        let headers = kept_headers(&record.record, &mut error);
         let letter = DeadLetter {
             topic: record.source.topic.to_string(),
             partition: record.source.partition,
@@ -120,8 +130,9 @@ impl<'a, P: Wire> Draft<'a, P> {
             key: key[..key.len().min(DEAD_KEY_BYTES_MAX)].to_vec(),
             value: value[..value.len().min(DEAD_VALUE_BYTES_MAX)].to_vec(),
         };
-        self.bytes += letter.value.len() + letter.key.len() + letter.error.len();
-        self.dead.push(letter);
+        let header_bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.bytes += letter.value.len() + letter.key.len() + letter.error.len() + header_bytes;
+        self.dead.push((letter, headers));
     }
 
     /// Takes a decision with all its facts and requests, or leaves everything as it was.
@@ -219,7 +230,7 @@ impl<'a, P: Wire> Draft<'a, P> {
         if nothing && self.next_offset.is_none() {
             return Ok(None);
         }
-        let next_offset = self.next_offset.unwrap_or(self.before.request_offset);
+        let next_offset = self.next_offset();
         let refusals = std::mem::take(&mut self.refusals);
         debug_assert!(refusals.len() <= REQUESTS_MAX, "a refusal per request");
         let processed = Processed { next_offset, now: self.now, refusals };
@@ -230,13 +241,19 @@ impl<'a, P: Wire> Draft<'a, P> {
         self.records.push(self.fact_record(&fact)?);
         self.facts.push(fact);
         for (topic, key, value) in self.outgoing {
-            self.records.push((Destination::Keyed(topic.into()), Record::new(key, value)));
+            let mut record = Record::new(key, value);
+            // Goals are for regions to read, which hold no key of the control nodes.
+            if topic != topics::GOAL_STATE.name {
+                record = self.gate.seal(topic, record);
+            }
+            self.records.push((Destination::Keyed(topic.into()), record));
         }
         let to = TopicPartition::new(topics::DEAD_LETTERS.name, 0);
-        for letter in self.dead {
+        for (letter, headers) in self.dead {
             let value = codec::encode(&letter).map_err(|error| unwritable("dead letter", &error.to_string()))?;
             let key = Bytes::from(letter.topic);
-            self.records.push((Destination::Exact(to.clone()), Record::new(key, value)));
+            let record = Record { headers, ..Record::new(key, value) };
+            self.records.push((Destination::Exact(to.clone()), record));
         }
         let source = TopicPartition::new(P::Request::TOPIC.name, self.place.partition);
         Ok(Some(Transaction {
@@ -246,6 +263,17 @@ impl<'a, P: Wire> Draft<'a, P> {
             next_offset,
         }))
     }
+}
+
+/// What is kept of the headers of a dead record, as headers of its letter.
+fn kept_headers(record: &Record, error: &mut String) -> Headers {
+    let bytes: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > letters::HEADERS_BYTES_MAX {
+        error.push_str(&format!(" (its {bytes} bytes of headers are not here)"));
+        return Headers::new();
+    }
+    let kept = record.headers.iter().map(|(name, value)| (format!("{}{name}", letters::ORIGINAL), value.clone()));
+    kept.collect()
 }
 
 fn fits(kind: &str, bytes: usize) -> Result<(), StateError> {

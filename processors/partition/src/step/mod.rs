@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - Requests first, then signals, then deadlines. Every decision is evolved into an overlay at once, so the next one
-//!   sees it. What fails before the commit is dead-lettered, and only its own changes are dropped.
+//!   sees it. What fails before the commit is dead-lettered, and only its own changes are dropped. So is a request that is
+//!   not by whom it says it is: the [`Gate`] is asked before anything is decided.
 //! - Each transaction ends with `Processed`. A consumed request always leads to one, a signal that changes nothing never.
 //! - Deadlines are decided only once everything is consumed that was in the log when they were seen to be due: the
 //!   [`Barrier`]. Until then time stands still at the barrier, so that a beat which waits in the log counts as in time.
@@ -27,7 +28,7 @@ use longshore_schemas::{
 };
 
 use self::draft::{Draft, Origin};
-use crate::{Applied, Wire};
+use crate::{Applied, Gate, Wire};
 
 /// Requests of one transaction.
 pub const REQUESTS_MAX: usize = 2_000;
@@ -38,6 +39,8 @@ pub const WAKES_MAX: usize = 2_000;
 /// No further decision is made in a transaction of this size in bytes.
 pub const TRANSACTION_BYTES_SOFT_MAX: usize = 2 * 1024 * 1024;
 
+/// Much less than requests are kept.
+const PASS_OVER_AFTER: Duration = Duration::from_secs(60 * 60);
 /// After a deadline could not be decided, the time before the next attempt.
 const WAKE_RETRY: Duration = Duration::from_secs(1);
 
@@ -103,6 +106,7 @@ impl Inbox {
 /// One partition's leader.
 pub struct Leader<P: Wire> {
     processor: Arc<P>,
+    gate: Arc<dyn Gate>,
     place: Place,
     soft: P::Soft,
     /// What is committed and applied.
@@ -117,9 +121,10 @@ pub struct Leader<P: Wire> {
 
 impl<P: Wire> Leader<P> {
     /// Starts with an empty Soft after what is applied.
-    pub fn new(processor: Arc<P>, place: Place, applied: Applied) -> Self {
+    pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, applied: Applied) -> Self {
         Self {
             processor,
+            gate,
             place,
             soft: P::Soft::default(),
             applied,
@@ -159,13 +164,15 @@ impl<P: Wire> Leader<P> {
     pub fn step(&mut self, base: &dyn Store, now: Timestamp) -> Result<Step<P::Fact>, StateError> {
         let now = self.barrier.map_or(now, |barrier| barrier.at);
         self.now = if planted(Bug::LetTimeGoBack) { now } else { self.now.max(now).max(self.applied.at) };
-        let mut draft = Draft::<P>::new(self.place, self.applied, self.now, base);
+        let gate = self.gate.clone();
+        let mut draft = Draft::<P>::new(&*gate, self.place, self.applied, self.now, base);
         self.take_requests(&mut draft)?;
         self.take_signals(&mut draft)?;
         let woken = self.take_deadlines(&mut draft)?;
+        let pass_at = self.pass_over(&mut draft);
         let again = woken || !self.requests.records.is_empty() || !self.signals.records.is_empty();
         let next_wake = match self.processor.next_wake(draft.state(), &mut self.soft, self.now) {
-            Ok(due) => due.map(|due| due.max(self.wake_not_before)),
+            Ok(due) => due.map(|due| due.max(self.wake_not_before)).into_iter().chain(pass_at).min(),
             Err(error) => Some(self.retry_wake_later(error)?),
         };
         Ok(Step { transaction: draft.finish()?, next_wake, again })
@@ -264,6 +271,22 @@ impl<P: Wire> Leader<P> {
         Ok(false)
     }
 
+    /// Offsets without a record, as ends of transactions leave them, are consumed with the next request. If none comes they are
+    /// passed over after a time, or they would look like requests that were lost once the log has removed what is before
+    /// them. Answers when that is, if there are any.
+    fn pass_over(&self, draft: &mut Draft<'_, P>) -> Option<Timestamp> {
+        let Inbox { records, position } = &self.requests;
+        if !records.is_empty() || *position <= draft.next_offset() {
+            return None;
+        }
+        let due = self.applied.at + PASS_OVER_AFTER;
+        if self.now < due {
+            return Some(due);
+        }
+        draft.consumed(*position);
+        None
+    }
+
     /// A deadline is no record that could be set aside: requests go on, and it is tried again.
     fn retry_wake_later(&mut self, error: StateError) -> Result<Timestamp, StateError> {
         if matches!(error, StateError::Unreadable { .. }) {
@@ -275,7 +298,7 @@ impl<P: Wire> Leader<P> {
         Ok(self.wake_not_before)
     }
 
-    /// Decodes a record and checks that it belongs here; the error is for people.
+    /// Decodes a record, and checks that it belongs here and is by whom it must be; the error is for people.
     fn open<E: Event>(
         &self,
         record: &StoredRecord,
@@ -292,6 +315,11 @@ impl<P: Wire> Leader<P> {
         let partition = topics::partition_of(key, self.place.partitions);
         if partition != self.place.partition {
             return Err(format!("misrouted: key {wanted:?} belongs on partition {partition}"));
+        }
+        if !planted(Bug::AcceptUnsigned) {
+            let speaker = request.event.speaker();
+            let believed = self.gate.check(speaker, request.report.as_ref(), record);
+            believed.map_err(|untrusted| format!("not believed: {}: {untrusted}", request.event.kind()))?;
         }
         Ok(request)
     }

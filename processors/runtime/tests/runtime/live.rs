@@ -3,12 +3,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use longshore_log::{
-    Batch, Destination, Log, Record, TopicPartition,
+    Batch, Destination, Log, Record, TopicConfig, TopicPartition,
     local::{self, LocalLog},
+    simulated::SimulatedLog,
 };
 use longshore_processor::Memory;
 use longshore_runtime::{
-    Applied, Config, Handle, Rocks, Role, Runtime, replay,
+    Applied, Config, Handle, Lost, Rocks, Role, Runtime, replay,
     step::{Leader, Place},
     system_clock,
 };
@@ -16,7 +17,7 @@ use longshore_schemas::{read::Outcome, topics};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::toy::{COUNTS, Toy, beat, job, record, request};
+use crate::toy::{COUNTS, Toy, beat, gate, job, record, request};
 
 /// Nothing here takes nearly so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,7 +37,8 @@ impl<const V: u32> Running<V> {
     fn start(log: &Arc<LocalLog>, state: &Path) -> Self {
         let shutdown = CancellationToken::new();
         let rocks = Rocks::open(state).expect("the state opens");
-        let config = Config { log: log.clone(), rocks, store_id: 9, signals: true, clock: system_clock() };
+        let config =
+            Config { log: log.clone(), rocks, store_id: 9, signals: true, clock: system_clock(), gate: gate() };
         let handle = Runtime::start(Toy::<V>, &config, Arc::new(()), &shutdown).expect("starts");
         Self { handle, shutdown }
     }
@@ -138,7 +140,7 @@ async fn a_commit_that_was_never_applied_is_applied_at_takeover() {
     // A leader that dies between the commit and RocksDB, and another one before its commit.
     let place = Place { partition, partitions: PARTITIONS };
     let step = |count| {
-        let mut leader = Leader::new(Arc::new(Toy::<1>), place, Applied::default());
+        let mut leader = Leader::new(Arc::new(Toy::<1>), gate(), place, Applied::default());
         let records = [request("r-0", "a-1"), request("r-1", "a-1")].map(|request| record(&request));
         let stored = records
             .into_iter()
@@ -270,4 +272,84 @@ async fn a_standby_follows_and_takes_over() {
     }
     two.assert_replay(&log).await;
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_retention_took_before_they_were_processed_halt_their_partition_until_that_is_accepted() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let log = open(&folder.path().join("log"));
+    let (partition, _) = ask(&log, "lost", &["a-1", "a-1", "a-1"]).await[0];
+    let week_and_more = system_clock()() + Duration::from_secs(8 * 24 * 60 * 60);
+    log.maintain(week_and_more).await.expect("retention");
+    let requests = TopicPartition::new(topics::BUILD_REQUESTS.name, partition);
+    assert_eq!(log.start_offset(&requests).await.expect("readable"), 3);
+
+    let state = folder.path().join("state");
+    let running = Running::<1>::start(&log, &state);
+    let standby = Running::<1>::start(&log, &folder.path().join("standby"));
+    let halted = async || {
+        let health = running.handle.health().await;
+        [&running, &standby].iter().any(|node| node.handle.statuses()[partition as usize].role == Role::Halted)
+            && health.len() == PARTITIONS as usize
+    };
+    wait_until(halted).await;
+    // Others go on, and what comes to this one waits.
+    let others = ask(&log, "other", &["b-1", "c-1", "d-1", "e-1"]).await;
+    let others: Vec<_> = others.into_iter().filter(|(of, _)| *of != partition).collect();
+    assert!(!others.is_empty());
+    done(&running, &others).await;
+    let later = ask(&log, "later", &["a-1"]).await;
+    assert_eq!(running.handle.outcome(partition, later[0].1, Duration::from_millis(20)).await, Outcome::Pending);
+
+    let now = system_clock()();
+    let accept = async |from, to| standby.handle.accept_loss(partition, Lost { from, to }, "ada", now).await;
+    accept(0, 2).await.expect_err("that is not what is lost");
+    accept(0, 3).await.expect("that is");
+    done(&running, &later).await;
+    assert_eq!(running.count("a-1"), 1);
+    for offset in 0..3 {
+        let outcome = running.handle.outcome(partition, offset, PATIENCE).await;
+        assert!(matches!(&outcome, Outcome::Refused(refusal) if refusal.reason.contains("ada")), "{outcome:?}");
+    }
+    accept(0, 3).await.expect_err("nothing is lost any more");
+    // Whoever leads after that knows of it from the log.
+    running.stop().await;
+    standby.stop().await;
+    let running = Running::<1>::start(&log, &folder.path().join("empty"));
+    done(&running, &ask(&log, "last", &["a-1"]).await).await;
+    assert_eq!(running.count("a-1"), 2);
+    running.assert_replay(&log).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn facts_that_are_lost_halt_who_needs_them_and_nobody_else() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let log = SimulatedLog::new(topics::ALL.map(TopicConfig::from));
+    let start = |state: &str| {
+        let shutdown = CancellationToken::new();
+        let rocks = Rocks::open(&folder.path().join(state)).expect("the state opens");
+        let config = Config { log: Arc::new(log.clone()), rocks, store_id: 9, signals: true, clock: system_clock() };
+        let handle = Runtime::start(Toy::<1>, &config, Arc::new(()), &shutdown).expect("starts");
+        Running { handle, shutdown }
+    };
+    let running = start("kept");
+    let requests = (0..9).map(|n| record(&request(&format!("r-{n}"), "a-1")));
+    let positions = log.append(topics::BUILD_REQUESTS.name, requests.collect()).await.expect("appends");
+    let partition = positions[0].source.partition;
+    done(&running, &positions.iter().map(|at| (partition, at.offset)).collect::<Vec<_>>()).await;
+    running.stop().await;
+    let facts = TopicPartition::new(topics::BUILDS.name, partition);
+    let end = log.end_offset(&facts).await.expect("there");
+    log.trim(&facts, end);
+
+    // Who has applied them goes on.
+    let running = start("kept");
+    running.role(partition as usize, Role::Leading).await;
+    running.stop().await;
+    let running = start("empty");
+    running.role(partition as usize, Role::Halted).await;
+    let error = running.handle.health().await[partition as usize].status.error.clone().expect("says why");
+    assert!(error.contains(&format!("facts 0 to {} of {facts}", end - 1)), "{error}");
+    running.stop().await;
 }

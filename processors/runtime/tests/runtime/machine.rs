@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_log::{CommitError, Error as LogError, Position, TopicPartition};
 use longshore_partition::{
-    Answer, Applied, Around, Effect, Error, Listener, Machine, Projection, Question, Replica, Role, step::Place,
+    Answer, Applied, Around, Effect, Error, Listener, Machine, Projection, Question, Replica, Role, Status,
+    loss::{Found, Lost, Refused, accept},
+    step::Place,
 };
 use longshore_processor::{Changes, Memory, Order, Range, StateError, Store, StoreMut, Visit};
 use longshore_schemas::{
@@ -13,7 +15,7 @@ use longshore_schemas::{
     topics,
 };
 
-use crate::toy::{Toy, job, record, request, stored};
+use crate::toy::{Toy, gate, job, record, request, stored};
 
 const HOUR_MILLIS: i64 = 60 * 60 * 1_000;
 
@@ -76,7 +78,7 @@ fn signals() -> TopicPartition {
 
 fn machine() -> Machine<Toy<1>, Kept> {
     let replica = Replica::open(Kept::default(), builds(), |_| Box::new(Deaf)).expect("memory");
-    Machine::new(Arc::new(Toy), Place { partition: 0, partitions: 1 }, true, replica)
+    Machine::new(Arc::new(Toy), gate(), Place { partition: 0, partitions: 1 }, true, replica)
 }
 
 fn at(now: i64, steady: u64) -> Around {
@@ -107,7 +109,7 @@ fn a_leader_fences_then_reads_the_end_then_replays_then_leads() {
     let around = at(1_000, 0);
     assert!(matches!(machine.start(around), Effect::TakeWriter(owner) if owner == "toy-0"));
     let end = machine.handle(Answer::Done, around);
-    assert!(matches!(end, Effect::Ask(asked) if asked == [Question::End(builds())]));
+    assert!(matches!(end, Effect::Ask(asked) if asked == [Question::End(builds()), Question::Start(builds())]));
     assert!(matches!(machine.handle(Answer::Offsets(vec![4]), around), Effect::Open(from) if from == [(builds(), 0)]));
     assert!(matches!(machine.handle(Answer::Done, around), Effect::Read { due: None, .. }));
     // A gap, as transactions leave it: the position is what counts.
@@ -197,10 +199,112 @@ fn a_revoked_leader_commits_what_is_under_way_and_follows() {
     let revoked = Around { assigned: false, ..around };
     assert!(matches!(machine.handle(committed(2), revoked), Effect::Read { assigned: true, .. }));
     assert_eq!(machine.replica().applied().sequence, 2);
-    assert!(matches!(machine.handle(Answer::Ended, revoked), Effect::Open(from) if from == [(builds(), 2)]));
+    let start = machine.handle(Answer::Ended, revoked);
+    assert!(matches!(start, Effect::Ask(asked) if asked == [Question::Start(builds())]));
+    let open = machine.handle(Answer::Offsets(vec![0]), revoked);
+    assert!(matches!(open, Effect::Open(from) if from == [(builds(), 2)]));
     assert!(matches!(machine.handle(Answer::Done, revoked), Effect::Read { assigned: false, due: None }));
     assert_eq!(machine.status().role, Role::Following);
     let stopping = Around { stopping: true, ..revoked };
     assert!(matches!(machine.handle(Answer::Ended, stopping), Effect::End));
     assert_eq!(machine.status().role, Role::Stopped);
+}
+
+/// As it is asked for: whether the log has lost facts, by where the facts start and how far the replica is.
+#[test]
+fn facts_that_are_lost_halt_a_replica_for_good() {
+    for (start, halts) in [(0, false), (2, false), (3, false), (4, true), (9, true)] {
+        let around = at(1_000, 0);
+        let mut machine = machine();
+        lead(&mut machine, around);
+        machine.handle(asked("r", "q-1"), around);
+        machine.handle(committed(2), around);
+        // It has applied facts 0 and 1; an offset more may be the end of a transaction.
+        for assigned in [false, true] {
+            let around = Around { assigned, ..around };
+            let mut machine = Machine::new(Arc::new(Toy::<1>), machine.place(), true, replica_of(&machine));
+            machine.start(around);
+            if assigned {
+                machine.handle(Answer::Done, around);
+            }
+            let starts = if assigned { vec![9, start] } else { vec![start] };
+            let next = machine.handle(Answer::Offsets(starts), around);
+            assert_eq!(matches!(next, Effect::End), halts, "{start}: {next:?}");
+            assert_eq!(machine.status().role == Role::Halted, halts);
+            let told = machine.status().error.clone().unwrap_or_default();
+            assert_eq!(told.contains(&format!("facts 2 to {} of builds/0", start.max(1) - 1)), halts, "{told}");
+        }
+    }
+}
+
+/// Another replica with the same state.
+fn replica_of(machine: &Machine<Toy<1>, Kept>) -> Replica<Toy<1>, Kept> {
+    let kept = Kept { tables: machine.replica().store().tables.clone(), applied: Some(machine.replica().applied()) };
+    Replica::open(kept, builds(), |_| Box::new(Deaf)).expect("memory")
+}
+
+/// A leader before its answer to where requests start.
+fn before_leading(around: Around) -> Machine<Toy<1>, Kept> {
+    let mut machine = machine();
+    machine.start(around);
+    for answer in [Answer::Done, Answer::Offsets(vec![0, 0]), Answer::Done] {
+        machine.handle(answer, around);
+    }
+    machine
+}
+
+#[test]
+fn requests_that_are_lost_halt_a_leader_until_that_is_accepted() {
+    let around = at(1_000, 0);
+    let mut machine = before_leading(around);
+    let open = machine.handle(Answer::Offsets(vec![5, 0, 0, 0]), around);
+    assert!(matches!(open, Effect::Open(from) if from == [(builds(), 0)]), "it follows the facts");
+    let halted = Status { role: Role::Halted, error: machine.status().error.clone() };
+    let told = halted.error.clone().expect("says why");
+    assert!(told.contains("requests 0 to 4 of build-requests/0"), "{told}");
+    assert!(told.contains("longshore log accept-loss toy 0 --from 0 --to 5"), "{told}");
+    assert!(matches!(machine.handle(Answer::Done, around), Effect::Read { due: None, assigned: true }));
+
+    // Others' offsets are not accepted; what is lost is.
+    let found = Found { last_fact: None, facts_end: 0, requests_start: 5 };
+    for (from, to) in [(0, 4), (1, 5), (0, 6), (5, 5)] {
+        let refused = accept::<Toy<1>>(0, Lost { from, to }, &found, "ada", around.now).expect_err("another loss");
+        assert!(matches!(refused, Refused::Other { next: 0, start: 5, .. }), "{refused}");
+    }
+    let batch = accept::<Toy<1>>(0, Lost { from: 0, to: 5 }, &found, "ada", around.now).expect("that is the loss");
+    let (_, fact) = batch.records.into_iter().next().expect("a fact");
+    let fact = stored(topics::BUILDS.name, 0, 0, fact);
+    // A fact that passes over less changes nothing.
+    assert_eq!(machine.status(), &halted);
+    let read = Answer::Read { records: vec![fact.clone()], positions: vec![1] };
+    assert!(matches!(machine.handle(read, around), Effect::TakeWriter(_)), "it takes over again");
+    assert_eq!(machine.status().role, Role::TakingOver);
+    assert_eq!(machine.replica().applied().request_offset, 5);
+    for answer in [Answer::Done, Answer::Offsets(vec![1, 0]), Answer::Done] {
+        machine.handle(answer, around);
+    }
+    let open = machine.handle(Answer::Offsets(vec![5, 0, 0, 0]), around);
+    assert!(matches!(open, Effect::Open(from) if from[0] == (requests(), 5)));
+    machine.handle(Answer::Done, around);
+    assert_eq!(machine.status().role, Role::Leading);
+
+    let again = Found { last_fact: Some(&fact), facts_end: 1, requests_start: 5 };
+    let refused = accept::<Toy<1>>(0, Lost { from: 5, to: 5 }, &again, "ada", around.now).expect_err("nothing");
+    assert!(matches!(refused, Refused::NothingLost { .. }), "{refused}");
+    let without = Found { last_fact: None, facts_end: 7, requests_start: 5 };
+    accept::<Toy<1>>(0, Lost { from: 0, to: 5 }, &without, "ada", around.now).expect_err("its facts are lost too");
+}
+
+#[test]
+fn who_is_halted_and_not_assigned_any_more_follows() {
+    let around = at(1_000, 0);
+    let mut machine = before_leading(around);
+    machine.handle(Answer::Offsets(vec![5, 0, 0, 0]), around);
+    machine.handle(Answer::Done, around);
+    let revoked = Around { assigned: false, ..around };
+    let start = machine.handle(Answer::Ended, revoked);
+    assert!(matches!(start, Effect::Ask(asked) if asked == [Question::Start(builds())]));
+    machine.handle(Answer::Offsets(vec![0]), revoked);
+    machine.handle(Answer::Done, revoked);
+    assert_eq!(machine.status(), &Status { role: Role::Following, error: None });
 }

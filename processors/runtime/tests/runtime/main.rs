@@ -2,5 +2,6 @@
 
 mod live;
 mod machine;
+mod snapshots;
 mod step;
 mod toy;

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use longshore_log::{Destination, Record};
+use longshore_log::{Destination, Record, StoredRecord, TopicPartition};
 use longshore_processor::{Changes, Memory, StoreMut};
 use longshore_runtime::{
-    Applied, Wire,
+    Applied, Wire, seal,
     step::{Barrier, Leader, Place, REQUESTS_MAX, Transaction},
 };
 use longshore_schemas::{
-    Timestamp, codec,
-    events::{ArtifactRequest, BuildFact, DeadLetter, Event, Fact, FactEvent, Request, Trigger},
+    Timestamp,
+    auth::{AUTH, RequestKey, Sender, Speaker},
+    codec,
+    events::{ArtifactRequest, BuildFact, BuildRequest, DeadLetter, Event, Fact, FactEvent, Request, Trigger},
     topics::{self, partition_of},
 };
 
-use crate::toy::{COUNTS, Toy, beat, job, record, report, request, stored};
+use crate::toy::{COUNTS, Toy, beat, gate, job, key, record, report, request, stored, unsigned};
 
 type Toy1 = Toy<1>;
 const PARTITIONS: u32 = 4;
@@ -31,7 +33,12 @@ impl Bench {
     fn new() -> Self {
         let (applied, place) =
             (Applied::default(), Place { partition: partition_of(b"q", PARTITIONS), partitions: PARTITIONS });
-        Self { leader: Leader::new(Arc::new(Toy), place, applied), state: Memory::default(), applied, offset: 0 }
+        Self {
+            leader: Leader::new(Arc::new(Toy), gate(), place, applied),
+            state: Memory::default(),
+            applied,
+            offset: 0,
+        }
     }
 
     fn offer(&mut self, records: impl IntoIterator<Item = Record>) {
@@ -143,6 +150,57 @@ fn what_fails_is_a_dead_letter_and_changes_nothing() {
 }
 
 #[test]
+fn what_is_not_by_whom_it_must_be_is_a_dead_letter() {
+    let mut bench = Bench::new();
+    let request = |id: &str| request(id, "q-1");
+    let stranger = RequestKey::new(Sender::Control, &[8; 32]);
+    let eu = RequestKey::new(Sender::Region("eu".parse().expect("valid")), &[7; 32]);
+    let signed = |id: &str| record(&request(id));
+    let signals = topics::WORKER_SIGNALS.name;
+    let twice = {
+        let record = signed("h");
+        let header = record.headers[0].clone();
+        record.with_header(header.0, header.1)
+    };
+    let cases = [
+        (unsigned(&request("a")), "CancelRequested: it has no header"),
+        (unsigned(&request("b")).with_header(AUTH, "1 control"), "is not of the form"),
+        (seal(&stranger, topics::BUILD_REQUESTS.name, unsigned(&request("c"))), "nobody here knows the key"),
+        (seal(&eu, topics::BUILD_REQUESTS.name, unsigned(&request("d"))), "nobody here knows the key"),
+        (seal(&key(), signals, unsigned(&request("e"))), "was not made by control for this topic"),
+        (Record { headers: signed("other").headers, ..signed("f") }, "was not made by control"),
+        (twice, "once"),
+    ];
+    bench.offer([signed("before")]);
+    bench.offer(cases.iter().map(|(record, _)| record.clone()));
+    bench.offer([signed("after")]);
+    let transaction = bench.step(0).expect("consumed");
+    assert_eq!(kinds(&transaction), ["JobCanceled", "JobCanceled", "Processed"], "the good ones go on");
+    assert_eq!(bench.count("q-1"), 2);
+    let letters: Vec<&Record> = transaction.batch.records[3..].iter().map(|(_, record)| record).collect();
+    assert_eq!(letters.len(), cases.len());
+    for (letter, (record, error)) in letters.iter().zip(&cases) {
+        let decoded: DeadLetter = codec::decode(letter.value.as_deref().expect("a letter")).expect("decodes");
+        assert!(decoded.error.starts_with("not believed: CancelRequested: "), "{}", decoded.error);
+        assert!(decoded.error.contains(error), "{} is not {error}", decoded.error);
+        let kept = record.headers.iter().map(|(name, value)| (format!("original.{name}"), value.clone()));
+        assert_eq!(letter.headers, kept.collect::<Vec<_>>(), "it can be tried again as it was");
+    }
+    // A beat that anyone could have sent puts off no deadline.
+    bench.offer([record(&request_for("g", "q-30"))]);
+    bench.step(100).expect("consumed");
+    bench.leader.offer_signals([stored(signals, 0, 0, unsigned(&beat("q-30")))], 1);
+    let dead = bench.step(110).expect("a dead letter");
+    assert_eq!(kinds(&dead), ["Processed"]);
+    let step = bench.leader.step(&bench.state, Timestamp(111)).expect("memory");
+    assert_eq!(step.next_wake, Some(Timestamp(120)));
+}
+
+fn request_for(id: &str, job: &str) -> Request<BuildRequest> {
+    request(id, job)
+}
+
+#[test]
 fn outgoing_requests_have_an_id_and_an_order_of_their_own() {
     let mut bench = Bench::new();
     bench.offer([record(&request("a", "q-70")), record(&request("b", "q-70"))]);
@@ -152,13 +210,25 @@ fn outgoing_requests_have_an_id_and_an_order_of_their_own() {
     let sent = [first, second].into_iter().flat_map(|transaction| transaction.batch.records);
     let sent =
         sent.filter(|(to, _)| matches!(to, Destination::Keyed(topic) if &**topic == topics::ARTIFACT_REQUESTS.name));
-    let sent: Vec<Request<ArtifactRequest>> =
-        sent.map(|(_, record)| codec::decode(record.value.as_deref().expect("a request")).expect("decodes")).collect();
+    let sealed: Vec<Record> = sent.map(|(_, record)| record).collect();
+    let sent: Vec<Request<ArtifactRequest>> = sealed
+        .iter()
+        .map(|record| codec::decode(record.value.as_deref().expect("a request")).expect("decodes"))
+        .collect();
     let partition = partition_of(b"q", PARTITIONS);
     let ids: Vec<_> = sent.iter().map(|request| request.id.to_string()).collect();
     assert_eq!(ids, ["1-0", "1-1", "4-0"].map(|place| format!("toy-{partition}-{place}")));
     let orders: Vec<_> = sent.iter().map(|r| r.report.as_ref().map(|order| (order.boot, order.sequence))).collect();
     assert!(orders.is_sorted() && orders.iter().all(Option::is_some), "{orders:?}");
+    for record in sealed {
+        let of = StoredRecord {
+            source: TopicPartition::new(ArtifactRequest::TOPIC.name, 0),
+            offset: 0,
+            at: Timestamp(0),
+            record,
+        };
+        gate().check(Speaker::Control, None, &of).expect("the next processor believes it");
+    }
 }
 
 #[test]
@@ -180,6 +250,29 @@ fn a_deadline_waits_for_the_beats_that_came_before_it() {
     assert_eq!(kinds(&transaction), ["JobRequeued", "Processed"]);
     assert!(matches!(&transaction.facts[0].cause.trigger, Trigger::TimerFired(timer) if timer.due == Timestamp(152)));
     assert_eq!(transaction.next_offset, 1, "nothing was consumed");
+}
+
+/// Or a topic that was idle for as long as requests are kept would look as if it had lost some.
+#[test]
+fn offsets_without_a_record_are_passed_over_with_the_next_request_or_after_an_hour() {
+    const HOUR: i64 = 60 * 60 * 1_000;
+    let mut bench = Bench::new();
+    bench.offer([record(&request("a", "q-1"))]);
+    bench.step(100).expect("consumed");
+    // The end of somebody's transaction.
+    bench.offset += 1;
+    bench.leader.offer_requests([], bench.offset);
+    let step = bench.leader.step(&bench.state, Timestamp(200)).expect("memory");
+    assert!(step.transaction.is_none());
+    assert_eq!(step.next_wake, Some(Timestamp(100 + HOUR)));
+    let transaction = bench.step(100 + HOUR).expect("it is time");
+    assert_eq!((kinds(&transaction), transaction.next_offset), (vec!["Processed"], 2));
+    let step = bench.leader.step(&bench.state, Timestamp(200 + HOUR)).expect("memory");
+    assert!(step.transaction.is_none() && step.next_wake.is_none(), "once");
+    // With a request at once.
+    bench.offset += 1;
+    bench.offer([record(&request("b", "q-1"))]);
+    assert_eq!(bench.step(300 + HOUR).expect("consumed").next_offset, 4);
 }
 
 #[test]

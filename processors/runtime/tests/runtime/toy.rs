@@ -9,12 +9,15 @@
 //! | 70 | is counted, and asks something of replication |
 //! | others | are counted |
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use longshore_log::{Record, StoredRecord, TopicPartition};
 use longshore_processor::{Decision, Processor, StateError, Store, StoreMut, Table, TableInfo};
+use longshore_runtime::{Gate, Keyring, seal};
 use longshore_schemas::{
-    ArtifactId, JobId, Timestamp, codec,
+    ArtifactId, JobId, Timestamp,
+    auth::{KnownKeys, RequestKey, Sender},
+    codec,
     events::{
         ArtifactRequest, BuildFact, BuildRequest, CancelRequested, Event, Fact, Heartbeat, JobCanceled, JobRequeued,
         JobStarted, RefusalCode, ReportOrder, Request, UnpinRequested, WorkerSignal,
@@ -145,7 +148,22 @@ pub(crate) fn record<E: Event>(request: &Request<E>) -> Record
 where
     Request<E>: codec::Message,
 {
+    seal(&key(), E::TOPIC.name, unsigned(request))
+}
+
+pub(crate) fn unsigned<E: Event>(request: &Request<E>) -> Record
+where
+    Request<E>: codec::Message,
+{
     Record::new(request.event.key(), codec::encode(request).expect("encodes"))
+}
+
+pub(crate) fn key() -> RequestKey {
+    RequestKey::new(Sender::Control, &[7; 32])
+}
+
+pub(crate) fn gate() -> Arc<dyn Gate> {
+    Arc::new(Keyring::new(key(), KnownKeys::new([key()])))
 }
 
 pub(crate) fn stored(topic: &str, partition: u32, offset: u64, record: Record) -> StoredRecord {

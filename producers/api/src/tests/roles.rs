@@ -18,6 +18,7 @@ fn filled(path: &str) -> String {
         ("{artifact}", &artifact),
         ("{topic}", "nothing"),
         ("{partition}", "0"),
+        ("{processor}", "queue"),
         ("{offset}", "0"),
     ];
     let filled = places.into_iter().fold(path.to_owned(), |path, (place, with)| path.replace(place, with));

@@ -16,6 +16,7 @@ use longshore_log::{
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, JobId, WorkerId,
+    auth::{RequestKey, Sender},
     events::{ArtifactSource, ArtifactSummary, BuildSpec, ReplicaStatus},
     http::{ArtifactStatus, ArtifactView, CheckView, JobStatus, JobView, Problem, ReplicaView, Role},
     topics,
@@ -88,6 +89,7 @@ impl World {
             regions: vec!["eu".parse().expect("a region"), "us".parse().expect("a region")],
             tokens: list,
             signer: Signer::new([7; 32]),
+            request_key: RequestKey::new(Sender::Control, &[7; 32]),
             limits,
             checks: Arc::new(Well),
             allow_file_repositories: false,

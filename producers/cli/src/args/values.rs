@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use longshore_schemas::{RegionName, events::Wave, http::JobStatus};
+use longshore_schemas::{
+    RegionName, Timestamp,
+    events::Wave,
+    http::{JobStatus, rfc3339},
+};
 
 const TIME_SECONDS_MAX: u32 = 24 * 60 * 60;
 
@@ -25,6 +29,36 @@ pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
     let seconds = seconds.filter(|seconds| (1..=TIME_SECONDS_MAX).contains(seconds));
     seconds.ok_or_else(|| "give a time of 1s to 24h, such as 90s, 15m or 2h".to_owned())
+}
+
+/// Where a stream of records begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum From {
+    /// `beginning`, `end`, or the next offset of each partition.
+    Place(String),
+    At(Timestamp),
+    /// So long ago.
+    Ago(std::time::Duration),
+}
+
+pub(super) fn from(text: &str) -> Result<From, String> {
+    let is_place = |entry: &str| {
+        let offset = entry.rsplit_once(':').and_then(|(_, offset)| offset.parse::<u64>().ok());
+        (entry.starts_with('p') || entry.contains('/')) && offset.is_some()
+    };
+    if matches!(text, "beginning" | "end") || text.split(',').all(is_place) {
+        return Ok(From::Place(text.to_owned()));
+    }
+    if let Ok(at) = rfc3339::deserialize(serde_json::Value::from(text)) {
+        return Ok(From::At(at));
+    }
+    let unit = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)].into_iter().find(|(unit, _)| text.ends_with(*unit));
+    let ago = unit.and_then(|(unit, seconds)| text.trim_end_matches(unit).parse::<u32>().ok().map(|n| (n, seconds)));
+    let ago = ago.map(|(number, seconds)| From::Ago(std::time::Duration::from_secs(u64::from(number) * seconds)));
+    ago.ok_or_else(|| {
+        "give beginning, end, a time such as 2026-11-25T01:00:00Z, a time ago such as 10m or 2d, or a place such as p0:17"
+            .to_owned()
+    })
 }
 
 /// Percent, as basis points.

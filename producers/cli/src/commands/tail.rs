@@ -1,14 +1,14 @@
 //! `longshore log tail`: server-sent events, resumed where they broke off.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use longshore_schemas::Timestamp;
+use longshore_schemas::{Timestamp, topics};
 use longshore_service::retry::Backoff;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Context;
 use crate::{
-    args::TailArgs,
+    args::{From, TailArgs},
     error::Error,
     output::{self, Format},
 };
@@ -20,7 +20,43 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// So many failures in a row, and the server counts as gone.
 const FAILURES_MAX: u32 = 10;
 
-/// Until Ctrl-C, when it says where to go on.
+/// The name of the event after the last one of a stream that ends.
+const END: &str = "End";
+
+/// Topics of facts, which every role may read; the others are for admins.
+fn path(topic: &str) -> [&str; 2] {
+    let facts = topics::FACTS.iter().any(|facts| facts.name == topic);
+    [if facts { "facts" } else { "log" }, topic]
+}
+
+/// What is asked for, but for where a stream goes on.
+fn filters(args: &TailArgs) -> Vec<(&'static str, String)> {
+    let mut query = Vec::new();
+    if !args.kinds.is_empty() {
+        query.push(("type", args.kinds.join(",")));
+    }
+    if !args.conditions.is_empty() {
+        let conditions: BTreeMap<_, _> = args.conditions.iter().cloned().collect();
+        query.push(("where", json!(conditions).to_string()));
+    }
+    if args.until_end {
+        query.push(("until_end", "true".to_owned()));
+    }
+    query
+}
+
+fn beginning(from: &From) -> (&'static str, String) {
+    match from {
+        From::Place(place) => ("from", place.clone()),
+        From::At(at) => ("at", at.to_string()),
+        From::Ago(ago) => {
+            let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+            ("at", Timestamp(output::now().millis().saturating_sub(ago).max(0)).to_string())
+        }
+    }
+}
+
+/// Until Ctrl-C, when it says where to go on; or to the end, if that was asked for.
 pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<(), Error> {
     let mut last_id: Option<String> = None;
     let ended = tokio::select! {
@@ -36,15 +72,19 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<(), Error>
 async fn follow(context: &Context, args: &TailArgs, last_id: &mut Option<String>) -> Result<(), Error> {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
     loop {
-        let mut call = context.client.get(&["facts", &args.topic]);
-        call = match &*last_id {
-            Some(id) => call.header("last-event-id", id),
-            None => call.query(&[("from", &args.from)]),
-        };
+        let mut query = filters(args);
+        let mut call = context.client.get(&path(&args.topic));
+        match &*last_id {
+            Some(id) => call = call.header("last-event-id", id),
+            None => query.push(beginning(&args.from)),
+        }
+        call = call.query(&query);
         match call.stream().await {
             Ok(response) => {
                 backoff.reset();
-                read(context, response, last_id).await?;
+                if read(context, response, last_id).await? {
+                    return Ok(());
+                }
             }
             Err(error) if error.is_transient() && last_id.is_some() && backoff.failures() < FAILURES_MAX => {}
             Err(error) => return Err(error.into()),
@@ -54,11 +94,14 @@ async fn follow(context: &Context, args: &TailArgs, last_id: &mut Option<String>
     }
 }
 
-/// Until the connection ends, however it does.
-async fn read(context: &Context, mut response: reqwest::Response, last_id: &mut Option<String>) -> Result<(), Error> {
+/// Until the connection ends, however it does; says whether all has come that was to come.
+async fn read(context: &Context, mut response: reqwest::Response, last_id: &mut Option<String>) -> Result<bool, Error> {
     let mut parser = Parser::default();
     while let Ok(Some(piece)) = response.chunk().await {
         for event in parser.push(&piece) {
+            if event.kind == END {
+                return Ok(true);
+            }
             show(context, &event)?;
         }
         if parser.last_id.is_some() {
@@ -68,7 +111,7 @@ async fn read(context: &Context, mut response: reqwest::Response, last_id: &mut 
             return Err(Error::Other(anyhow::anyhow!("an event has more than {EVENT_BYTES_MAX} bytes")));
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn show(context: &Context, event: &Event) -> Result<(), Error> {
@@ -82,11 +125,14 @@ fn show(context: &Context, event: &Event) -> Result<(), Error> {
 fn line(event: &Event) -> String {
     let fact: Value = serde_json::from_str(&event.data).unwrap_or_default();
     let text = |name: &str| fact.get(name).map_or_else(|| "-".to_owned(), plain);
-    let at = fact.get("at").and_then(Value::as_i64).map_or_else(|| text("at"), |at| Timestamp(at).to_string());
+    let at = fact.get("at").and_then(Value::as_i64).map_or_else(|| text("time"), |at| Timestamp(at).to_string());
     let inner = fact.get("event").unwrap_or(&Value::Null);
     // A union's branch stands under its name.
     let inner = inner.get(&event.kind).unwrap_or(inner);
-    format!("{at}  p{}:{}  {}  {}  {inner}", text("partition"), text("offset"), event.kind, text("actor"))
+    let error = fact.get("error").map(|error| format!("  {}", plain(error))).unwrap_or_default();
+    let place = fact.get("topic").map(|topic| format!("{}/", plain(topic))).unwrap_or_default();
+    let (partition, offset, kind, actor) = (text("partition"), text("offset"), &event.kind, text("actor"));
+    format!("{at}  {place}p{partition}:{offset}  {kind}  {actor}  {inner}{error}")
 }
 
 fn plain(value: &Value) -> String {
@@ -97,14 +143,14 @@ fn plain(value: &Value) -> String {
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Event {
-    kind: String,
-    data: String,
+pub(super) struct Event {
+    pub(super) kind: String,
+    pub(super) data: String,
 }
 
 /// Lines become events at each empty line. Comments are beats of the connection.
 #[derive(Default)]
-struct Parser {
+pub(super) struct Parser {
     buffer: Vec<u8>,
     event: Event,
     /// Of the event that is still being read.
@@ -114,7 +160,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn push(&mut self, piece: &[u8]) -> Vec<Event> {
+    pub(super) fn push(&mut self, piece: &[u8]) -> Vec<Event> {
         self.buffer.extend_from_slice(piece);
         let mut events = Vec::new();
         let mut start = 0;
@@ -170,6 +216,24 @@ mod tests {
         let mut parser = Parser::default();
         let bytewise: Vec<_> = text.as_bytes().chunks(1).flat_map(|byte| parser.push(byte)).collect();
         assert_eq!(bytewise, expected);
+    }
+
+    #[test]
+    fn what_was_asked_for_reaches_the_server() {
+        let args = TailArgs {
+            topic: "build-requests".to_owned(),
+            from: From::At(Timestamp(1_767_225_600_000)),
+            kinds: vec!["JobQueued".to_owned(), "JobStarted".to_owned()],
+            conditions: vec![("key".to_owned(), "web".to_owned())],
+            follow: false,
+            until_end: true,
+        };
+        assert_eq!(path(&args.topic), ["log", "build-requests"]);
+        assert_eq!(path("builds"), ["facts", "builds"]);
+        let expected = [("type", "JobQueued,JobStarted"), ("where", r#"{"key":"web"}"#), ("until_end", "true")];
+        assert_eq!(filters(&args), expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(beginning(&args.from), ("at", "2026-01-01T00:00:00.000Z".to_owned()));
+        assert_eq!(beginning(&From::Place("end".to_owned())), ("from", "end".to_owned()));
     }
 
     #[test]

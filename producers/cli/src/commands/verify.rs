@@ -1,18 +1,53 @@
-//! `longshore log verify`: whether the log in a data folder is whole, and its projections say what it says.
+//! `longshore log verify`: whether a log is whole, and its projections say what it says. A server that runs looks itself, and
+//! streams what it found; of a `longshore up` that is stopped the data folder is read here.
 
 use std::path::Path;
 
 use longshore_control::verify::{Report, verify};
 use longshore_log::local::{Config as LogConfig, LocalLog};
 use longshore_schemas::topics;
+use longshore_worker::client::Client;
 
+use super::tail::{Event, Parser};
 use crate::{
+    args::Connection,
+    defaults::{Speaker, Target, UpFile},
     error::Error,
     output::{self, Format},
 };
 
+/// Asks the server, if one was named or runs on the data folder; otherwise reads the folder.
+pub(super) async fn run(connection: &Connection, format: Format) -> Result<(), Error> {
+    if connection.api.is_some() || UpFile::read(&connection.data)?.is_some() {
+        let client = Target::find(connection, Speaker::Person)?.client()?;
+        let where_it_is = client.base().to_string();
+        let report = ask(&client).await?;
+        return show(&report, format, &format!("of {where_it_is}"), "Start nothing anew, and call for help");
+    }
+    stopped(&connection.data, format).await
+}
+
+/// The answer comes when the whole log was read; until then the server shows that it is at work.
+async fn ask(client: &Client) -> Result<Report, Error> {
+    let mut response = client.get(&["verify"]).stream().await?;
+    let mut parser = Parser::default();
+    let broken = |error: reqwest::Error| Error::Other(anyhow::Error::new(error).context("the answer broke off"));
+    while let Some(piece) = response.chunk().await.map_err(broken)? {
+        let Some(Event { kind, data }) = parser.push(&piece).pop() else { continue };
+        let unreadable =
+            |error: serde_json::Error| Error::Other(anyhow::Error::new(error).context("the server's report"));
+        if kind == "Report" {
+            return serde_json::from_str(&data).map_err(unreadable);
+        }
+        let failed: serde_json::Value = serde_json::from_str(&data).map_err(unreadable)?;
+        let reason = failed.get("error").and_then(serde_json::Value::as_str).unwrap_or("it does not say why");
+        return Err(Error::Refused(format!("the server cannot read the log: {reason}")));
+    }
+    Err(Error::Refused("the server stopped before it had read the log; ask again".to_owned()))
+}
+
 /// Works on the folder of a `longshore up` that does not run: the log has one user at a time.
-pub(super) async fn run(data: &Path, format: Format) -> Result<(), Error> {
+async fn stopped(data: &Path, format: Format) -> Result<(), Error> {
     let folder = data.join("log");
     // Opening would make a new, empty log, which is whole.
     if !folder.join("CURRENT").is_file() {
@@ -33,18 +68,19 @@ pub(super) async fn run(data: &Path, format: Format) -> Result<(), Error> {
     };
     let report = verify(&*log, Some(&data.join("state"))).await.map_err(|error| Error::Other(error.into()))?;
     log.close();
+    let advice = "Keep the folder as it is, start nothing on it, and restore a copy";
+    show(&report, format, &format!("in {}", folder.display()), advice)
+}
+
+fn show(report: &Report, format: Format, place: &str, advice: &str) -> Result<(), Error> {
     match format {
-        Format::Json => output::json(&report)?,
-        Format::Table => output::data(&text(&report))?,
+        Format::Json => output::json(report)?,
+        Format::Table => output::data(&text(report))?,
     }
     if report.is_clean() {
         return Ok(());
     }
-    Err(Error::Failed(format!(
-        "the log in {} is not whole: {} found. Keep the folder as it is, start nothing on it, and restore a copy",
-        folder.display(),
-        faults(report.faults_total)
-    )))
+    Err(Error::Failed(format!("the log {place} is not whole: {} found. {advice}", faults(report.faults_total))))
 }
 
 fn faults(count: u64) -> String {
@@ -89,7 +125,7 @@ mod tests {
     #[test]
     fn a_fault_says_where_and_what() {
         let partition = PartitionReport {
-            topic: "builds",
+            topic: "builds".to_owned(),
             partition: 2,
             facts: 12,
             transactions: 4,
@@ -118,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_without_a_log_stays_without_one() {
         let folder = tempfile::tempdir().expect("a folder");
-        let error = run(folder.path(), Format::Json).await.expect_err("there is none");
+        let error = stopped(folder.path(), Format::Json).await.expect_err("there is none");
         assert!(matches!(&error, Error::Refused(text) if text.contains("--data")), "{error}");
         assert!(!folder.path().join("log").exists());
     }
@@ -127,9 +163,9 @@ mod tests {
     async fn a_log_that_is_in_use_is_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let log = LocalLog::open(LogConfig::new(folder.path().join("log"), topics::ALL)).expect("opens");
-        let error = run(folder.path(), Format::Json).await.expect_err("it is in use");
+        let error = stopped(folder.path(), Format::Json).await.expect_err("it is in use");
         assert!(matches!(&error, Error::Refused(text) if text.contains("stop it")), "{error}");
         log.close();
-        run(folder.path(), Format::Json).await.expect("an empty log is whole");
+        stopped(folder.path(), Format::Json).await.expect("an empty log is whole");
     }
 }

@@ -3,12 +3,16 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use longshore_api::Checks;
-use longshore_control::{Control, Health, Role, role_name};
+use longshore_api::{Checks, NotAccepted};
+use longshore_control::{AcceptError, Control, Health, Lost, Role, chain, role_name, snapshots::SnapshotState};
 use longshore_log::{Log, TopicPartition};
 use longshore_region::Connections;
 use longshore_s3::Bucket;
-use longshore_schemas::{RegionName, http::CheckView, topics};
+use longshore_schemas::{
+    RegionName,
+    http::{AcceptedLossView, CheckView},
+    topics,
+};
 use rustix::process::{Resource, getrlimit};
 
 use crate::output;
@@ -37,6 +41,7 @@ pub(crate) struct RoleChecks {
 impl Checks for RoleChecks {
     async fn checks(&self) -> Vec<CheckView> {
         let mut checks = processors(&self.control.health().await, self.alone);
+        checks.push(snapshots(self.control.snapshots()));
         checks.push(self.dead_letters().await);
         checks.push(self.disk());
         checks.push(open_files());
@@ -48,6 +53,20 @@ impl Checks for RoleChecks {
             checks.push(CheckView::ok(format!("region {region}"), says));
         }
         checks
+    }
+
+    async fn accept_loss(&self, loss: &AcceptedLossView) -> Result<(), NotAccepted> {
+        let AcceptedLossView { processor, partition, from, to, by } = loss;
+        let accepted = self.control.accept_loss(processor, *partition, Lost { from: *from, to: *to }, by).await;
+        match accepted {
+            None => Err(NotAccepted::NoPartition(format!(
+                "there is no processor {processor:?}: name queue, replication, goals or fleet"
+            ))),
+            Some(Ok(())) => Ok(()),
+            Some(Err(error @ AcceptError::NoPartition { .. })) => Err(NotAccepted::NoPartition(error.to_string())),
+            Some(Err(error @ AcceptError::Refused(_))) => Err(NotAccepted::Other(error.to_string())),
+            Some(Err(error)) => Err(NotAccepted::Unavailable(chain(&error))),
+        }
     }
 }
 
@@ -111,6 +130,23 @@ fn processors(health: &[Health], alone: bool) -> Vec<CheckView> {
     checks
 }
 
+/// How far back a new process would have to read.
+fn snapshots(state: SnapshotState) -> CheckView {
+    let check = "snapshots";
+    let last = state.written.map_or_else(
+        || "none written since the start".to_owned(),
+        |written| format!("the last one is of {}, with {} facts", written.at, written.facts),
+    );
+    match state.error {
+        None => CheckView::ok(check, last),
+        Some(error) => CheckView::warn(
+            check,
+            format!("{error}; {last}"),
+            "nothing is lost, but without a snapshot a new control node reads all facts: look at the main bucket and the disk",
+        ),
+    }
+}
+
 fn unwell(health: &Health, alone: bool) -> Option<CheckView> {
     let check = format!("processor {}/{}", health.processor, health.partition);
     let lag = health.lag.unwrap_or(0);
@@ -120,7 +156,8 @@ fn unwell(health: &Health, alone: bool) -> Option<CheckView> {
         Role::Halted => Some(CheckView::fail(
             check,
             says,
-            "a fact in the log cannot be applied: run `longshore log verify`, keep the data, and call for help",
+            "it stays so until a person acts, as it says; if a fact cannot be applied, run `longshore log verify`, keep the data, \
+             and call for help",
         )),
         Role::Leading if lag > LAG_MAX => {
             Some(CheckView::warn(check, says, "it is behind: look whether the number falls, and at the disk's speed"))

@@ -12,12 +12,13 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
-use longshore_control::{Control, ControlConfig};
+use longshore_control::{Control, ControlConfig, snapshots::SnapshotConfig};
 use longshore_log::Log;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_service::{
     limits::{self, Limit},
+    request_keys::RequestKeys,
     shutdown, telemetry,
 };
 use tokio::net::TcpListener;
@@ -29,11 +30,15 @@ use super::{
     folder::DataFolder,
     leases::Leases,
     metrics::{self, Sources},
-    secrets::Secrets,
+    secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
+    snapshots::kept_name,
     stores,
 };
 use crate::{args::RoleArgs, error::Error, output};
+
+/// In the data folder: what this node is called among those that write snapshots.
+const NODE: &str = "node";
 
 /// What the processors and the API are made of.
 pub(crate) struct Parts<'a> {
@@ -45,18 +50,23 @@ pub(crate) struct Parts<'a> {
     pub(crate) limits: &'a limits::Settings,
     pub(crate) main_bucket: &'a Bucket,
     pub(crate) secrets: &'a Secrets,
+    pub(crate) request_keys: &'a RequestKeys,
+    pub(crate) snapshots: SnapshotConfig,
     pub(crate) allow_file_repositories: bool,
 }
 
 impl Parts<'_> {
-    /// Starts the processors; they end with `stop`.
-    pub(crate) fn processors(&self, stop: &CancellationToken) -> anyhow::Result<Arc<Control>> {
-        let mut config = ControlConfig::new(self.log.clone(), self.state_dir, self.regions.to_vec());
+    /// Starts the processors, from a snapshot if there is no state; they end with `stop`.
+    pub(crate) async fn processors(&self, stop: &CancellationToken) -> anyhow::Result<Arc<Control>> {
+        let (regions, keys) = (self.regions.to_vec(), self.request_keys.clone());
+        let mut config = ControlConfig::new(self.log.clone(), self.state_dir, regions, keys);
         config.shards_per_region = self.shards_per_region;
         config.set_limits(self.limits);
         config.queue.confirm_seconds = self.leases.confirm.0;
         config.queue.silent_seconds = self.leases.silence.0;
-        Ok(Arc::new(Control::start(config, stop)?))
+        config.snapshots = Some(self.snapshots.clone());
+        let (control, _) = Control::begin(config, stop).await?;
+        Ok(Arc::new(control))
     }
 
     /// The API before these processors.
@@ -68,6 +78,7 @@ impl Parts<'_> {
             regions: self.regions.to_vec(),
             tokens: self.secrets.tokens.clone(),
             signer: self.secrets.signer.clone(),
+            request_key: self.request_keys.own().clone(),
             limits: ApiLimits { beat_seconds: self.leases.beat.0, ..ApiLimits::of(self.limits) },
             checks: Arc::new(checks),
             allow_file_repositories: self.allow_file_repositories,
@@ -112,6 +123,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let Checked { settings, limits } = checked;
     let data = DataFolder::take(&settings.data, "control")?;
     let secrets = Secrets::load(&settings.secrets())?;
+    let request_keys = secrets::request_keys(&settings.secrets(), &settings.regions)?;
     // Taken first: whoever cannot be reached need not become a leader.
     let listener = listen(settings.api.listen).await?;
     let Some(main) = stores::bucket(&settings.main_bucket()?, settings.s3.create_buckets, &stop).await? else {
@@ -128,10 +140,12 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         limits: &limits,
         main_bucket: &main,
         secrets: &secrets,
+        request_keys: &request_keys,
+        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
         allow_file_repositories: settings.api.allow_file_repositories,
     };
     let roles_stop = CancellationToken::new();
-    let control = parts.processors(&roles_stop)?;
+    let control = parts.processors(&roles_stop).await?;
     let checks = RoleChecks {
         control: control.clone(),
         alone: false,

@@ -20,6 +20,7 @@ pub(crate) mod region;
 pub(crate) mod s3;
 pub(crate) mod secrets;
 pub(crate) mod settings;
+pub(crate) mod snapshots;
 mod stores;
 
 /// That each partition has its leader is news where there are several control nodes.

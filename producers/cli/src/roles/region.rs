@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use longshore_log::Log;
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
 use longshore_s3::Bucket;
-use longshore_schemas::RegionName;
+use longshore_schemas::{RegionName, auth::RequestKey};
 use longshore_service::{
     limits::{self, Limit},
     metrics as service_metrics, shutdown, telemetry,
@@ -16,7 +16,7 @@ use super::{
     LOG_FILTER,
     folder::DataFolder,
     metrics::Sources,
-    secrets::Secrets,
+    secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
     stores,
 };
@@ -32,6 +32,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) shards_per_region: u32,
     pub(crate) secrets: &'a Secrets,
+    pub(crate) request_key: RequestKey,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: &'a limits::Settings,
 }
@@ -48,6 +49,7 @@ impl Parts<'_> {
             shards_per_region: self.shards_per_region,
             tokens: self.secrets.tokens.clone(),
             signer: self.secrets.signer.clone(),
+            request_key: self.request_key,
             data_dir: self.data_dir,
             limits: RegionLimits::of(self.limits),
         };
@@ -89,6 +91,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         listen: settings.region.listen,
         shards_per_region: settings.shards_per_region,
         secrets: &secrets,
+        request_key: secrets::request_key(&settings.secrets(), region)?,
         data_dir: data.path.clone(),
         limits: &limits,
     };

@@ -11,6 +11,7 @@
 //! [api]                                  # listen, allow_file_repositories
 //! [region]                               # name, listen, metrics_listen, bucket; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
+//! [snapshots]                            # interval, facts, keep
 //! [limits]                               # queue.jobs = 5000, as --limit
 //! ```
 //!
@@ -32,7 +33,11 @@ use longshore_service::{
 };
 use serde::{Deserialize, Deserializer};
 
-use super::{leases::Leases, secrets::Secrets};
+use super::{
+    leases::Leases,
+    secrets::{self, Secrets},
+    snapshots::Snapshots,
+};
 use crate::{args::RoleArgs, error::Error};
 
 const KEYS: &[&str] = &[
@@ -71,6 +76,9 @@ const KEYS: &[&str] = &[
     "worker.silence",
     "worker.beat",
     "worker.confirm",
+    "snapshots.interval",
+    "snapshots.facts",
+    "snapshots.keep",
     "limits",
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
@@ -116,6 +124,7 @@ pub(crate) struct Settings {
     pub(crate) api: ApiSettings,
     pub(crate) region: RegionSettings,
     pub(crate) worker: Leases,
+    pub(crate) snapshots: Snapshots,
     limits: BTreeMap<String, LimitValue>,
 }
 
@@ -131,6 +140,7 @@ impl Default for Settings {
             api: ApiSettings::default(),
             region: RegionSettings::default(),
             worker: Leases::default(),
+            snapshots: Snapshots::default(),
             limits: BTreeMap::new(),
         }
     }
@@ -372,20 +382,35 @@ impl Settings {
                 if let Err(what) = self.worker.check() {
                     found.add("worker", what);
                 }
+                if let Err(what) = self.snapshots.check() {
+                    found.add("snapshots", what);
+                }
             }
             Role::Region => self.check_region(&mut found),
             Role::Worker | Role::Node => {}
         }
-        if let Err(error) = Secrets::load(&self.secrets()) {
+        if let Err(error) = self.check_secrets(role) {
             found.add(
                 "secrets",
-                format!("{error:#}; make the folder once with `longshore secrets DIR`, and give every process a copy"),
+                format!(
+                    "{error:#}; make the folder with `longshore secrets DIR --regions …`, and give processes copies"
+                ),
             );
         }
         if self.data.exists() && !self.data.is_dir() {
             found.add("data", format!("{} is not a folder: name one of this process alone", self.data.display()));
         }
         found.0
+    }
+
+    fn check_secrets(&self, role: Role) -> anyhow::Result<()> {
+        let folder = self.secrets();
+        Secrets::load(&folder)?;
+        match (role, &self.region.name) {
+            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::request_key(&folder, name).map(drop),
+            (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
+            _ => Ok(()),
+        }
     }
 
     fn check_regions(&self, role: Role, found: &mut Found) {
@@ -426,6 +451,12 @@ impl Settings {
     /// Of a region's settings that were checked.
     pub(crate) fn region_name(&self) -> anyhow::Result<&RegionName> {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
+    }
+
+    /// What this installation is called, where several share a bucket: as they share a cluster.
+    pub(crate) fn installation(&self) -> String {
+        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
+        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
     }
 
     /// The log as this role uses it.
@@ -636,7 +667,8 @@ mod tests {
     impl Given {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            Secrets::make(&folder.path().join("secrets"), &folder.path().join("tokens")).expect("made");
+            let regions = ["eu", "us"].map(|name| name.parse().expect("a region"));
+            Secrets::make(&folder.path().join("secrets"), &folder.path().join("tokens"), &regions).expect("made");
             Self { folder }
         }
 

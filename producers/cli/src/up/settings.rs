@@ -6,16 +6,26 @@
 //! beat = "10s"       # LONGSHORE_WORKER_BEAT, --worker-beat
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
+//!
+//! `[snapshots]` is in `roles::snapshots`.
 
 use longshore_service::config::{self, Sources};
 use serde::Deserialize;
 
-use crate::{args::UpArgs, error::Error, roles::leases::Leases};
+use crate::{
+    args::UpArgs,
+    error::Error,
+    roles::{
+        leases::Leases,
+        snapshots::{self, Snapshots},
+    },
+};
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Settings {
     pub(super) worker: Leases,
+    pub(super) snapshots: Snapshots,
 }
 
 impl Settings {
@@ -26,10 +36,11 @@ impl Settings {
             ("worker.confirm", &args.worker_confirm),
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
-        let sources =
-            Sources { file: args.config.clone(), keys: given.map(|(key, _)| key).to_vec(), flags, set: Vec::new() };
+        let keys = given.iter().map(|(key, _)| *key).chain(snapshots::KEYS).collect();
+        let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;
+        settings.snapshots.check().map_err(Error::Usage)?;
         Ok(settings)
     }
 }
@@ -67,22 +78,27 @@ mod tests {
 
     #[test]
     fn times_come_from_the_file_and_flags_come_before_it() {
-        let file = "[worker]\nsilence = \"10m\"\nbeat = 20\n";
-        assert_eq!(load("", &[]), Ok(Settings { worker: leases(60, 10, 10) }));
-        assert_eq!(load(file, &[]), Ok(Settings { worker: leases(600, 20, 10) }));
-        assert_eq!(load(file, &[("beat", "1s"), ("silence", "3")]), Ok(Settings { worker: leases(3, 1, 10) }));
+        let file = "[worker]\nsilence = \"10m\"\nbeat = 20\n[snapshots]\ninterval = \"1h\"\nkeep = 5";
+        let worker = |file, flags| load(file, flags).map(|settings| settings.worker);
+        assert_eq!(load("", &[]), Ok(Settings { worker: leases(60, 10, 10), snapshots: Snapshots::default() }));
+        assert_eq!(worker(file, &[]), Ok(leases(600, 20, 10)));
+        assert_eq!(worker(file, &[("beat", "1s"), ("silence", "3")]), Ok(leases(3, 1, 10)));
+        let snapshots = load(file, &[]).map(|settings| settings.snapshots);
+        assert_eq!(snapshots, Ok(Snapshots { interval: Seconds(3600), facts: 10_000, keep: 5 }));
     }
 
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
         type Flags = &'static [(&'static str, &'static str)];
-        let table: [(&str, Flags, &str); 6] = [
+        let table: [(&str, Flags, &str); 8] = [
             ("", &[("silence", "29s")], "at least 3 beats"),
             ("[worker]\nbeat = \"1m\"", &[], "worker.silence is 60 s, and workers speak every 60 s"),
             ("", &[("confirm", "4s")], "worker.confirm is 4 s"),
             ("", &[("silence", "soon")], "--worker-silence"),
             ("[worker]\nbeat = 0", &[], "1s to 24h"),
             ("[worker]\nbeats = 1", &[], "unknown field `beats`"),
+            ("[snapshots]\nkeep = 0", &[], "snapshots.keep"),
+            ("[snapshots]\ninterval = \"often\"", &[], "a time such as"),
         ];
         for (file, flags, expected) in table {
             let error = load(file, flags).expect_err(expected);

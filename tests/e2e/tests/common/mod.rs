@@ -23,6 +23,7 @@ use longshore_schemas::{
     events::{BuildFact, Event, Fact},
     topics::{self, Topic},
 };
+use longshore_service::request_keys::RequestKeys;
 use tokio_util::sync::CancellationToken;
 
 /// A folder for a test's processes. `KEEP=1` leaves it, for their logs.
@@ -61,9 +62,10 @@ impl Left {
 
     /// Compares the projections with a replay of the log from zero.
     pub(crate) async fn equals_replay(&self, regions: &[&str]) -> Result<()> {
-        let regions = regions.iter().map(|region| region.parse()).collect::<Result<_, _>>()?;
+        let regions: Vec<_> = regions.iter().map(|region| region.parse()).collect::<Result<_, _>>()?;
+        let keys = RequestKeys::load(&self.data.join("secrets").join("requests"))?;
         let stop = CancellationToken::new();
-        let mut config = ControlConfig::new(self.log.clone(), self.data.join("state"), regions);
+        let mut config = ControlConfig::new(self.log.clone(), self.data.join("state"), regions, keys);
         config.shards_per_region = 4;
         let control = Control::start(config, &stop)?;
         stop.cancel();

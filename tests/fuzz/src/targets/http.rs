@@ -31,12 +31,15 @@ use longshore_log::{
 };
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
-    ArtifactId, PackId, RegionName, Timestamp, codec,
+    ArtifactId, PackId, RegionName, Timestamp,
+    auth::{AUTH, RequestKey, Sender, Signed},
+    codec,
     events::{ArtifactRequest, ReplicaReported, ReplicaStatus, ReportOrder, Request as LogRequest},
     http::{Assignment, CheckView, Problem, Role},
     topics,
 };
 use longshore_service::{
+    request_keys::RequestKeys,
     signed::Signer,
     tokens::{Tokens, generate},
 };
@@ -109,7 +112,8 @@ impl World {
         let (log, control, s3, bucket, api, tokens) = runtime.block_on(async {
             let log = LocalLog::open(LogConfig::new(folder.path().join("log"), topics::ALL)).expect("a log");
             let regions: Vec<RegionName> = REGIONS.map(|region| region.parse().expect("a region")).to_vec();
-            let config = ControlConfig::new(log.clone(), folder.path().join("state"), regions.clone());
+            let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
+            let config = ControlConfig::new(log.clone(), folder.path().join("state"), regions.clone(), keys.clone());
             let control = Control::start(config, &shutdown).expect("processors");
             let (s3, bucket) = bucket(folder.path().join("s3")).await;
             let (mut list, mut tokens) = (Tokens::default(), Vec::new());
@@ -125,6 +129,7 @@ impl World {
                 regions,
                 tokens: list,
                 signer: Signer::new([7; 32]),
+                request_key: keys.own().clone(),
                 limits: Limits { outcome_wait: OUTCOME_WAIT, ..Limits::default() },
                 checks: Arc::new(Unchecked),
                 allow_file_repositories: false,
@@ -195,11 +200,15 @@ impl World {
                 at: Timestamp::from_millis(0),
                 actor: "regions".to_owned(),
                 trace: None,
-                report: Some(ReportOrder { sender: "regions".to_owned(), boot: 1, sequence }),
+                report: Some(ReportOrder { sender: format!("region/{region}"), boot: 1, sequence }),
                 event: ArtifactRequest::from(event),
             };
-            let record = Record::new(artifact().to_string(), codec::encode(&report).expect("it can be written"));
-            let appended = self.log.append(topics::ARTIFACT_REQUESTS.name, vec![record]);
+            let key = RequestKey::new(Sender::Region(region.parse().expect("a region")), &[7; 32]);
+            let (topic, artifact) = (topics::ARTIFACT_REQUESTS.name, artifact().to_string());
+            let value = codec::encode(&report).expect("it can be written");
+            let auth = key.sign(Signed { topic, key: artifact.as_bytes(), value: &value });
+            let record = Record::new(artifact, value).with_header(AUTH, auth);
+            let appended = self.log.append(topic, vec![record]);
             self.runtime.block_on(appended).expect("appended");
         }
         let (until, path) = (Instant::now() + PATIENCE, format!("GET /v1/artifacts/{}", artifact()));

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use longshore_bench::builds;
 use longshore_e2e::{Client, Cluster, read_token};
 use longshore_schemas::{
     JobId,
-    events::{BuildSpec, FailureReason, HealthCheck, RunSpec, StopSignal},
+    events::FailureReason,
     http::{Assignment, BuildBody, ClaimBody, FinishBody, JobView},
 };
 use reqwest::StatusCode;
@@ -144,26 +145,6 @@ async fn pace(client: &Client, starts: &Starts, seconds: u64) -> Result<BTreeMap
     Ok(sent)
 }
 
-pub(crate) fn build() -> Result<BuildSpec> {
-    Ok(BuildSpec {
-        name: "bench".parse()?,
-        repository: "https://git.example/bench.git".into(),
-        commit: "0123456789abcdef0123456789abcdef01234567".parse().context("a commit")?,
-        command: vec!["make".into()],
-        output: "out".into(),
-        environment: Default::default(),
-        time_limit_seconds: 900,
-        labels: Default::default(),
-        run: RunSpec {
-            command: vec!["bin/bench".into()],
-            environment: Default::default(),
-            health: HealthCheck::default(),
-            stop_signal: StopSignal::Term,
-            stop_seconds: 10,
-        },
-    })
-}
-
 fn body() -> Result<BuildBody> {
-    Ok(BuildBody { queue: "default".parse()?, build: build()? })
+    Ok(BuildBody { queue: "default".parse()?, build: builds::spec()? })
 }

@@ -13,19 +13,19 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use longshore_bench::Usage;
+use longshore_bench::{Usage, builds, keys};
 use longshore_log::{
     Log, Record,
     local::{Config as LogConfig, LocalLog},
 };
 use longshore_queue::Queue;
-use longshore_runtime::{Config, Observer, Rocks, Runtime, system_clock};
+use longshore_runtime::{Config, Observer, Rocks, Runtime, seal, system_clock};
 use longshore_schemas::{
     QueueName, Timestamp, WorkerId,
     codec::{self, Message},
     events::{
-        AttemptFailed, AttemptFinished, AttemptOutcome, BuildFact, BuildRequest, BuildRequested, Event, Fact,
-        FailureReason, JobStarted, Request, WorkerReady, WorkerSignal,
+        AttemptFailed, AttemptFinished, AttemptOutcome, BuildFact, BuildRequest, Event, Fact, FailureReason,
+        JobStarted, Request, WorkerReady, WorkerSignal,
     },
     topics,
 };
@@ -87,7 +87,8 @@ async fn run(jobs: u64) -> Result<f64> {
     let (started, starts) = mpsc::unbounded_channel();
     let watch = Arc::new(Watch { started, ended: AtomicU64::new(0) });
     let shutdown = CancellationToken::new();
-    let config = Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock() };
+    let config =
+        Config { log: log.clone(), rocks, store_id: 1, signals: true, clock: system_clock(), gate: keys::gate() };
     let handle = Runtime::start(Queue::default(), &config, watch.clone(), &shutdown)?;
 
     let queues = queues()?;
@@ -123,11 +124,10 @@ fn queues() -> Result<Vec<QueueName>> {
 }
 
 async fn request_all(log: Arc<dyn Log>, queues: Vec<QueueName>, jobs: u64) -> Result<()> {
-    let build = crate::http::build()?;
+    let build = builds::spec()?;
     let mut records = Vec::with_capacity(BATCH);
     for (number, queue) in (0..jobs).zip(queues.iter().cycle()) {
-        let event = BuildRequest::from(BuildRequested { queue: queue.clone(), build: build.clone() });
-        records.push(record(event, &format!("bench-{number}"))?);
+        records.push(builds::record(&build, queue.as_str(), &format!("bench-{number}"))?);
         if records.len() == BATCH {
             append(&*log, topics::BUILD_REQUESTS.name, std::mem::take(&mut records)).await?;
         }
@@ -186,7 +186,9 @@ where
     let key = event.key();
     let at = system_clock()();
     let request = Request { id: id.parse()?, at, actor: "bench".into(), trace: None, report: None, event };
-    Ok(Record { key: Bytes::from(key), value: Some(codec::encode(&request)?.into()), headers: Vec::new() })
+    let record = Record::new(Bytes::from(key), codec::encode(&request)?);
+    // As the API does: what anyone may say, it signs too.
+    Ok(seal(&keys::CONTROL, E::TOPIC.name, record))
 }
 
 async fn append(log: &dyn Log, topic: &str, records: Vec<Record>) -> Result<()> {
