@@ -2,8 +2,8 @@
 //!
 //! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
 //! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once. The sender is this
-//! process and not its region, of which there may be several: each has a name of its own, made once and kept on disk. Each
-//! report is signed with the region's key, without which no processor believes it.
+//! process and not its region, of which there may be several: each has a name of its own, made once and kept on disk. Each report is
+//! signed with the region's key, without which no processor believes it.
 
 use std::{
     collections::BTreeMap,

@@ -177,8 +177,8 @@ pub(crate) struct SecretsArgs {
     /// The folder: every process of the installation gets a copy of it; its tokens/ are for people, workers and nodes
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
-    /// The regions, each of which gets a key that its reports are signed with; regions that come later are added by another call
-    #[arg(long, value_delimiter = ',', value_name = "REGIONS")]
+    /// Names of all regions; each gets a key for its reports. Run it again for a region that is new
+    #[arg(long, env = "LONGSHORE_REGIONS", value_delimiter = ',', required = true, value_name = "REGIONS")]
     pub(crate) regions: Vec<RegionName>,
 }
 

@@ -55,12 +55,15 @@ use crate::{
         metrics::Sources,
         region,
         secrets::{Made, Secrets},
+        snapshots::kept_name,
     },
 };
 
 /// Whose ports are kept besides the regions', which have no slash in their names.
 const API: &str = "/api";
 const S3: &str = "/s3";
+/// In the data folder: whose log this is, for snapshots.
+const INSTALLATION: &str = "installation";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -102,7 +105,7 @@ struct Up {
 impl Up {
     async fn start(data: &Path, args: &UpArgs, settings: &Settings, limits: &limits::Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
-        let Made { secrets, files, s3_secret_key, request_keys } =
+        let Made { secrets, request_keys, files, s3_secret_key } =
             Secrets::make(&data.join("secrets"), &data.join("tokens"), &args.regions)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
         let metered: Arc<dyn Log> = Metered::new(log.clone());
@@ -120,7 +123,7 @@ impl Up {
             main_bucket: &buckets.main,
             secrets: &secrets,
             request_keys: &request_keys,
-            snapshots: settings.snapshots.config(installation(data)?, "up".to_owned(), &buckets.main)?,
+            snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
             allow_file_repositories: true,
         };
         let control = parts.processors(&roles_stop).await?;
@@ -134,7 +137,7 @@ impl Up {
                 listen: ports.before(region.as_str(), nth_port(args.region_listen, index)?),
                 shards_per_region: SHARDS_PER_REGION,
                 secrets: &secrets,
-                request_key: request_keys.of(region).context("a region without a key")?,
+                request_key: request_keys.of(region).context("a region without a key")?.clone(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
             };

@@ -120,7 +120,7 @@ impl Apart {
     pub async fn start(folder: &Path, brokers: &str, layout: Layout) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let secrets = folder.join("secrets");
-        make_secrets(&secrets)?;
+        make_secrets(&secrets, &layout)?;
         let token = |role: &str| secrets.join("tokens").join(role);
         let tokens = Tokens { admin: token("admin"), worker: token("worker"), node: token("node") };
         let first =
@@ -251,8 +251,9 @@ impl Apart {
     }
 }
 
-fn make_secrets(folder: &Path) -> Result<()> {
-    let output = Command::new(binary_path("longshore")?).arg("secrets").arg(folder).output()?;
+fn make_secrets(folder: &Path, layout: &Layout) -> Result<()> {
+    let mut command = Command::new(binary_path("longshore")?);
+    let output = command.arg("secrets").arg(folder).args(["--regions", &layout.regions.join(",")]).output()?;
     ensure!(output.status.success(), "longshore secrets: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

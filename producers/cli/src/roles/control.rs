@@ -32,9 +32,13 @@ use super::{
     metrics::{self, Sources},
     secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
-    snapshots, stores,
+    snapshots::kept_name,
+    stores,
 };
 use crate::{args::RoleArgs, error::Error, output};
+
+/// In the data folder: what this node is called among those that write snapshots.
+const NODE: &str = "node";
 
 /// What the processors and the API are made of.
 pub(crate) struct Parts<'a> {
@@ -52,7 +56,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Starts the processors, from a snapshot where there is no state; they end with `stop`.
+    /// Starts the processors, from a snapshot if there is no state; they end with `stop`.
     pub(crate) async fn processors(&self, stop: &CancellationToken) -> anyhow::Result<Arc<Control>> {
         let (regions, keys) = (self.regions.to_vec(), self.request_keys.clone());
         let mut config = ControlConfig::new(self.log.clone(), self.state_dir, regions, keys);
@@ -119,7 +123,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let Checked { settings, limits } = checked;
     let data = DataFolder::take(&settings.data, "control")?;
     let secrets = Secrets::load(&settings.secrets())?;
-    let request_keys = secrets::control_keys(&settings.secrets())?;
+    let request_keys = secrets::request_keys(&settings.secrets(), &settings.regions)?;
     // Taken first: whoever cannot be reached need not become a leader.
     let listener = listen(settings.api.listen).await?;
     let Some(main) = stores::bucket(&settings.main_bucket()?, settings.s3.create_buckets, &stop).await? else {
@@ -138,7 +142,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
-        snapshots: settings.snapshots.config(connected.installation().await?, node, &main)?,
+        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
         allow_file_repositories: settings.api.allow_file_repositories,
     };
     let roles_stop = CancellationToken::new();

@@ -4,6 +4,7 @@
 //! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
 //! secrets/requests/     what requests are signed with: control.key, and region-NAME.key of each region
 //! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
+//! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ const TOKENS: &str = "tokens.json";
 const SIGNING_KEY: &str = "signing.key";
 const REQUESTS: &str = "requests";
 const S3_KEY: &str = "s3.key";
+const REQUEST_KEYS: &str = "requests";
 /// What clients of the embedded S3 server sign with, beside [`S3_KEY`].
 pub(crate) const S3_ACCESS_KEY: &str = "longshore";
 
@@ -40,6 +42,7 @@ pub(crate) struct Secrets {
 /// What [`Secrets::make`] leaves for others, besides the secrets themselves.
 pub(crate) struct Made {
     pub(crate) secrets: Secrets,
+    pub(crate) request_keys: RequestKeys,
     pub(crate) files: UpTokens,
     pub(crate) s3_secret_key: String,
     pub(crate) request_keys: RequestKeys,
@@ -60,9 +63,9 @@ impl Secrets {
         }
         let files = UpTokens { admin: file(Role::Admin), worker: file(Role::Worker), node: file(Role::Node) };
         let signer = Signer::load_or_create(&folder.join(SIGNING_KEY))?;
+        let request_keys = RequestKeys::load_or_create(&folder.join(REQUEST_KEYS), regions)?;
         let s3_secret_key = secret(&folder.join(S3_KEY))?;
-        let request_keys = RequestKeys::load_or_create(&folder.join(REQUESTS), regions)?;
-        Ok(Made { secrets: Self { tokens: known, signer }, files, s3_secret_key, request_keys })
+        Ok(Made { secrets: Self { tokens: known, signer }, request_keys, files, s3_secret_key })
     }
 
     /// Reads what was made: a process that made its own would know nobody's tokens.
@@ -78,23 +81,31 @@ impl Secrets {
     }
 }
 
-/// What a control node signs with, and what it believes.
-pub(crate) fn control_keys(folder: &Path) -> anyhow::Result<RequestKeys> {
-    Ok(RequestKeys::load(&folder.join(REQUESTS))?)
+/// What a control node believes and signs with.
+pub(crate) fn request_keys(folder: &Path, regions: &[RegionName]) -> anyhow::Result<RequestKeys> {
+    let keys = RequestKeys::load(&folder.join(REQUEST_KEYS))?;
+    if let Some(region) = regions.iter().find(|region| keys.of(region).is_none()) {
+        let file = request_keys::region_file(&folder.join(REQUEST_KEYS), region);
+        anyhow::bail!("there is no {}: nothing that region {region} reports would be believed", file.display());
+    }
+    Ok(keys)
 }
 
-/// What a region signs with. Its processes need no other file of the folder.
-pub(crate) fn region_key(folder: &Path, region: &RegionName) -> anyhow::Result<RequestKey> {
-    let path = request_keys::region_file(&folder.join(REQUESTS), region);
-    let keys = request_keys::request_keys(&path, &Sender::Region(region.clone()))?;
-    keys.into_iter().next().with_context(|| format!("{} holds no key", path.display()))
+/// What a region signs with.
+pub(crate) fn request_key(folder: &Path, region: &RegionName) -> anyhow::Result<RequestKey> {
+    let file = request_keys::region_file(&folder.join(REQUEST_KEYS), region);
+    let keys = request_keys::request_keys(&file, &Sender::Region(region.clone()))?;
+    keys.into_iter().next().with_context(|| format!("{} holds no key", file.display()))
 }
 
 /// `longshore secrets`
 pub(crate) fn run(args: &SecretsArgs) -> Result<(), Error> {
     let made = Secrets::make(&args.folder, &args.folder.join("tokens"), &args.regions)?;
     let UpTokens { admin, worker, node } = made.files;
-    output::message(&format!("{} is complete: give every process of the installation a copy", args.folder.display()));
+    output::message(&format!(
+        "{} is complete: give every control node a copy, and regions one with their own file of requests/ only",
+        args.folder.display()
+    ));
     for (who, file) in [("people who administer", admin), ("workers", worker), ("nodes that enrol", node)] {
         output::message(&format!("  the token of {who}: {}", file.display()));
     }

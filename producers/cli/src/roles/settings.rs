@@ -385,30 +385,31 @@ impl Settings {
                 if let Err(what) = self.snapshots.check() {
                     found.add("snapshots", what);
                 }
-                if let Err(error) = secrets::control_keys(&self.secrets()) {
-                    found.add("secrets", format!("{error:#}"));
-                }
-            }
-            Role::Region => {
-                self.check_region(&mut found);
-                if let Some(Err(error)) =
-                    self.region.name.as_ref().map(|name| secrets::region_key(&self.secrets(), name))
-                {
-                    found.add("secrets", format!("{error:#}; `longshore secrets DIR --regions …` makes it"));
-                }
             }
             Role::Worker | Role::Node => {}
         }
-        if let Err(error) = Secrets::load(&self.secrets()) {
+        if let Err(error) = self.check_secrets(role) {
             found.add(
                 "secrets",
-                format!("{error:#}; make the folder once with `longshore secrets DIR`, and give every process a copy"),
+                format!(
+                    "{error:#}; make the folder with `longshore secrets DIR --regions …`, and give processes copies"
+                ),
             );
         }
         if self.data.exists() && !self.data.is_dir() {
             found.add("data", format!("{} is not a folder: name one of this process alone", self.data.display()));
         }
         found.0
+    }
+
+    fn check_secrets(&self, role: Role) -> anyhow::Result<()> {
+        let folder = self.secrets();
+        Secrets::load(&folder)?;
+        match (role, &self.region.name) {
+            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::request_key(&folder, name).map(drop),
+            (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
+            _ => Ok(()),
+        }
     }
 
     fn check_regions(&self, role: Role, found: &mut Found) {
@@ -449,6 +450,12 @@ impl Settings {
     /// Of a region's settings that were checked.
     pub(crate) fn region_name(&self) -> anyhow::Result<&RegionName> {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
+    }
+
+    /// What this installation is called, where several share a bucket: as they share a cluster.
+    pub(crate) fn installation(&self) -> String {
+        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
+        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
     }
 
     /// The log as this role uses it.
@@ -659,12 +666,8 @@ mod tests {
     impl Given {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            Secrets::make(
-                &folder.path().join("secrets"),
-                &folder.path().join("tokens"),
-                &["eu".parse().expect("valid")],
-            )
-            .expect("made");
+            let regions = ["eu", "us"].map(|name| name.parse().expect("a region"));
+            Secrets::make(&folder.path().join("secrets"), &folder.path().join("tokens"), &regions).expect("made");
             Self { folder }
         }
 

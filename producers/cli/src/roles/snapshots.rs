@@ -18,6 +18,7 @@ use super::leases::Seconds;
 
 /// What the environment may set.
 pub(crate) const KEYS: [&str; 3] = ["snapshots.interval", "snapshots.facts", "snapshots.keep"];
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Snapshots {
@@ -40,8 +41,8 @@ impl Snapshots {
         Ok(())
     }
 
-    /// To the main bucket, by this node, of the log that belongs to this installation.
-    pub(crate) fn config(&self, installation: String, node: String, bucket: &Bucket) -> anyhow::Result<SnapshotConfig> {
+    /// Of this node, to the main bucket. All nodes of an installation name it alike, and no other installation does.
+    pub(crate) fn of(&self, installation: String, node: &str, bucket: &Bucket) -> anyhow::Result<SnapshotConfig> {
         let settings = Settings {
             interval: Duration::from_secs(self.interval.0.into()),
             facts_min: self.facts,
@@ -52,14 +53,15 @@ impl Snapshots {
     }
 }
 
-/// A name that a folder keeps, made the first time.
-pub(crate) fn kept_name(path: &Path, kind: &str) -> anyhow::Result<String> {
-    if let Some(Ok(name)) = durable::read(path)?.map(String::from_utf8)
+/// A name that nobody else has, made the first time and kept in this file of the data folder.
+pub(crate) fn kept_name(data: &Path, file: &str, prefix: &str) -> anyhow::Result<String> {
+    let path = data.join(file);
+    if let Some(Ok(name)) = durable::read(&path)?.map(String::from_utf8)
         && !name.trim().is_empty()
     {
         return Ok(name.trim().to_owned());
     }
-    let name = format!("{kind}-{:032x}", rand::random::<u128>());
-    durable::write(path, name.as_bytes(), durable::SHARED_MODE)?;
+    let name = format!("{prefix}-{:032x}", rand::random::<u128>());
+    durable::write(&path, name.as_bytes(), durable::SHARED_MODE)?;
     Ok(name)
 }

@@ -7,7 +7,7 @@
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
 //!
-//! `[snapshots]` is in `snapshots`.
+//! `[snapshots]` is in `roles::snapshots`.
 
 use longshore_service::config::{self, Sources};
 use serde::Deserialize;
