@@ -16,6 +16,7 @@ use longshore_schemas::{
     events::{BuildFact, BuildSpec, Cause, Consumed, Event, Fact, JobQueued, Processed, RunSpec, TimerFired, Trigger},
     topics,
 };
+use longshore_service::request_keys::RequestKeys;
 use tokio_util::sync::CancellationToken;
 
 const BATCH: u64 = 1_000;
@@ -111,7 +112,9 @@ async fn main() {
     let bytes = codec::encode(&queued(0, 1, "queue-1-1".parse().expect("valid"), 1)).expect("encodes").len();
     println!("{facts} facts of about {bytes} bytes are in the {kind} log");
     let shutdown = CancellationToken::new();
-    let config = ControlConfig::new(log, folder.path().join("state"), vec!["eu".parse().expect("valid")]);
+    let regions = vec!["eu".parse().expect("valid")];
+    let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
+    let config = ControlConfig::new(log, folder.path().join("state"), regions, keys);
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let control = Control::start(config, &shutdown).expect("starts");
     loop {

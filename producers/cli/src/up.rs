@@ -194,11 +194,6 @@ impl Up {
     }
 }
 
-/// Whose log this is, in snapshots.
-fn installation(data: &Path) -> anyhow::Result<String> {
-    crate::roles::snapshots::kept_name(&data.join("installation"), "up")
-}
-
 /// The n-th port from the given one on; port 0 stays open for any.
 fn nth_port(mut listen: SocketAddr, index: usize) -> anyhow::Result<SocketAddr> {
     if listen.port() > 0 {

@@ -211,7 +211,7 @@ impl KafkaLog {
             let id = asked.client().fetch_cluster_id(ASK_TIME);
             id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
         });
-        Ok(format!("{}/{}", id.await?, self.shared.config.prefix))
+        Ok(format!("{}-{}", id.await?, self.shared.config.prefix.trim_end_matches('.')))
     }
 
     /// librdkafka's statistics, by what its clients do.

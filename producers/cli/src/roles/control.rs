@@ -131,7 +131,6 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     };
     let Some(connected) = stores::log(settings.log(Role::Control), &stop).await? else { return Ok(()) };
     let state_dir = data.path.join("state");
-    let node = snapshots::kept_name(&data.path.join("node"), "control")?;
     let parts = Parts {
         log: connected.log.clone(),
         state_dir: &state_dir,
@@ -142,7 +141,11 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
-        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
+        snapshots: settings.snapshots.of(
+            connected.installation().await?,
+            &kept_name(&data.path, NODE, "control")?,
+            &main,
+        )?,
         allow_file_repositories: settings.api.allow_file_repositories,
     };
     let roles_stop = CancellationToken::new();

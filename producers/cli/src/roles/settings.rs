@@ -386,6 +386,7 @@ impl Settings {
                     found.add("snapshots", what);
                 }
             }
+            Role::Region => self.check_region(&mut found),
             Role::Worker | Role::Node => {}
         }
         if let Err(error) = self.check_secrets(role) {
@@ -450,12 +451,6 @@ impl Settings {
     /// Of a region's settings that were checked.
     pub(crate) fn region_name(&self) -> anyhow::Result<&RegionName> {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
-    }
-
-    /// What this installation is called, where several share a bucket: as they share a cluster.
-    pub(crate) fn installation(&self) -> String {
-        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
-        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
     }
 
     /// The log as this role uses it.
