@@ -11,7 +11,8 @@
 #   kafka.sh stop [NODE] --dir D [--wipe]     SIGTERM all (or one), SIGKILL after 30 s; --wipe removes D
 #   kafka.sh kill NODE --dir D                SIGKILL one node (failure tests)
 #   kafka.sh status --dir D                   pid, ports, RSS of each node
-#   kafka.sh tool CLASS --dir D ARGS...       one of Kafka's own tools (e.g. TopicCommand --list) against this cluster
+#   kafka.sh tool CLASS --dir D ARGS...       one of Kafka's own tools (e.g. TopicCommand --list; another
+#                                          package's with its whole name) against this cluster
 #
 # Idempotent: start on a running cluster only prints its servers; on a stopped one it restarts it with the same
 # ports, cluster id and data; stop on a stopped one does nothing. All state is under D, the jars and a class-data archive
@@ -165,7 +166,8 @@ case $CMD in
   restart) ready "${ARGS[0]}" ;;
   kill) alive "${ARGS[0]}" && kill -9 "$(cat "$DIR/node${ARGS[0]}/pid")" ;;
   status) status ;;
-  tool) fetch; java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile="$KIT/log4j2.properties" \
-    -cp "$LIB/*" "org.apache.kafka.tools.${ARGS[0]}" --bootstrap-server "$(bootstrap)" "${ARGS[@]:1}" ;;
-  *) sed -n '2,22{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
+  tool) fetch; CLASS=${ARGS[0]}; [[ $CLASS == *.* ]] || CLASS=org.apache.kafka.tools.$CLASS
+    java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile="$KIT/log4j2.properties" \
+    -cp "$LIB/*" "$CLASS" --bootstrap-server "$(bootstrap)" "${ARGS[@]:1}" ;;
+  *) sed -n '2,23{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
 esac
