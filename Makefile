@@ -57,6 +57,7 @@ console: ## build the console's page into producers/console/dist
 
 bench: ## list the benchmarks
 	@echo 'make bench-queue   jobs per second over the HTTP API, and the time from queue to start'
+	@echo 'make bench-auth    what it costs to prove who sent a request'
 	@echo 'make bench-store   publish and fetch a tree; what a small change uploads'
 	@echo 'make bench-processor  requests into facts and state on Kafka, against the bare client and Kafka Streams'
 	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'

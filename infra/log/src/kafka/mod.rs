@@ -19,6 +19,7 @@
 mod append;
 mod client;
 mod members;
+mod owners;
 mod producer;
 mod reader;
 mod setup;
@@ -231,6 +232,11 @@ impl KafkaLog {
 
 #[async_trait]
 impl Log for KafkaLog {
+    async fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<u32, String>, Error> {
+        let topic = self.shared.topics.get(topic)?;
+        owners::owners(&self.shared, group, &topic).await
+    }
+
     fn partitions(&self, topic: &str) -> Result<u32, Error> {
         Ok(self.shared.topics.get(topic)?.partitions)
     }
