@@ -141,7 +141,11 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
-        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
+        snapshots: settings.snapshots.of(
+            connected.installation().await?,
+            &kept_name(&data.path, NODE, "control")?,
+            &main,
+        )?,
         allow_file_repositories: settings.api.allow_file_repositories,
     };
     let roles_stop = CancellationToken::new();

@@ -453,12 +453,6 @@ impl Settings {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
     }
 
-    /// What this installation is called, where several share a bucket: as they share a cluster.
-    pub(crate) fn installation(&self) -> String {
-        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
-        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
-    }
-
     /// The log as this role uses it.
     pub(crate) fn log(&self, role: Role) -> kafka::Config {
         let Kafka { brokers, prefix, replication, client_id, manage_topics, properties } = &self.kafka;
