@@ -17,13 +17,13 @@ help: ## this list
 setup: ## install what the machine lacks (make demo and make test do it themselves)
 	@infra/setup.sh build console
 
-demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (ONCE=1: check it and exit)
-	@infra/setup.sh build console
+demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (ONCE=1: check it and exit; LOG=kafka: all roles apart)
+	@infra/setup.sh build console $(if $(filter kafka,$(LOG)),kafka)
 	$(BUILD)
-	@$(BIN)/longshore-demo $(if $(ONCE),--once)
+	@$(BIN)/longshore-demo $(if $(ONCE),--once) $(if $(LOG),--log $(LOG))
 
 test: ## every test
-	@infra/setup.sh build console browser faketime mounts kafka
+	@infra/setup.sh build console browser compose faketime mounts kafka
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture

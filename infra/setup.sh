@@ -5,6 +5,7 @@
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
 #   infra/setup.sh kafka      Java and Maven, and Kafka's jars from Maven Central, for tests and benchmarks on a real cluster
+#   infra/setup.sh compose    docker-compose, which the test of infra/compose reads the file with; no Docker is started
 #   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
@@ -77,6 +78,10 @@ kafka() {
   have java || debian "Java, for Kafka" openjdk-17-jre-headless
   have mvn || debian "Maven, to fetch Kafka" maven
   infra/kafka/kafka.sh fetch
+}
+
+compose() {
+  have docker-compose || debian "docker-compose, for the test of infra/compose" docker-compose
 }
 
 streams() {

@@ -19,6 +19,12 @@ use crate::{
 /// The header that makes a state-changing call idempotent; its value is a [`RequestId`].
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The header in which the answer to a call that changed something names its request's place: `topic,partition,offset`.
+pub const REQUEST_PLACE: &str = "longshore-request";
+
+/// The field of a view's query that takes such a place: the view includes what became of that request.
+pub const AFTER_REQUEST: &str = "after_request";
+
 /// RFC 9457.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Problem {

@@ -17,6 +17,11 @@ pub fn shard_of(node: &NodeId, shards: u32) -> u32 {
     (hash(&[node.as_str()]) % u64::from(shards.max(1))) as u32
 }
 
+/// How much `who` is meant for `what`: of several, the one with the most does it, and when that one is gone the next.
+pub fn weight(who: &str, what: &str) -> u64 {
+    hash(&[who, what])
+}
+
 fn hash(parts: &[&str]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for part in parts {

@@ -20,6 +20,7 @@
 //! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
 //! know: other regions, rollouts, Kafka, S3's API.
 
+pub mod args;
 pub mod goals;
 pub mod health;
 pub mod limits;

@@ -1,5 +1,8 @@
 //! The one connection to the region: enrols once, says hello, hands on what comes, and connects again when it breaks.
 //!
+//! A region may have several processes. The node uses any of them, which one is chance, so that they share its nodes; when the
+//! connection breaks it tries the next one, after a wait that differs from node to node.
+//!
 //! Nothing that goes over it needs to arrive: after each reconnect the node says again where it stands, what it has and
 //! what it wants.
 
@@ -48,7 +51,8 @@ const PACKS_MAX: usize = 8_000;
 /// Who this node is, and where its region.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    pub region_address: String,
+    /// Of the region's processes, at least one.
+    pub region_addresses: Vec<String>,
     pub node: NodeId,
     pub zone: ZoneName,
     pub rack: RackName,
@@ -190,9 +194,17 @@ impl Connector {
     /// Stays connected until the shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let addresses = self.identity.region_addresses.clone();
+        if addresses.is_empty() {
+            tracing::error!("no address of the region is known");
+            return;
+        }
+        let mut turn = rand::random_range(0..addresses.len());
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
-            let ended = shutdown.run_until_cancelled(self.connection()).await;
+            let address = &addresses[turn % addresses.len()];
+            turn = turn.wrapping_add(1);
+            let ended = shutdown.run_until_cancelled(self.connection(address)).await;
             let Some(Err(ended)) = ended else { return };
             // Not as soon as it stands: what breaks it may come again right after the greeting.
             if begun.elapsed() > RETRY_MAX {
@@ -202,7 +214,7 @@ impl Connector {
             if let Ended::Refused { retry, .. } = &ended {
                 wait = wait.max(retry.unwrap_or(Duration::from_secs(30)));
             }
-            tracing::warn!(address = self.identity.region_address, error = %ended, "no connection to the region");
+            tracing::warn!(address, error = %ended, "no connection to the region");
             let waited = shutdown.run_until_cancelled(self.drain_for(wait)).await;
             if waited.is_none() {
                 return;
@@ -217,8 +229,8 @@ impl Connector {
         let _ = timeout(wait, drain).await;
     }
 
-    async fn connection(&mut self) -> Result<(), Ended> {
-        let connecting = TcpStream::connect(&self.identity.region_address);
+    async fn connection(&mut self, address: &str) -> Result<(), Ended> {
+        let connecting = TcpStream::connect(address);
         let tcp = timeout(CONNECT, connecting).await.map_err(|_| Ended::Silent)??;
         tcp.set_nodelay(true)?;
         // Beats that nobody acknowledges end the connection: a region that vanished says no goodbye.

@@ -1,10 +1,17 @@
 //! `longshore-node`: the agent on every machine.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
-use longshore_node::{Error, Folders, limits::LIMITS, node, plan::ServiceState, service::stop_all, shim};
-use longshore_schemas::{NodeId, RackName, ZoneName};
+use clap::{Parser, Subcommand};
+use longshore_node::{
+    Error, Folders,
+    args::{Data, Run},
+    limits::LIMITS,
+    node,
+    plan::ServiceState,
+    service::stop_all,
+    shim,
+};
 use longshore_service::{durable, limits, metrics, shutdown, telemetry};
 
 /// Runs the services that this machine's region wants here
@@ -31,50 +38,6 @@ enum Command {
     },
 }
 
-#[derive(Args)]
-struct Data {
-    /// The node's folder
-    #[arg(long, env = "LONGSHORE_NODE_DATA")]
-    data: PathBuf,
-}
-
-#[derive(Args)]
-struct Run {
-    /// HOST:PORT of the region
-    #[arg(long, env = "LONGSHORE_REGION_ADDRESS")]
-    region_address: String,
-    #[command(flatten)]
-    data: Data,
-    /// This node's name, unique in its region
-    #[arg(long)]
-    node: NodeId,
-    #[arg(long, default_value = "default")]
-    zone: ZoneName,
-    #[arg(long, default_value = "default")]
-    rack: RackName,
-    /// File with an enrolment token, for the first start
-    #[arg(long)]
-    token_file: Option<PathBuf>,
-    /// Host name or address at which peers and users reach this machine
-    #[arg(long)]
-    host: String,
-    /// Where to serve packs to peers; port 0 takes any
-    #[arg(long, default_value = "0.0.0.0:0")]
-    swarm_listen: SocketAddr,
-    /// Services get the first free port from here on
-    #[arg(long, default_value_t = 28_000)]
-    port_base: u16,
-    /// Where Prometheus reads /metrics, such as 127.0.0.1:9101 [default: nowhere]
-    #[arg(long)]
-    metrics_listen: Option<SocketAddr>,
-    /// How the log on stderr is written: text for people, json for programs
-    #[arg(long, env = "LONGSHORE_LOG_FORMAT", default_value = "text")]
-    log_format: telemetry::Format,
-    /// Stop the services when the agent is told to stop; otherwise they go on running
-    #[arg(long)]
-    stop_services_on_exit: bool,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -99,21 +62,10 @@ fn complain(error: &Error) {
 
 async fn agent(run: Run) -> Result<(), Error> {
     telemetry::init(run.log_format, "info")?;
-    let config = node::Config {
-        region_address: run.region_address,
-        data: run.data.data,
-        node: run.node,
-        zone: run.zone,
-        rack: run.rack,
-        token_file: run.token_file,
-        host: run.host,
-        swarm_listen: run.swarm_listen,
-        port_base: run.port_base,
-        stop_services_on_exit: run.stop_services_on_exit,
-    };
+    let (metrics_listen, config) = (run.metrics_listen, run.config());
     let shutdown = shutdown::signal()?;
     limits::announce(LIMITS, &limits::Settings::default());
-    if let Some(listen) = run.metrics_listen {
+    if let Some(listen) = metrics_listen {
         metrics::serve(listen, shutdown.clone()).await?;
     }
     node::run(config, shutdown).await

@@ -27,7 +27,8 @@ use crate::{
 /// What a node needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub region_address: String,
+    /// Of the region's processes; any will do.
+    pub region_addresses: Vec<String>,
     pub data: PathBuf,
     pub node: NodeId,
     pub zone: ZoneName,
@@ -75,7 +76,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         kept: Mutex::default(),
     });
     let identity = Identity {
-        region_address: config.region_address,
+        region_addresses: config.region_addresses,
         node: config.node,
         zone: config.zone,
         rack: config.rack,

@@ -9,6 +9,9 @@
 //! An artifact that was stored and of which something turned out to be damaged is reported as failed, and so is pending again.
 //! If another region fails, the main bucket may have lost something: what this region has of it, it gives back.
 //!
+//! Several processes of a region share the work: each artifact is one's, and another's when that one is gone. Should two copy the
+//! same, they write the same bytes under the same names, and the second to say so changes nothing.
+//!
 //! What is pending is a fold of the facts, [`Pending`]; it is written to disk with the offsets it was read up to, so that a
 //! restart reads only what came since. A lost file costs reading the topic again. What the bucket has already is found
 //! there, so an artifact that was half copied goes on where it stopped.
@@ -39,6 +42,7 @@ use crate::{
     copy::{Copied, Copy, Progress},
     mender::{What, Word, Words},
     outbox::Outbox,
+    reports::Reports,
 };
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -46,6 +50,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 /// Artifacts that are copied or wait for their next try; further ones begin when one of these is done.
 const JOBS_MAX: usize = 1_000;
+/// How soon a process begins with what another, which is gone, had to do.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Offsets alone are written to disk at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// As long as another region lacks an artifact, the main bucket is looked at this often.
@@ -64,6 +70,7 @@ pub(crate) struct Copier {
     region: RegionName,
     log: Arc<dyn Log>,
     outbox: Arc<Outbox>,
+    reports: Arc<Reports>,
     copy: Copy,
     slots: Arc<Semaphore>,
     progress_interval: Duration,
@@ -99,7 +106,12 @@ impl Jobs {
 }
 
 impl Copier {
-    pub(crate) fn open(config: &RegionConfig, outbox: Arc<Outbox>, damaged: Words) -> Result<Self, Error> {
+    pub(crate) fn open(
+        config: &RegionConfig,
+        outbox: Arc<Outbox>,
+        reports: Arc<Reports>,
+        damaged: Words,
+    ) -> Result<Self, Error> {
         let ledger = Ledger::open(config.data_dir.join("copier.json"), Pending::default())?;
         let pending = ledger.content().clone();
         let permits = Arc::new(Semaphore::new(config.limits.pack_copies_max.max(1)));
@@ -108,6 +120,7 @@ impl Copier {
             region: config.region.clone(),
             log: config.log.clone(),
             outbox,
+            reports,
             copy,
             slots: Arc::new(Semaphore::new(config.limits.artifact_copies_max.max(1))),
             progress_interval: config.limits.progress_interval,
@@ -140,12 +153,13 @@ impl Copier {
         self.catch_up(&mut *reader, shutdown).await?;
         let mut jobs = Jobs::new();
         loop {
-            self.start_jobs(&mut jobs, shutdown);
+            let others_do = self.start_jobs(&mut jobs, shutdown);
             self.give_back(&mut jobs);
             let look_again = jobs.give_back_at.values().min().copied();
             tokio::select! {
                 Some(_) = jobs.giving_back.join_next() => {}
                 () = sleep_until(look_again), if jobs.giving_back.is_empty() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL), if others_do => {}
                 records = reader.read(ReadLimit::default()) => self.take(&records?, &mut jobs),
                 Some(done) = jobs.running.join_next_with_id() => self.ended(done, &mut jobs),
                 () = shutdown.cancelled() => return Ok(()),
@@ -212,10 +226,16 @@ impl Copier {
         jobs.taken.retain(|artifact| still.contains(artifact));
     }
 
-    fn start_jobs(&self, jobs: &mut Jobs, shutdown: &CancellationToken) {
+    /// Whether some of what is pending is for other processes to copy.
+    fn start_jobs(&self, jobs: &mut Jobs, shutdown: &CancellationToken) -> bool {
+        let mut others_do = false;
         for artifact in &self.pending.artifacts {
             if jobs.running.len() >= JOBS_MAX {
-                return;
+                break;
+            }
+            if !jobs.taken.contains(artifact) && !self.reports.is_to_do(self.outbox.sender(), &artifact.to_string()) {
+                others_do = true;
+                continue;
             }
             if jobs.taken.insert(*artifact) {
                 let job = Job {
@@ -231,6 +251,7 @@ impl Copier {
                 jobs.ids.insert(running.id(), *artifact);
             }
         }
+        others_do
     }
 
     /// Looks for one artifact that another region lacks and this one has, whether the main bucket has all of it.

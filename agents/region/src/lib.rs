@@ -4,7 +4,7 @@
 //!  log: artifacts ──▶ copier ── main bucket ▶ own bucket ──▶ ReplicaReported ─┐
 //!  log: goal-state ─▶ goal board ─┐                                           ├─▶ outbox ─▶ log: requests
 //!                                 ▼                                           │
-//!  nodes ◀═══ TCP ═══▶ session (one per node) ── beats, reports ─▶ levels ────┘
+//!  nodes ◀═══ TCP ═══▶ session (one per node) ── beats, reports ─▶ levels ────┘ ◀─ peers ◀─ log: other processes' reports
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
@@ -14,8 +14,12 @@
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
+//! - `peers`: what the other processes of the region told the log: which node is where, and who is gone.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
+//!
+//! A region has any number of such processes, each with a data folder of its own. They share its nodes, which use any of them, and
+//! the copying; see `levels` for what holds when one of them dies.
 //!
 //! It decides nothing about rollouts: goals come from the log, and what the nodes say goes back to it. What it keeps on disk
 //! only spares work after a restart. Nodes and their services go on without it.
@@ -27,6 +31,7 @@ mod goals;
 mod mender;
 mod nodes;
 mod outbox;
+mod peers;
 mod quarantine;
 mod reports;
 mod roots;
@@ -54,6 +59,7 @@ use goals::GoalBoard;
 use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
+use peers::Peers;
 use reports::Reports;
 use roots::Roots;
 
@@ -186,7 +192,7 @@ impl Region {
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
         let roots = Arc::new(Roots::new(config.bucket.clone(), damaged.clone()));
-        let copier = Copier::open(&config, outbox.clone(), damaged.clone())?;
+        let copier = Copier::open(&config, outbox.clone(), reports.clone(), damaged.clone())?;
         let (tracker, tracker_events) = tracker::channel();
         let sessions =
             Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
@@ -195,6 +201,15 @@ impl Region {
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
         let mut tasks = JoinSet::new();
         let follower = goals::Follower::catch_up(config.log.clone(), goals).await?;
+        let peers = Peers::catch_up(
+            config.log.clone(),
+            &config.region,
+            config.shards_per_region,
+            outbox.sender(),
+            reports.clone(),
+            sessions.clone(),
+        );
+        tasks.spawn(peers.await?.run(shutdown.clone()));
         tasks.spawn(follower.run(shutdown.clone()));
         tasks.spawn(copier.run(shutdown.clone()));
         tasks.spawn(mender.run(shutdown.clone()));

@@ -97,6 +97,12 @@ impl Sessions {
         self.connected.remove_if(node, |_, connected| connected.session == session).is_some()
     }
 
+    /// Ends the node's session, if it has one.
+    pub(crate) fn end(&self, node: &NodeId) -> bool {
+        let connected = self.connected.get(node);
+        connected.inspect(|connected| connected.end.cancel()).is_some()
+    }
+
     /// Never waits: a node that does not read what it asked for is disconnected, and asks again when it is back.
     pub(crate) fn tell(&self, node: &NodeId, message: FromRegion) {
         let Some(connected) = self.connected.get(node) else { return };

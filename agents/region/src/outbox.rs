@@ -1,8 +1,9 @@
 //! Reports to the log, in an order that survives restarts.
 //!
 //! Processors drop a report that is not later than the last one of its sender. So a report gets its place and is appended
-//! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once. Each is signed
-//! with the region's key, without which no processor believes it.
+//! under one lock per topic, and is tried again until the log has it: what is sent twice is processed once. The sender is this
+//! process and not its region, of which there may be several: each has a name of its own, made once and kept on disk. Each report is
+//! signed with the region's key, without which no processor believes it.
 
 use std::{
     collections::BTreeMap,
@@ -35,6 +36,9 @@ static REPORTS: LazyLock<Counters<1>> =
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Boots {
     last: u64,
+    /// What this process is called among those of its region; empty until it is made.
+    #[serde(default)]
+    process: String,
 }
 
 pub(crate) struct Outbox {
@@ -55,10 +59,19 @@ impl Outbox {
     ) -> Result<Self, Error> {
         let mut boots = Ledger::open(data_dir.join("boots.json"), Boots::default())?;
         let boot = order::next_boot(boots.content().last, clock::now());
-        boots.store(Boots { last: boot })?;
+        let mut process = boots.content().process.clone();
+        if process.is_empty() {
+            process = format!("{:016x}", rand::random::<u64>());
+        }
+        boots.store(Boots { last: boot, process: process.clone() })?;
         let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
-        Ok(Self { log, sender: format!("region/{region}"), key, boot, sequences })
+        Ok(Self { log, sender: format!("region/{region}/{process}"), key, boot, sequences })
+    }
+
+    /// What this process is called in its reports.
+    pub(crate) fn sender(&self) -> &str {
+        &self.sender
     }
 
     /// Returns once the log has all of them; `false` if `shutdown` came first.

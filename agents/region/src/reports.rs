@@ -1,5 +1,5 @@
 //! Sends the levels to the log: a shard at most once a second, at once if it was quiet before; and keeps on disk which
-//! nodes are known.
+//! nodes are known, and how far the other processes of the region were followed.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,12 @@ use std::{
 
 use longshore_schemas::{
     NodeId,
-    events::{FleetReport, NodeDescription},
+    events::{FleetReport, NodeDescription, RegionReported},
+    nodes::weight,
     stream::NodeReport,
 };
 use longshore_service::ledger::Ledger;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -28,26 +30,38 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Known nodes are written to disk at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What is kept on disk.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Kept {
+    nodes: BTreeMap<NodeId, Known>,
+    /// Where to go on reading what other processes told the log, by partition.
+    offsets: BTreeMap<u32, u64>,
+}
+
 pub(crate) struct Reports {
     started: Instant,
     levels: Mutex<Levels>,
+    offsets: Mutex<BTreeMap<u32, u64>>,
     changed: Notify,
     interval: Duration,
+    beat_interval: Duration,
     sweep_interval: Duration,
     path: PathBuf,
 }
 
 impl Reports {
     pub(crate) fn open(config: &RegionConfig) -> Result<Self, Error> {
-        let path = config.data_dir.join("nodes.json");
-        let known = Ledger::open(&path, BTreeMap::<NodeId, Known>::new())?.content().clone();
+        let path = config.data_dir.join("levels.json");
+        let Kept { nodes, offsets } = Ledger::open(&path, Kept::default())?.content().clone();
         let lost_after = config.limits.beat * MISSED_BEATS_MAX;
-        let levels = Levels::new(config.region.clone(), config.shards_per_region, lost_after, known);
+        let levels = Levels::new(config.region.clone(), config.shards_per_region, lost_after, nodes);
         Ok(Self {
             started: Instant::now(),
             levels: Mutex::new(levels),
+            offsets: Mutex::new(offsets),
             changed: Notify::new(),
             interval: config.limits.report_interval,
+            beat_interval: config.limits.beat,
             sweep_interval: (config.limits.beat / 4).max(Duration::from_millis(20)),
             path,
         })
@@ -69,6 +83,34 @@ impl Reports {
         self.with(|levels| levels.report(node, report))
     }
 
+    /// Takes in what a process of the region told the log; `None` is this one. Returns the nodes that have gone to another.
+    pub(crate) fn read(&self, sender: Option<&str>, report: &RegionReported) -> Vec<NodeId> {
+        let gone = self.with_levels(|levels| levels.read(sender, report));
+        if sender.is_some() {
+            self.changed.notify_one();
+        }
+        gone
+    }
+
+    /// What was told before this offset has been taken in.
+    pub(crate) fn read_to(&self, partition: u32, offset: u64) {
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, offset);
+    }
+
+    pub(crate) fn offset(&self, partition: u32) -> Option<u64> {
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+    }
+
+    pub(crate) fn is_elsewhere(&self, node: &NodeId) -> bool {
+        self.with_levels(|levels| levels.is_elsewhere(node))
+    }
+
+    /// Of the processes of the region that are there, each thing is one's to do; when that one is gone, it is another's.
+    pub(crate) fn is_to_do(&self, own: &str, what: &str) -> bool {
+        let mine = (weight(own, what), own);
+        self.with_levels(|levels| levels.others().all(|other| (weight(other, what), other) < mine))
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Levels) -> T) -> T {
         let changed = self.with_levels(change);
         self.changed.notify_one();
@@ -83,6 +125,7 @@ impl Reports {
         let mut pace = Pace { interval: self.interval, sent: BTreeMap::new() };
         let mut saved = Saved { at: Instant::now(), generation: 0 };
         let mut swept = Instant::now();
+        let mut beaten: Option<Instant> = None;
         loop {
             let wait = self.sweep_interval.min(pace.wait(&self.with_levels(|levels| levels.untold())));
             tokio::select! {
@@ -95,8 +138,14 @@ impl Reports {
                 self.sweep();
             }
             let due = pace.due(&self.with_levels(|levels| levels.untold()));
-            let reports =
+            let mut reports =
                 self.with_levels(|levels| due.iter().filter_map(|shard| levels.take(*shard)).collect::<Vec<_>>());
+            if beaten.is_none_or(|at| at.elapsed() >= self.beat_interval)
+                || self.with_levels(|levels| levels.owes_beat())
+            {
+                beaten = Some(Instant::now());
+                reports.extend(self.with_levels(Levels::beat));
+            }
             if !reports.is_empty() {
                 let reports = reports.into_iter().map(FleetReport::from).collect();
                 if !outbox.send(reports, &shutdown).await {
@@ -124,9 +173,11 @@ impl Reports {
         if generation == saved.generation || saved.at.elapsed() < interval {
             return;
         }
-        let known = self.with_levels(|levels| levels.known());
+        // Offsets first: what is read again because it was read meanwhile changes nothing.
+        let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nodes = self.with_levels(|levels| levels.known());
         let path = self.path.clone();
-        let write = move || Ledger::open(path, BTreeMap::new())?.store(known);
+        let write = move || Ledger::open(path, Kept::default())?.store(Kept { nodes, offsets });
         *saved = Saved { at: Instant::now(), generation };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}

@@ -141,7 +141,7 @@ fn enrol(token: &str, node: &NodeId, sessions: &Sessions) -> FromRegion {
             "the enrolment token is not known here: give the node a token of the role node of this installation";
         return refused(reason.to_owned(), None);
     }
-    if sessions.is_connected(node) {
+    if sessions.is_connected(node) || sessions.reports.is_elsewhere(node) {
         let reason = format!("a node named {node} is connected: choose another name, or stop that one");
         return refused(reason, Some(ENROL_RETRY_SECONDS));
     }

@@ -1,7 +1,8 @@
 //! Settings in layers: defaults (the type's own) → a TOML file → the environment → flags. The later layer wins, key by key.
 //!
 //! Only listed keys are taken from the environment: `s3.endpoint` is `LONGSHORE_S3_ENDPOINT`. Texts of variables and flags
-//! are read as TOML values (`8080`, `true`, `["eu", "us"]`) and as plain strings where they are none.
+//! are read as TOML values (`8080`, `true`, `["eu", "us"]`, `{ a = 1 }`), and as plain strings where they are none or where a
+//! string is wanted: a key of digits alone is still a key.
 
 use std::path::{Path, PathBuf};
 
@@ -19,12 +20,15 @@ pub struct Sources {
     pub keys: Vec<&'static str>,
     /// Keys and texts of the flags that were given; the flag of `s3.endpoint` is called `--s3-endpoint` in errors.
     pub flags: Vec<(&'static str, String)>,
+    /// Keys and texts of `--set KEY=VALUE`, for programs that have no flag for each key; they come last.
+    pub set: Vec<(&'static str, String)>,
 }
 
 /// One value of the environment or of the flags, and what to call its origin.
 struct Override {
     origin: String,
     key: &'static str,
+    text: String,
     value: Value,
 }
 
@@ -38,25 +42,78 @@ pub fn load_with<T: DeserializeOwned>(
     sources: &Sources,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<T, Error> {
-    let base = sources.file.as_deref().map_or_else(|| Ok(Table::new()), read)?;
+    // The first is the one to mend first; there is always one.
+    load_all_with(sources, environment).map_err(|mut mistakes| mistakes.swap_remove(0))
+}
+
+/// As [`load`], but with every mistake there is, and not only the first. At least one.
+pub fn load_all<T: DeserializeOwned>(sources: &Sources) -> Result<T, Vec<Error>> {
+    load_all_with(sources, |name| std::env::var(name).ok())
+}
+
+/// As [`load_all`], with a given environment.
+pub fn load_all_with<T: DeserializeOwned>(
+    sources: &Sources,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<T, Vec<Error>> {
+    let mut base = sources.file.as_deref().map_or_else(|| Ok(Table::new()), read).map_err(|error| vec![error])?;
+    let mut overrides = overrides(sources, environment);
+    let mut mistakes = Vec::new();
+    // Each turn takes one value away, or takes it for a string: there are finitely many.
+    loop {
+        let reason = match merged::<T>(&base, overrides.iter()) {
+            Ok(settings) if mistakes.is_empty() => return Ok(settings),
+            Ok(_) => return Err(mistakes),
+            Err(reason) => reason,
+        };
+        if let Some(index) = culprit::<T>(&base, &overrides) {
+            let guilty = &mut overrides[index];
+            let plain = Value::String(guilty.text.clone());
+            if guilty.value != plain {
+                guilty.value = plain;
+                continue;
+            }
+            let guilty = overrides.remove(index);
+            mistakes.push(Error::Config { source_name: guilty.origin, reason });
+            continue;
+        }
+        let source_name = match &sources.file {
+            Some(path) => format!("the file {path:?}"),
+            None => "the configuration (no file was given)".to_owned(),
+        };
+        match guilty_key::<T>(&base, &overrides, &reason) {
+            Some(key) => {
+                remove(&mut base, &key);
+                mistakes.push(Error::Config { source_name: format!("{} of {source_name}", key.join(".")), reason });
+            }
+            // Nothing that could be taken away helps: something is missing.
+            None => {
+                mistakes.push(Error::Config { source_name, reason });
+                return Err(mistakes);
+            }
+        }
+    }
+}
+
+fn overrides(sources: &Sources, environment: impl Fn(&str) -> Option<String>) -> Vec<Override> {
     let mut overrides = Vec::new();
+    let mut add = |origin: String, key, text: String| {
+        let value = value(text.clone());
+        overrides.push(Override { origin, key, text, value });
+    };
     for key in &sources.keys {
         let origin = format!("LONGSHORE_{}", key.replace(['.', '-'], "_").to_uppercase());
         if let Some(text) = environment(&origin) {
-            overrides.push(Override { origin, key, value: value(text) });
+            add(origin, key, text);
         }
     }
     for (key, text) in &sources.flags {
-        let origin = format!("--{}", key.replace(['.', '_'], "-"));
-        overrides.push(Override { origin, key, value: value(text.clone()) });
+        add(format!("--{}", key.replace(['.', '_'], "-")), key, text.clone());
     }
-    merged(&base, overrides.iter()).map_err(|reason| {
-        let source_name = culprit::<T>(&base, &overrides).unwrap_or_else(|| match &sources.file {
-            Some(path) => format!("the file {path:?}"),
-            None => "the configuration (no file was given)".to_owned(),
-        });
-        Error::Config { source_name, reason }
-    })
+    for (key, text) in &sources.set {
+        add(format!("--set {key}"), key, text.clone());
+    }
+    overrides
 }
 
 fn read(path: &Path) -> Result<Table, Error> {
@@ -96,12 +153,54 @@ fn set(table: &mut Table, key: &str, value: Value) {
 }
 
 /// The variable or flag without which the settings would be valid, or at least wrong in another place.
-fn culprit<T: DeserializeOwned>(base: &Table, overrides: &[Override]) -> Option<String> {
-    let last_valid = (0..overrides.len()).rev().find(|index| {
-        let others = overrides.iter().enumerate().filter(|(other, _)| other != index).map(|(_, other)| other);
-        merged::<T>(base, others).is_ok()
-    });
-    last_valid.map(|index| overrides[index].origin.clone())
+fn culprit<T: DeserializeOwned>(base: &Table, overrides: &[Override]) -> Option<usize> {
+    let reason = merged::<T>(base, overrides.iter()).err()?;
+    let without = |index: usize| {
+        let others = overrides.iter().enumerate().filter(move |(other, _)| *other != index).map(|(_, other)| other);
+        merged::<T>(base, others).err()
+    };
+    let all = || (0..overrides.len()).rev();
+    all()
+        .find(|index| without(*index).is_none())
+        .or_else(|| all().find(|index| without(*index) != Some(reason.clone())))
+}
+
+/// The value of the file without which this would not be said.
+fn guilty_key<T: DeserializeOwned>(base: &Table, overrides: &[Override], reason: &str) -> Option<Vec<String>> {
+    let mut keys = Vec::new();
+    leaves(base, &mut Vec::new(), &mut keys);
+    keys.into_iter().find(|key| {
+        let mut without = base.clone();
+        remove(&mut without, key);
+        merged::<T>(&without, overrides.iter()).err().as_deref() != Some(reason)
+    })
+}
+
+fn leaves(table: &Table, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    for (key, value) in table {
+        path.push(key.clone());
+        match value {
+            Value::Table(inner) => {
+                leaves(inner, path, found);
+                // Taken away after what is in it: the table's own name may be what is wrong.
+                found.push(path.clone());
+            }
+            _ => found.push(path.clone()),
+        }
+        path.pop();
+    }
+}
+
+fn remove(table: &mut Table, key: &[String]) {
+    match key {
+        [] => {}
+        [last] => drop(table.remove(last)),
+        [first, rest @ ..] => {
+            if let Some(Value::Table(inner)) = table.get_mut(first) {
+                remove(inner, rest);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +244,7 @@ mod tests {
             file: file.map(|_| path),
             keys: vec!["listen", "regions", "s3.endpoint", "s3.connections_max"],
             flags: flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect(),
+            set: Vec::new(),
         };
         let variable = |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, text)| (*text).to_owned());
         load_with(&sources, variable).map_err(|error| error.to_string())
@@ -180,6 +280,33 @@ mod tests {
             let error = settings(file, environment, flags).expect_err(expected);
             assert!(error.contains(expected), "{error:?} names {expected}");
         }
+    }
+
+    #[test]
+    fn digits_are_a_string_where_one_is_wanted() {
+        let got =
+            settings(None, &[("LONGSHORE_S3_ENDPOINT", "1e5"), ("LONGSHORE_LISTEN", "true")], &[]).expect("valid");
+        assert_eq!((got.s3.endpoint.as_str(), got.listen.as_str()), ("1e5", "true"));
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("longshore.toml");
+        std::fs::write(&path, "lissten = \"x\"\nregions = 7\n[s3]\nconnections = 5\n").expect("written");
+        let sources = Sources {
+            file: Some(path),
+            keys: vec!["listen", "s3.connections_max"],
+            flags: Vec::new(),
+            set: vec![("listen", "[1]".to_owned())],
+        };
+        let variable = |name: &str| (name == "LONGSHORE_S3_CONNECTIONS_MAX").then(|| "many".to_owned());
+        let mistakes = load_all_with::<Settings>(&sources, variable).expect_err("wrong all over");
+        let text = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect::<String>();
+        for place in ["lissten of", "regions of", "s3.connections of", "LONGSHORE_S3_CONNECTIONS_MAX"] {
+            assert!(text.contains(place), "{text} names {place}");
+        }
+        assert_eq!(mistakes.len(), 4, "{text}");
     }
 
     #[test]

@@ -182,15 +182,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Answers `GET /metrics` at this address until the shutdown: for processes that serve no HTTP otherwise. Returns where it
 /// listens. Whoever reaches the address may read, so it should be one of loopback or of an inner network.
 pub async fn serve(listen: SocketAddr, shutdown: CancellationToken) -> Result<SocketAddr, Error> {
+    serve_text(listen, Arc::new(text), shutdown).await
+}
+
+/// What a scrape is answered with.
+pub type Text = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// As [`serve`], for a process that has figures besides [`text`].
+pub async fn serve_text(listen: SocketAddr, text: Text, shutdown: CancellationToken) -> Result<SocketAddr, Error> {
     let failed = |source| Error::MetricsListen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tokio::spawn(accept(listener, shutdown));
+    tokio::spawn(accept(listener, text, shutdown));
     tracing::info!(%address, "metrics can be read");
     Ok(address)
 }
 
-async fn accept(listener: TcpListener, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, text: Text, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(SCRAPES_MAX));
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         let (stream, _) = match accepted {
@@ -202,16 +210,17 @@ async fn accept(listener: TcpListener, shutdown: CancellationToken) {
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let text = text.clone();
         tokio::spawn(async move {
             // A scraper that goes away or is too slow asks again.
-            let _ = tokio::time::timeout(SCRAPE_TIME, answer(stream)).await;
+            let _ = tokio::time::timeout(SCRAPE_TIME, answer(stream, &text)).await;
             drop(place);
         });
     }
 }
 
 /// One request, one answer, and the end: no more HTTP than a scrape needs.
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, text: &Text) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
         if stream.read_buf(&mut head).await? == 0 {

@@ -34,7 +34,7 @@ pub(crate) async fn request(State(shared): App, asker: Asker, Json(body): Json<B
         let detail = format!("it asked for job {} before, which differs from this: use a new key", view.job);
         return Err(Failure::key_reused(detail).of(&asker.id));
     }
-    let mut response = answer(StatusCode::CREATED, &asker, &view);
+    let mut response = submitted.placed(answer(StatusCode::CREATED, &asker, &view));
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{}", view.job)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -49,7 +49,7 @@ pub(crate) async fn cancel(State(shared): App, asker: Asker, Params((job,)): Par
         return Ok(accepted(&asker, &submitted));
     }
     let view: JobView = shared.read.job(&job)?.ok_or_else(|| no_job(&job))?;
-    Ok(answer(StatusCode::OK, &asker, &view))
+    Ok(submitted.placed(answer(StatusCode::OK, &asker, &view)))
 }
 
 pub(crate) fn no_job(job: &JobId) -> Failure {

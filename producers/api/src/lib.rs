@@ -9,7 +9,7 @@
 //!
 //! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
-//! - **Reading** (`reads`): the read model's views.
+//! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
 //! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
@@ -19,6 +19,7 @@
 //! restart could lose.
 
 mod access;
+mod after;
 mod attempts;
 mod builds;
 mod claims;

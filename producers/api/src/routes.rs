@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     Shared,
     access::{self, Need, Rule},
-    attempts, builds, claims, console, dead_letters, facts, job_log,
+    after, attempts, builds, claims, console, dead_letters, facts, job_log,
     limits::{self, Class, Door},
     losses,
     problem::Failure,
@@ -97,6 +97,10 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     for Route { method, path, need, token_in_query, class, handler } in table() {
         let rule = Rule { shared: shared.clone(), need, token_in_query };
         let door = Door { method: limits::name(&method), route: path, gate: shared.gates.of(class) };
+        let handler = match class {
+            Class::Read => handler.route_layer(from_fn_with_state(shared.clone(), after::wait)),
+            _ => handler,
+        };
         // What is added last comes first: a full house reads no tokens.
         let checked = handler.route_layer(from_fn_with_state(rule, access::check));
         router = router.route(path, checked.route_layer(from_fn_with_state(door, limits::admit)));

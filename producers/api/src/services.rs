@@ -83,7 +83,7 @@ async fn change(shared: &Arc<Shared>, asker: &Asker, service: &ServiceName, even
     if !submitted.processed {
         return Ok(accepted(asker, &submitted));
     }
-    Ok(answer(StatusCode::OK, asker, &known_service(shared, service)?))
+    Ok(submitted.placed(answer(StatusCode::OK, asker, &known_service(shared, service)?)))
 }
 
 /// A request that makes a revision: its artifact is pinned first, or it is refused.
@@ -111,7 +111,7 @@ fn conclude(asker: &Asker, submitted: &Submitted, view: Option<&ServiceView>) ->
             let reason = reason.clone().unwrap_or_else(|| "the artifact could not be pinned".to_owned());
             Err(Failure::not_deployable(reason).of(&asker.id))
         }
-        Some(revision) if is_settled(revision) => Ok(answer(StatusCode::OK, asker, &view)),
+        Some(revision) if is_settled(revision) => Ok(submitted.placed(answer(StatusCode::OK, asker, &view))),
         _ => Ok(accepted(asker, submitted)),
     }
 }

@@ -11,7 +11,7 @@ use longshore_schemas::{
     auth::{AUTH, Signed},
     codec::{self, Message},
     events::{Event, Request},
-    http::IDEMPOTENCY_KEY,
+    http::{IDEMPOTENCY_KEY, REQUEST_PLACE},
     read::{Outcome, RequestPosition},
     topics,
 };
@@ -101,7 +101,18 @@ pub(crate) fn answer(status: StatusCode, asker: &Asker, view: &impl Serialize) -
 pub(crate) fn accepted(asker: &Asker, submitted: &Submitted) -> Response {
     let mut response = pending(Some(&asker.id), &submitted.position);
     add_id(&mut response, &asker.id);
-    response
+    submitted.placed(response)
+}
+
+impl Submitted {
+    /// The answer, with where the request is: whoever reads elsewhere can wait for it.
+    pub(crate) fn placed(&self, mut response: Response) -> Response {
+        let RequestPosition { topic, partition, offset } = &self.position;
+        if let Ok(value) = HeaderValue::from_str(&format!("{topic},{partition},{offset}")) {
+            response.headers_mut().insert(HeaderName::from_static(REQUEST_PLACE), value);
+        }
+        response
+    }
 }
 
 fn pending(request: Option<&RequestId>, position: &RequestPosition) -> Response {

@@ -38,14 +38,28 @@ pub(crate) struct Connection {
     #[arg(long, global = true, env = "LONGSHORE_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The data folder of `longshore up`
-    #[arg(long, global = true, env = "LONGSHORE_DATA", default_value = ".longshore", value_name = "DIR")]
+    #[arg(long, global = true, env = "LONGSHORE_DATA", default_value = DATA_DEFAULT, value_name = "DIR")]
     pub(crate) data: PathBuf,
 }
+
+/// The data folder that nobody named.
+pub(crate) const DATA_DEFAULT: &str = ".longshore";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs everything in one process, on the local log and an embedded S3 server
     Up(UpArgs),
+    /// Runs a control node on Kafka: the API, the console and a share of all processors; run three
+    Control(RoleArgs),
+    /// Runs a region on Kafka: copies artifacts into its bucket, and tells its nodes what to run; run two for each region
+    Region(RoleArgs),
+    /// Serves buckets from a folder over S3's protocol, for tests and for trying things out
+    S3(S3Args),
+    /// Makes the keys and tokens of an installation, or what of them is missing
+    Secrets(SecretsArgs),
+    /// Looks at the settings of a role
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Runs a worker, which builds jobs
     Worker(WorkerArgs),
     /// Kills what a build leaves behind; started by workers only
@@ -119,16 +133,85 @@ pub(crate) struct UpArgs {
     pub(crate) log: LogArgs,
 }
 
+/// A role that runs as a process of its own, on Kafka.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Every setting is a key of the TOML file, a variable and a --set: kafka.brokers is LONGSHORE_KAFKA_BROKERS and\n--set kafka.brokers=…. `longshore config check` says what is missing or wrong."
+)]
+pub(crate) struct RoleArgs {
+    /// A TOML file with settings; variables come before it, and --set before both
+    #[arg(long, env = "LONGSHORE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting, such as kafka.brokers=one:9092,two:9092; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Sets a limit, such as queue.jobs=5000; may be repeated. infra/docs/limits.md lists them
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    pub(crate) limits: Vec<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct S3Args {
+    /// The folder that holds the buckets
+    #[arg(long, env = "LONGSHORE_S3_FOLDER", value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[arg(long, env = "LONGSHORE_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// What clients sign with, beside the secret key
+    #[arg(long, env = "LONGSHORE_S3_ACCESS_KEY", default_value = "longshore", value_name = "KEY")]
+    pub(crate) access_key: String,
+    /// The file that holds the secret key, such as s3.key of the secrets folder
+    #[arg(long, env = "LONGSHORE_S3_SECRET_KEY_FILE", value_name = "FILE")]
+    pub(crate) secret_key_file: PathBuf,
+    /// Where Prometheus reads /metrics, such as 127.0.0.1:9100 [default: nowhere]
+    #[arg(long, env = "LONGSHORE_S3_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SecretsArgs {
+    /// The folder: every process of the installation gets a copy of it; its tokens/ are for people, workers and nodes
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Names of all regions; each gets a key for its reports. Run it again for a region that is new
+    #[arg(long, env = "LONGSHORE_REGIONS", value_delimiter = ',', required = true, value_name = "REGIONS")]
+    pub(crate) regions: Vec<RegionName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Says everything that is wrong with the settings of a role, without connecting anywhere; exit code 0 or 2
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArgs {
+    #[arg(long, value_enum)]
+    pub(crate) role: crate::roles::settings::Role,
+    #[command(flatten)]
+    pub(crate) settings: RoleArgs,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorkerArgs {
     /// A queue to serve; may be repeated, one job of each at a time
-    #[arg(long = "queue", default_value = "default", value_name = "QUEUE")]
+    #[arg(
+        long = "queue",
+        env = "LONGSHORE_WORKER_QUEUES",
+        value_delimiter = ',',
+        default_value = "default",
+        value_name = "QUEUE"
+    )]
     pub(crate) queues: Vec<QueueName>,
     /// The worker's name, unique among workers
-    #[arg(long)]
+    #[arg(long, env = "LONGSHORE_WORKER_NAME")]
     pub(crate) name: WorkerId,
     /// A folder of its own, for checkouts and the cache of repositories
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "LONGSHORE_WORKER_DIR", value_name = "DIR")]
     pub(crate) work_dir: PathBuf,
     /// Variables that builds see besides PATH
     #[arg(
@@ -145,7 +228,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub(crate) repositories_max: u16,
     /// Where Prometheus reads /metrics, such as 127.0.0.1:9100 [default: nowhere]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, env = "LONGSHORE_WORKER_METRICS_LISTEN", value_name = "ADDRESS")]
     pub(crate) metrics_listen: Option<std::net::SocketAddr>,
     #[command(flatten)]
     pub(crate) log: LogArgs,

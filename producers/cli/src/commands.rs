@@ -20,11 +20,11 @@ use longshore_worker::client::{self, Answer, Call, Client};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Cli, Command, LogCommand},
+    args::{Cli, Command, ConfigCommand, LogCommand},
     defaults::{Speaker, Target},
     error::Error,
     output::{self, Format},
-    up,
+    roles, up,
 };
 
 /// What every command needs.
@@ -47,6 +47,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
     let Cli { connection, output, command } = cli;
     match command {
         Command::Up(args) => return up::run(&connection.data, args).await,
+        Command::Control(args) => return roles::control::run(&connection.data, args).await,
+        Command::Region(args) => return roles::region::run(&connection.data, args).await,
+        Command::S3(args) => return roles::s3::run(args).await,
+        Command::Secrets(args) => return roles::secrets::run(&args),
+        Command::Config(ConfigCommand::Check(args)) => return roles::config_check::run(&connection, &args, output),
         Command::Worker(args) => return worker::run(&connection, args).await,
         Command::Log(LogCommand::Verify) => return verify::run(&connection, output).await,
         Command::Doctor => return doctor::run(&connection, output).await,
@@ -67,9 +72,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
 
 async fn ask(context: &Context, command: Command) -> Result<(), Error> {
     match command {
+        // Done before there was a server to ask.
         Command::Up(_) | Command::Worker(_) | Command::Doctor | Command::Guard | Command::Log(LogCommand::Verify) => {
             Ok(())
         }
+        Command::Control(_) | Command::Region(_) | Command::S3(_) | Command::Secrets(_) | Command::Config(_) => Ok(()),
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,
         Command::Job(args) => builds::job(context, &args).await,

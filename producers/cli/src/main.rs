@@ -13,6 +13,7 @@ mod commands;
 mod defaults;
 mod error;
 mod output;
+mod roles;
 mod up;
 
 use std::process::ExitCode;

@@ -13,13 +13,9 @@
 //!
 //! Ports that were picked once are kept, so that nodes and workers find their server again after a restart.
 
-mod checks;
 mod embedded;
-mod metrics;
 mod ports;
-mod secrets;
 mod settings;
-mod snapshots;
 
 use std::{
     net::SocketAddr,
@@ -29,13 +25,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
-use longshore_control::{Control, ControlConfig, Metered};
+use longshore_api::Api;
+use longshore_control::{Control, Metered};
 use longshore_log::{
     Log, clock,
     local::{Config as LogConfig, LocalLog},
 };
-use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
+use longshore_region::Region;
 use longshore_schemas::{RegionName, topics};
 use longshore_service::{
     durable,
@@ -45,19 +41,29 @@ use longshore_service::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{checks::UpChecks, embedded::Buckets, metrics::Sources, ports::Ports, secrets::Secrets, settings::Settings};
+use self::{embedded::Buckets, ports::Ports, settings::Settings};
 use crate::{
     args::UpArgs,
-    defaults::{UP_FILE, UpFile, UpRegion},
+    defaults::{UP_FILE, UpFile, UpRegion, UpTokens},
     error::Error,
     output,
+    roles::{
+        LOG_FILTER,
+        checks::RoleChecks,
+        control,
+        folder::DataFolder,
+        metrics::Sources,
+        region,
+        secrets::{Made, Secrets},
+        snapshots::kept_name,
+    },
 };
 
-/// That each partition has its leader is news where there are several control nodes.
-const LOG_FILTER: &str = "info,longshore_runtime::partition=warn";
 /// Whose ports are kept besides the regions', which have no slash in their names.
 const API: &str = "/api";
 const S3: &str = "/s3";
+/// In the data folder: whose log this is, for snapshots.
+const INSTALLATION: &str = "installation";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -69,18 +75,18 @@ pub(crate) async fn run(data: &Path, args: UpArgs) -> Result<(), Error> {
         limits::Settings::read(&args.limits, &all_limits()).map_err(|error| Error::Usage(error.to_string()))?;
     telemetry::init(args.log.log_format, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
-    std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
-    let data = data.canonicalize().with_context(|| data.display().to_string())?;
+    let folder = DataFolder::take(data, "up")?;
+    let data = &folder.path;
     // What an earlier run left there says nothing of this one, which is not ready yet.
     let _ = std::fs::remove_file(data.join(UP_FILE));
-    let up = Up::start(&data, &args, &settings, &limits).await?;
-    up.serve(&data, stop).await?;
+    let up = Up::start(data, &args, &settings, &limits).await?;
+    up.serve(data, stop).await?;
     Ok(())
 }
 
 /// Every limit that this process holds.
 pub(crate) fn all_limits() -> Vec<&'static Limit> {
-    [longshore_api::limits::LIMITS, longshore_control::limits::LIMITS, longshore_region::LIMITS].concat()
+    [control::all_limits(), region::all_limits()].concat()
 }
 
 struct Up {
@@ -91,80 +97,71 @@ struct Up {
     api: Api,
     listener: TcpListener,
     secrets: Secrets,
-    /// Ends the roles, in the order that [`Up::serve`] says.
-    api_stop: CancellationToken,
+    files: UpTokens,
+    /// Ends the roles, once the API has ended.
     roles_stop: CancellationToken,
 }
 
 impl Up {
     async fn start(data: &Path, args: &UpArgs, settings: &Settings, limits: &limits::Settings) -> anyhow::Result<Self> {
         let mut ports = Ports::open(data)?;
-        let secrets = Secrets::open(data, &args.regions)?;
+        let Made { secrets, request_keys, files, s3_secret_key } =
+            Secrets::make(&data.join("secrets"), &data.join("tokens"), &args.regions)?;
         let log = LocalLog::open(LogConfig::new(data.join("log"), topics::ALL))?;
         let metered: Arc<dyn Log> = Metered::new(log.clone());
-        let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &secrets).await?;
+        let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &s3_secret_key).await?;
         ports.keep(S3, buckets.address()?)?;
-        let (api_stop, roles_stop) = (CancellationToken::new(), CancellationToken::new());
-        let keys = &secrets.request_keys;
-        let state = data.join("state");
-        let mut config = ControlConfig::new(metered.clone(), state, args.regions.clone(), keys.clone());
-        config.shards_per_region = SHARDS_PER_REGION;
-        config.set_limits(limits);
-        config.queue.confirm_seconds = settings.worker.confirm.0;
-        config.queue.silent_seconds = settings.worker.silence.0;
-        config.snapshots = Some(settings.snapshots.config(data, &buckets.main)?);
-        let (control, _) = Control::begin(config, &roles_stop).await?;
-        let control = Arc::new(control);
+        let roles_stop = CancellationToken::new();
+        let state_dir = data.join("state");
+        let parts = control::Parts {
+            log: metered.clone(),
+            state_dir: &state_dir,
+            regions: &args.regions,
+            shards_per_region: SHARDS_PER_REGION,
+            leases: &settings.worker,
+            limits,
+            main_bucket: &buckets.main,
+            secrets: &secrets,
+            request_keys: &request_keys,
+            snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
+            allow_file_repositories: true,
+        };
+        let control = parts.processors(&roles_stop).await?;
         let mut regions = Vec::new();
         for (index, region) in args.regions.iter().enumerate() {
-            let listen = ports.before(region.as_str(), nth_port(args.region_listen, index)?);
-            let config = RegionConfig {
-                region: region.clone(),
+            let parts = region::Parts {
+                region,
                 log: metered.clone(),
-                main_bucket: buckets.main.clone(),
-                bucket: buckets.of(region)?.clone(),
-                listen,
+                main_bucket: &buckets.main,
+                bucket: buckets.of(region)?,
+                listen: ports.before(region.as_str(), nth_port(args.region_listen, index)?),
                 shards_per_region: SHARDS_PER_REGION,
-                tokens: secrets.tokens.clone(),
-                signer: secrets.signer.clone(),
-                request_key: keys.of(region).context("a region without a key")?.clone(),
+                secrets: &secrets,
+                request_key: request_keys.of(region).context("a region without a key")?.clone(),
                 data_dir: data.join("regions").join(region.as_str()),
-                limits: RegionLimits::of(limits),
+                limits,
             };
-            let running = Region::start(config, roles_stop.clone()).await?;
+            let running = parts.start(&roles_stop).await?;
             ports.keep(region.as_str(), running.address())?;
             regions.push((region.clone(), running));
         }
-        let checks = UpChecks {
+        let checks = RoleChecks {
             control: control.clone(),
+            alone: true,
             log: metered.clone(),
             data: data.to_owned(),
             buckets: buckets.all(),
             regions: regions.iter().map(|(region, running)| (region.clone(), running.connections())).collect(),
         };
-        let api = Api::new(ApiConfig {
-            log: metered,
-            read: control.read_model(),
-            main_bucket: buckets.main.clone(),
-            regions: args.regions.clone(),
-            tokens: secrets.tokens.clone(),
-            signer: secrets.signer.clone(),
-            request_key: keys.own().clone(),
-            limits: ApiLimits { beat_seconds: settings.worker.beat.0, ..ApiLimits::of(limits) },
-            checks: Arc::new(checks),
-            allow_file_repositories: true,
-        });
-        let listen = ports.before(API, args.listen);
-        let listener = TcpListener::bind(listen).await.with_context(|| {
-            format!("the API cannot listen on {listen}: is another `longshore up` running? Choose another --listen")
-        })?;
+        let api = parts.api(&control, checks);
+        let listener = control::listen(ports.before(API, args.listen)).await?;
         ports.keep(API, listener.local_addr()?)?;
-        Ok(Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop })
+        Ok(Self { log, buckets, control, regions, api, listener, secrets, files, roles_stop })
     }
 
     /// Says that it is ready, serves, and stops in order: first no new requests, then the roles, then what they stand on.
     async fn serve(self, data: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { log, buckets, control, regions, api, listener, secrets, api_stop, roles_stop } = self;
+        let Self { log, buckets, control, regions, api, listener, secrets, files, roles_stop } = self;
         let up_file = data.join(UP_FILE);
         let address = listener.local_addr()?;
         let file = UpFile {
@@ -174,23 +171,13 @@ impl Up {
                 .iter()
                 .map(|(region, running)| UpRegion { region: region.clone(), address: running.address().to_string() })
                 .collect(),
-            tokens: secrets.files.clone(),
+            tokens: files,
         };
         durable::write(&up_file, &serde_json::to_vec_pretty(&file)?, durable::SHARED_MODE)?;
         say_ready(&file, &up_file);
         let maintenance = tokio::spawn(maintain(log.clone(), roles_stop.clone()));
-        let sources = Sources::new(control.clone(), buckets.counters());
-        let router = metrics::with_metrics(api.router(), sources, &secrets.tokens);
-        let serving = api.serve_router(router, listener, api_stop.clone());
-        tokio::pin!(serving);
-        tokio::select! {
-            served = &mut serving => served?,
-            () = stop.cancelled() => {
-                api_stop.cancel();
-                serving.await?;
-            }
-        }
-        tracing::info!("the API has stopped");
+        let sources = Sources::new(Some(control.clone()), Some(buckets.counters()));
+        let served = control::serve(&api, listener, sources, &secrets, &stop).await;
         roles_stop.cancel();
         for (_, region) in regions {
             region.stopped().await;
@@ -203,7 +190,7 @@ impl Up {
         // Nothing is there any more that could answer: what other commands read must not say otherwise.
         let _ = std::fs::remove_file(&up_file);
         tracing::info!("the log is closed; stopped");
-        Ok(())
+        served
     }
 }
 

@@ -1,9 +1,10 @@
 //! Real processes for end-to-end tests, benchmarks and the demo: `longshore up`, workers and nodes on free ports of the
 //! loopback interface, and a small client of the API.
 //!
-//! A [`Cluster`] owns what it started and ends it, by pid, when it is dropped. It knows the commands' flags and the
-//! API's paths, and nothing of how they work.
+//! A [`Cluster`] owns what it started and ends it, by pid, when it is dropped; so does [`apart::Apart`], which has each role in
+//! processes of its own, on Kafka. Both know the commands' flags and the API's paths, and nothing of how they work.
 
+pub mod apart;
 pub mod client;
 pub mod greeter;
 pub mod process;
@@ -105,66 +106,20 @@ impl Cluster {
 
     /// Starts a worker of one queue, whose end is the caller's business.
     pub fn worker(&self, name: &str, queue: &str) -> Result<Process> {
-        let work_dir = self.folder.join(name);
-        let arguments = [
-            "worker",
-            "--api",
-            &self.up.api,
-            "--token-file",
-            path_text(&self.up.tokens.worker)?,
-            "--queue",
-            queue,
-            "--name",
-            name,
-            "--work-dir",
-            path_text(&work_dir)?,
-            "--allow-file-repositories",
-        ];
-        let log = self.folder.join(format!("{name}.log"));
-        Process::start_in(&self.options.environment, "longshore", &arguments, &log)
+        let Self { folder, up, options, .. } = self;
+        start_worker(folder, &up.api, &up.tokens.worker, (name, queue), &options.environment)
     }
 
     /// Starts nodes spread evenly over the regions, two to a rack.
     pub async fn start_nodes(&mut self, per_region: usize) -> Result<()> {
         for region in self.up.regions.clone() {
             for index in 0..per_region {
-                let name = format!("{}-{}", region.region, index + 1);
-                let folder = self.folder.join("nodes").join(&name);
-                std::fs::create_dir_all(&folder)?;
-                let rack = format!("rack-{}", index / 2 + 1);
-                let zone = format!("{}-a", region.region);
-                let port_base = process::free_ports(16)?.to_string();
-                let arguments = [
-                    "run",
-                    "--region-address",
-                    &region.address,
-                    "--data",
-                    path_text(&folder)?,
-                    "--node",
-                    &name,
-                    "--zone",
-                    &zone,
-                    "--rack",
-                    &rack,
-                    "--token-file",
-                    path_text(&self.up.tokens.node)?,
-                    "--host",
-                    "127.0.0.1",
-                    "--port-base",
-                    &port_base,
-                    "--stop-services-on-exit",
-                ];
-                let environment = &self.options.environment;
-                let process = Process::start_in(environment, "longshore-node", &arguments, &folder.join("node.log"))?;
-                self.nodes.push(Node { name, region: region.region.clone(), folder, process });
+                let Self { folder, up, options, .. } = self;
+                let (place, token) = ((&*region.region, index), &up.tokens.node);
+                self.nodes.push(start_node(folder, place, &region.address, token, &options.environment)?);
             }
         }
-        let expected = self.nodes.len();
-        process::wait_for(&format!("{expected} nodes to join"), READY, async || {
-            let nodes = self.client.nodes().await?;
-            Ok((nodes.iter().filter(|n| !n.lost).count() >= expected).then_some(()))
-        })
-        .await
+        nodes_joined(&self.client, self.nodes.len()).await
     }
 
     /// Ends `longshore up` as a crash does and starts it again on the same data.
@@ -202,6 +157,78 @@ impl Cluster {
         self.control.terminate()?;
         self.control.wait_ended(Duration::from_secs(30))
     }
+}
+
+/// A worker of one queue, on files of this machine.
+fn start_worker(
+    folder: &Path,
+    api: &str,
+    token_file: &Path,
+    (name, queue): (&str, &str),
+    environment: &[(String, String)],
+) -> Result<Process> {
+    let work_dir = folder.join(name);
+    let arguments = [
+        "worker",
+        "--api",
+        api,
+        "--token-file",
+        path_text(token_file)?,
+        "--queue",
+        queue,
+        "--name",
+        name,
+        "--work-dir",
+        path_text(&work_dir)?,
+        "--allow-file-repositories",
+    ];
+    Process::start_in(environment, "longshore", &arguments, &folder.join(format!("{name}.log")))
+}
+
+/// The n-th node of a region, two to a rack.
+fn start_node(
+    folder: &Path,
+    (region, index): (&str, usize),
+    addresses: &str,
+    token_file: &Path,
+    environment: &[(String, String)],
+) -> Result<Node> {
+    let name = format!("{region}-{}", index + 1);
+    let folder = folder.join("nodes").join(&name);
+    std::fs::create_dir_all(&folder)?;
+    let rack = format!("rack-{}", index / 2 + 1);
+    let zone = format!("{region}-a");
+    let port_base = process::free_ports(16)?.to_string();
+    let arguments = [
+        "run",
+        "--region-address",
+        addresses,
+        "--data",
+        path_text(&folder)?,
+        "--node",
+        &name,
+        "--zone",
+        &zone,
+        "--rack",
+        &rack,
+        "--token-file",
+        path_text(token_file)?,
+        "--host",
+        "127.0.0.1",
+        "--port-base",
+        &port_base,
+        "--stop-services-on-exit",
+    ];
+    let process = Process::start_in(environment, "longshore-node", &arguments, &folder.join("node.log"))?;
+    Ok(Node { name, region: region.to_owned(), folder, process })
+}
+
+async fn nodes_joined(client: &Client, expected: usize) -> Result<()> {
+    process::wait_for(&format!("{expected} nodes to join"), READY, async || {
+        let nodes = client.nodes().await?;
+        Ok((nodes.iter().filter(|n| !n.lost).count() >= expected).then_some(()))
+    })
+    .await
 }
 
 /// Where one `longshore up` listens: below the ephemeral range, so that no connection takes a port while it is away.

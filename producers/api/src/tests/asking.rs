@@ -25,6 +25,25 @@ async fn a_build_is_answered_by_its_job() {
 }
 
 #[tokio::test]
+async fn a_view_can_wait_for_what_became_of_a_request() {
+    let world = World::new().await;
+    let answer = world.post("/v1/builds", Role::Builder, &build()).await.expect_status(201);
+    let place = answer.header("longshore-request").to_owned();
+    assert!(place.starts_with("build-requests,"), "{place}");
+    let path = format!("/v1/jobs/default-1?after_request={place}");
+    assert_eq!(world.get(&path).await.json::<JobView>(), answer.json::<JobView>());
+    world.get(&format!("/v1/jobs?limit=5&after_request={place}")).await.expect_status(200);
+    world.toy.state().stuck = true;
+    let accepted = world.post("/v1/builds", Role::Builder, &build()).await.expect_status(202);
+    let later = accepted.header("longshore-request").to_owned();
+    world.get(&format!("/v1/queues?after_request={later}")).await.expect_problem(503, "not processed here yet");
+    world.toy.state().stuck = false;
+    for bad in ["builds,0,0", "x", "build-requests,9,0"] {
+        world.get(&format!("/v1/queues?after_request={bad}")).await.expect_problem(422, "after_request: give topic");
+    }
+}
+
+#[tokio::test]
 async fn a_repeated_build_is_the_same_job() {
     let world = World::new().await;
     let first: JobView = world.post_with_key("/v1/builds", Role::Builder, "key", &build()).await.json();

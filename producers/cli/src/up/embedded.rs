@@ -9,7 +9,7 @@ use longshore_s3::{
 };
 use longshore_schemas::RegionName;
 
-use super::secrets::Secrets;
+use crate::roles::secrets::S3_ACCESS_KEY;
 
 const MAIN: &str = "longshore-main";
 
@@ -24,18 +24,19 @@ impl Buckets {
         data: &Path,
         listen: SocketAddr,
         regions: &[RegionName],
-        secrets: &Secrets,
+        secret_key: &str,
     ) -> anyhow::Result<Self> {
-        let (access_key, secret_key) = (secrets.s3_access_key.clone(), secrets.s3_secret_key.clone());
         let root = data.join("s3");
-        let server = Server::start(Config { root, listen, access_key, secret_key }).await?;
+        let (access_key, secret_key) = (S3_ACCESS_KEY.to_owned(), secret_key.to_owned());
+        let config = Config { root, listen, access_key: access_key.clone(), secret_key: secret_key.clone() };
+        let server = Server::start(config).await?;
         let connect = async |name: String| -> anyhow::Result<Bucket> {
             let config = BucketConfig {
                 endpoint: Some(server.endpoint().to_owned()),
                 region: "embedded".to_owned(),
                 bucket: name,
-                access_key: Some(secrets.s3_access_key.clone()),
-                secret_key: Some(secrets.s3_secret_key.clone()),
+                access_key: Some(access_key.clone()),
+                secret_key: Some(secret_key.clone()),
                 path_style: true,
                 prefix: String::new(),
             };

@@ -7,70 +7,25 @@
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
 //!
-//! `[snapshots]` is in `snapshots`.
-
-use std::fmt;
+//! `[snapshots]` is in `roles::snapshots`.
 
 use longshore_service::config::{self, Sources};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
-use super::snapshots::{self, Snapshots};
 use crate::{
-    args::{UpArgs, seconds},
+    args::UpArgs,
     error::Error,
+    roles::{
+        leases::Leases,
+        snapshots::{self, Snapshots},
+    },
 };
-
-/// Beats that must fit into the silence: one may be late and one be lost.
-const BEATS_MIN: u32 = 3;
-/// An assignment may wait for its bases that long, and must then reach the worker.
-const CONFIRM_SECONDS_MIN: u32 = 5;
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Settings {
     pub(super) worker: Leases,
     pub(super) snapshots: Snapshots,
-}
-
-/// How long the queue trusts that a worker is at work.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Leases {
-    pub(super) silence: Seconds,
-    pub(super) beat: Seconds,
-    pub(super) confirm: Seconds,
-}
-
-impl Default for Leases {
-    fn default() -> Self {
-        Self { silence: Seconds(60), beat: Seconds(10), confirm: Seconds(10) }
-    }
-}
-
-/// `90`, `"90s"`, `"15m"`, `"2h"`
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Seconds(pub(super) u32);
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a time such as 90s, 15m or 2h")]
-        enum Text {
-            Number(i64),
-            Text(String),
-        }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Number(number) => number.to_string(),
-            Text::Text(text) => text,
-        };
-        seconds(&text).map(Self).map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
-    }
-}
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s", self.0)
-    }
 }
 
 impl Settings {
@@ -82,29 +37,11 @@ impl Settings {
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
         let keys = given.iter().map(|(key, _)| *key).chain(snapshots::KEYS).collect();
-        let sources = Sources { file: args.config.clone(), keys, flags };
+        let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;
         settings.snapshots.check().map_err(Error::Usage)?;
         Ok(settings)
-    }
-}
-
-impl Leases {
-    fn check(&self) -> Result<(), String> {
-        let Self { silence, beat, confirm } = self;
-        if silence.0 < beat.0.saturating_mul(BEATS_MIN) {
-            return Err(format!(
-                "worker.silence is {silence}, and workers speak every {beat} (worker.beat): allow a silence of at least \
-                 {BEATS_MIN} beats, or one that is late or lost ends a healthy build"
-            ));
-        }
-        if confirm.0 < CONFIRM_SECONDS_MIN {
-            return Err(format!(
-                "worker.confirm is {confirm}: a worker needs {CONFIRM_SECONDS_MIN} s to learn of its job and to say so"
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -113,7 +50,7 @@ mod tests {
     use longshore_service::telemetry::Format;
 
     use super::*;
-    use crate::args::LogArgs;
+    use crate::{args::LogArgs, roles::leases::Seconds};
 
     fn leases(silence: u32, beat: u32, confirm: u32) -> Leases {
         Leases { silence: Seconds(silence), beat: Seconds(beat), confirm: Seconds(confirm) }

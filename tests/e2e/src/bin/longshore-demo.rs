@@ -1,13 +1,16 @@
 //! The main job on one machine, with nothing faked: git commits are built, replicated to three regions and deployed to
 //! twelve nodes, which feed each other.
 //!
+//! By default all roles are in one process, `longshore up`; with `--log kafka` there are three brokers, three control nodes and two
+//! processes of each region, and the same is asked of them.
+//!
 //! Prints what each step took and what moved. Stays up for a look at the console, or with `--once` ends: with status 0
 //! when everything answered right, 1 otherwise.
 
 #![expect(clippy::print_stdout, reason = "it is what this program is for")]
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -16,7 +19,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use longshore_e2e::{
-    Client, Cluster,
+    Client, Cluster, Node,
+    apart::{Apart, Layout},
     greeter::{ASSET_BYTES, Repository},
     process::wait_for,
     traffic::{BucketReads, transfers},
@@ -30,6 +34,7 @@ use longshore_schemas::{
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 const NODES_PER_REGION: usize = 4;
 const WORKERS: usize = 2;
+const BROKERS: u32 = 3;
 const ASSETS: u32 = 64;
 /// Assets that the second commit changes.
 const CHANGED: [(u32, u32); 3] = [(7, 2), (30, 2), (31, 2)];
@@ -44,6 +49,93 @@ struct Arguments {
     /// Keep everything in this folder instead of a temporary one
     #[arg(long)]
     folder: Option<PathBuf>,
+    /// What it runs on
+    #[arg(long, value_enum, default_value = "local")]
+    log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Log {
+    Local,
+    Kafka,
+}
+
+/// What the demo is played on. What depends on others comes first, and ends first.
+enum Place {
+    One(Box<Cluster>),
+    Apart { apart: Box<Apart>, _kafka: longshore_kafka::Cluster },
+}
+
+impl Place {
+    async fn start(log: Log, folder: &Path) -> Result<Self> {
+        match log {
+            Log::Local => {
+                println!("starting `longshore up` with regions {}, {WORKERS} workers, 12 nodes", REGIONS.join(", "));
+                let mut cluster = Cluster::start(folder, &REGIONS).await?;
+                cluster.start_workers(WORKERS)?;
+                cluster.start_nodes(NODES_PER_REGION).await?;
+                Ok(Self::One(Box::new(cluster)))
+            }
+            Log::Kafka => {
+                let layout = Layout::new(&REGIONS, u16::try_from(BROKERS)?);
+                let (controls, processes) = (layout.controls, layout.processes_per_region);
+                println!(
+                    "starting {BROKERS} Kafka brokers, {controls} control nodes, {processes} processes of each of the \
+                     regions {}, {WORKERS} workers, 12 nodes",
+                    REGIONS.join(", ")
+                );
+                let kafka = longshore_kafka::Config::new(BROKERS);
+                let kafka = tokio::task::spawn_blocking(move || longshore_kafka::Cluster::start(&kafka)).await??;
+                let mut apart = Apart::start(folder, kafka.brokers(), layout).await?;
+                apart.start_workers(WORKERS)?;
+                apart.start_nodes(NODES_PER_REGION).await?;
+                Ok(Self::Apart { apart: Box::new(apart), _kafka: kafka })
+            }
+        }
+    }
+
+    fn client(&self) -> &Client {
+        match self {
+            Self::One(cluster) => &cluster.client,
+            Self::Apart { apart, .. } => &apart.client,
+        }
+    }
+
+    /// Where the S3 server's counters are read.
+    fn s3_client(&self) -> Result<Client> {
+        match self {
+            Self::One(cluster) => Ok(cluster.client.clone()),
+            Self::Apart { apart, .. } => apart.s3_client(),
+        }
+    }
+
+    fn nodes(&self) -> &[Node] {
+        match self {
+            Self::One(cluster) => &cluster.nodes,
+            Self::Apart { apart, .. } => &apart.nodes,
+        }
+    }
+
+    fn admin_token(&self) -> &Path {
+        match self {
+            Self::One(cluster) => &cluster.up.tokens.admin,
+            Self::Apart { apart, .. } => &apart.tokens.admin,
+        }
+    }
+
+    fn log_ends(&self) -> String {
+        match self {
+            Self::One(cluster) => format!("end of the log of `longshore up`:\n{}", cluster.control.log_end()),
+            Self::Apart { apart, .. } => apart.log_ends(),
+        }
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        match self {
+            Self::One(cluster) => cluster.stop(),
+            Self::Apart { apart, .. } => apart.stop(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -67,22 +159,23 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<()> {
     let temporary = tempfile::Builder::new().prefix("longshore-demo-").tempdir()?;
     let folder = arguments.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
-    let mut demo = Demo::start(folder).await?;
+    let mut demo = Demo::start(folder, arguments.log).await?;
     let played = demo.play().await;
     demo.print_tables();
     if let Err(error) = played {
-        println!("end of the log of `longshore up`:\n{}", demo.cluster.control.log_end());
+        println!("{}", demo.place.log_ends());
         return Err(error);
     }
     println!("\nEverything answered right.");
     if !arguments.once {
-        println!("Console: {}/?access_token={}", demo.cluster.up.api, demo.cluster.client.token);
-        println!("Try:     longshore --api {} nodes", demo.cluster.up.api);
-        println!("         with LONGSHORE_TOKEN_FILE={}", demo.cluster.up.tokens.admin.display());
+        let client = demo.place.client();
+        println!("Console: {}/?access_token={}", client.api, client.token);
+        println!("Try:     longshore --api {} nodes", client.api);
+        println!("         with LONGSHORE_TOKEN_FILE={}", demo.place.admin_token().display());
         println!("Ctrl-C ends it.");
         tokio::signal::ctrl_c().await?;
     }
-    demo.cluster.stop()
+    demo.place.stop()
 }
 
 struct Step {
@@ -105,7 +198,7 @@ struct Moved {
 }
 
 struct Demo {
-    cluster: Cluster,
+    place: Place,
     repository: Repository,
     steps: Vec<Step>,
     moved: Vec<Moved>,
@@ -114,23 +207,19 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(folder: PathBuf) -> Result<Self> {
+    async fn start(folder: PathBuf, log: Log) -> Result<Self> {
         let begun = Instant::now();
         std::fs::create_dir_all(&folder)?;
-        println!("starting `longshore up` with regions {}, {WORKERS} workers, 12 nodes", REGIONS.join(", "));
         let repository = Repository::create(&folder.join("repository"))?;
-        let mut cluster = Cluster::start(&folder, &REGIONS).await?;
-        cluster.start_workers(WORKERS)?;
-        cluster.start_nodes(NODES_PER_REGION).await?;
-        println!("console: {}/?access_token={}", cluster.up.api, cluster.client.token);
-        let mut demo =
-            Self { cluster, repository, steps: Vec::new(), moved: Vec::new(), reads: BucketReads::default() };
+        let place = Place::start(log, &folder).await?;
+        println!("console: {}/?access_token={}", place.client().api, place.client().token);
+        let mut demo = Self { place, repository, steps: Vec::new(), moved: Vec::new(), reads: BucketReads::default() };
         demo.step(begun, "start", "12 nodes joined");
         Ok(demo)
     }
 
     fn client(&self) -> Client {
-        self.cluster.client.clone()
+        self.place.client().clone()
     }
 
     fn step(&mut self, begun: Instant, what: &str, result: impl Into<String>) {
@@ -188,11 +277,11 @@ impl Demo {
         let mut body = self.repository.build("broken", commit)?;
         let script = "echo 'error: cannot find value `greeting` in this scope'; exit 101";
         body.build.command = vec!["sh".into(), "-c".into(), script.into()];
-        self.cluster.client.build(&body).await
+        self.client().build(&body).await
     }
 
     async fn expect_failed(&mut self, job: &JobView) -> Result<()> {
-        let job = self.cluster.client.job_ended(&job.job, BOUND).await?;
+        let job = self.client().job_ended(&job.job, BOUND).await?;
         ensure!(job.status == JobStatus::Failed, "{} should have failed: {:?}", job.job, job.status);
         let failure = job.failure.context("a job that failed says why")?;
         let took = job.ended_at.zip(job.started_at).map_or(Duration::ZERO, |(ended, started)| ended.since(started));
@@ -218,7 +307,7 @@ impl Demo {
 
     /// Asks the service on every node for its version, over HTTP.
     async fn ask_all(&self, service: &str, version: &str) -> Result<()> {
-        let nodes = self.cluster.client.nodes().await?;
+        let nodes = self.client().nodes().await?;
         ensure!(nodes.len() == REGIONS.len() * NODES_PER_REGION, "{} nodes", nodes.len());
         for node in nodes {
             let running = node.services.iter().find(|s| s.service.as_str() == service);
@@ -253,11 +342,11 @@ impl Demo {
 
     async fn count(&mut self, artifact: &ArtifactView, service: &str, what: &str, changed: u64) -> Result<()> {
         let id = artifact.summary.artifact.to_string();
-        let transfers = transfers(&self.cluster.nodes, service, &id)?;
+        let transfers = transfers(self.place.nodes(), service, &id)?;
         let needed = transfers.iter().map(|t| t.needed_bytes).sum();
         let from_peers = transfers.iter().map(|t| t.from_peers_bytes).sum();
         let mut copies = Vec::new();
-        let reads = BucketReads::now(&self.cluster.client).await?;
+        let reads = BucketReads::now(&self.place.s3_client()?).await?;
         for region in REGIONS {
             let earlier = self.reads.clone();
             let needed_once = transfers.iter().map(|t| t.needed_bytes).max().unwrap_or(0).max(1);

@@ -109,7 +109,12 @@ fn ports(path: &PathBuf) -> Result<String, String> {
 fn settings(path: &std::path::Path, content: &[u8]) -> Result<String, String> {
     let text = String::from_utf8_lossy(content).into_owned();
     let file = Sources { file: Some(path.to_owned()), ..Sources::default() };
-    let flags = Sources { file: None, keys: vec!["listen", "limits.some"], flags: vec![("regions", text.clone())] };
+    let flags = Sources {
+        file: None,
+        keys: vec!["listen", "limits.some"],
+        flags: vec![("regions", text.clone())],
+        set: Vec::new(),
+    };
     let read = config::load_with::<Settings>(&file, |_| None).map(|_| "settings".to_owned());
     let given = config::load_with::<Settings>(&flags, |_| Some(text.clone())).map(|_| "given".to_owned());
     let kind = |result: Result<String, longshore_service::Error>| result.unwrap_or_else(|error| kind_of(&error));

@@ -14,19 +14,17 @@ use longshore_s3::Bucket;
 use longshore_service::durable;
 use serde::Deserialize;
 
-use super::settings::Seconds;
+use super::leases::Seconds;
 
 /// What the environment may set.
-pub(super) const KEYS: [&str; 3] = ["snapshots.interval", "snapshots.facts", "snapshots.keep"];
-/// In the data folder: whose log this is.
-const INSTALLATION: &str = "installation";
+pub(crate) const KEYS: [&str; 3] = ["snapshots.interval", "snapshots.facts", "snapshots.keep"];
 
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Snapshots {
-    pub(super) interval: Seconds,
-    pub(super) facts: u64,
-    pub(super) keep: u32,
+pub(crate) struct Snapshots {
+    pub(crate) interval: Seconds,
+    pub(crate) facts: u64,
+    pub(crate) keep: u32,
 }
 
 impl Default for Snapshots {
@@ -36,30 +34,34 @@ impl Default for Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.keep == 0 || self.facts == 0 {
             return Err("snapshots.keep and snapshots.facts: use at least 1".to_owned());
         }
         Ok(())
     }
 
-    /// To the main bucket, in the name of this data folder, which is made the first time.
-    pub(super) fn config(&self, data: &Path, bucket: &Bucket) -> anyhow::Result<SnapshotConfig> {
-        let path = data.join(INSTALLATION);
-        let installation = match durable::read(&path)?.map(String::from_utf8) {
-            Some(Ok(name)) if !name.trim().is_empty() => name.trim().to_owned(),
-            _ => {
-                let name = format!("up-{:032x}", rand::random::<u128>());
-                durable::write(&path, name.as_bytes(), durable::SHARED_MODE)?;
-                name
-            }
-        };
+    /// Of this node, to the main bucket. All nodes of an installation name it alike, and no other installation does.
+    pub(crate) fn of(&self, installation: String, node: &str, bucket: &Bucket) -> anyhow::Result<SnapshotConfig> {
         let settings = Settings {
             interval: Duration::from_secs(self.interval.0.into()),
             facts_min: self.facts,
             keep: usize::try_from(self.keep)?,
-            ..Settings::new(installation, "up")
+            ..Settings::new(installation, node)
         };
         Ok(SnapshotConfig { bucket: bucket.clone(), settings })
     }
+}
+
+/// A name that nobody else has, made the first time and kept in this file of the data folder.
+pub(crate) fn kept_name(data: &Path, file: &str, prefix: &str) -> anyhow::Result<String> {
+    let path = data.join(file);
+    if let Some(Ok(name)) = durable::read(&path)?.map(String::from_utf8)
+        && !name.trim().is_empty()
+    {
+        return Ok(name.trim().to_owned());
+    }
+    let name = format!("{prefix}-{:032x}", rand::random::<u128>());
+    durable::write(&path, name.as_bytes(), durable::SHARED_MODE)?;
+    Ok(name)
 }

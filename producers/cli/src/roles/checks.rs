@@ -1,4 +1,4 @@
-//! What this process can say of itself when someone asks what is wrong: `GET /v1/checks`, for `longshore doctor`.
+//! What a process with an API can say of itself when someone asks what is wrong: `GET /v1/checks`, for `longshore doctor`.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,18 +27,20 @@ const DISK_FAIL_BYTES: u64 = 512 * 1024 * 1024;
 const FILES_WARN: u64 = 70;
 const FILES_FAIL: u64 = 95;
 
-pub(super) struct UpChecks {
-    pub(super) control: Arc<Control>,
-    pub(super) log: Arc<dyn Log>,
-    pub(super) data: PathBuf,
-    pub(super) buckets: Vec<(String, Bucket)>,
-    pub(super) regions: Vec<(RegionName, Connections)>,
+pub(crate) struct RoleChecks {
+    pub(crate) control: Arc<Control>,
+    /// Whether no other process leads partitions: then each must be led here.
+    pub(crate) alone: bool,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) data: PathBuf,
+    pub(crate) buckets: Vec<(String, Bucket)>,
+    pub(crate) regions: Vec<(RegionName, Connections)>,
 }
 
 #[async_trait]
-impl Checks for UpChecks {
+impl Checks for RoleChecks {
     async fn checks(&self) -> Vec<CheckView> {
-        let mut checks = processors(&self.control.health().await);
+        let mut checks = processors(&self.control.health().await, self.alone);
         checks.push(snapshots(self.control.snapshots()));
         checks.push(self.dead_letters().await);
         checks.push(self.disk());
@@ -68,11 +70,17 @@ impl Checks for UpChecks {
     }
 }
 
-impl UpChecks {
+impl RoleChecks {
     async fn dead_letters(&self) -> CheckView {
         let check = "dead letters";
         match self.log.end_offset(&TopicPartition::new(topics::DEAD_LETTERS.name, 0)).await {
             Ok(0) => CheckView::ok(check, "none"),
+            // Kafka counts the ends of transactions too.
+            Ok(end) if !self.alone => CheckView::warn(
+                check,
+                format!("there are some, fewer than {end}"),
+                "each was set aside and changed nothing; the servers' logs name it and say why",
+            ),
             Ok(count) => CheckView::warn(
                 check,
                 format!("{count} records could not be processed, ever"),
@@ -103,16 +111,18 @@ impl UpChecks {
 }
 
 /// One line for each processor, or for each of its partitions that is not well.
-fn processors(health: &[Health]) -> Vec<CheckView> {
+fn processors(health: &[Health], alone: bool) -> Vec<CheckView> {
     let mut checks = Vec::new();
     let mut names: Vec<_> = health.iter().map(|health| health.processor).collect();
     names.dedup();
     for name in names {
         let of: Vec<_> = health.iter().filter(|health| health.processor == name).collect();
-        let unwell: Vec<_> = of.iter().filter_map(|health| unwell(health)).collect();
+        let unwell: Vec<_> = of.iter().filter_map(|health| unwell(health, alone)).collect();
         if unwell.is_empty() {
             let lag: u64 = of.iter().filter_map(|health| health.lag).sum();
-            let says = format!("{} partitions, led here; {lag} requests wait", of.len());
+            let led = of.iter().filter(|health| health.status.role == Role::Leading).count();
+            let led = if led == of.len() { "led here".to_owned() } else { format!("{led} of them led here") };
+            let says = format!("{} partitions, {led}; {lag} requests wait", of.len());
             checks.push(CheckView::ok(format!("processor {name}"), says));
         }
         checks.extend(unwell);
@@ -137,7 +147,7 @@ fn snapshots(state: SnapshotState) -> CheckView {
     }
 }
 
-fn unwell(health: &Health) -> Option<CheckView> {
+fn unwell(health: &Health, alone: bool) -> Option<CheckView> {
     let check = format!("processor {}/{}", health.processor, health.partition);
     let lag = health.lag.unwrap_or(0);
     let error = health.status.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -152,7 +162,13 @@ fn unwell(health: &Health) -> Option<CheckView> {
         Role::Leading if lag > LAG_MAX => {
             Some(CheckView::warn(check, says, "it is behind: look whether the number falls, and at the disk's speed"))
         }
+        Role::Following if !alone && lag > LAG_MAX => Some(CheckView::warn(
+            check,
+            says,
+            "its leader is behind, or no control node leads it: look at their logs, and whether the number falls",
+        )),
         Role::Leading => None,
+        Role::Following if !alone && health.status.error.is_none() => None,
         Role::TakingOver => Some(CheckView::warn(check, says, "it is starting: look again in a few seconds")),
         Role::Following | Role::Stopped => {
             Some(CheckView::fail(check, says, "nothing of this partition is decided: the server's log says why"))
@@ -200,16 +216,30 @@ mod tests {
             Health { processor: "queue", partition, status, applied: Default::default(), lag: Some(lag) }
         };
         let well = [health(0, Role::Leading, 1, None), health(1, Role::Leading, 2, None)];
-        let lines: Vec<_> = processors(&well).into_iter().map(|c| (c.state, c.check, c.says)).collect();
+        let lines: Vec<_> = processors(&well, true).into_iter().map(|c| (c.state, c.check, c.says)).collect();
         assert_eq!(lines, [(Ok, "processor queue".into(), "2 partitions, led here; 3 requests wait".into())]);
         let unwell = [
             health(0, Role::Leading, 5_000, None),
             health(1, Role::Halted, 7, Some("fact 3 cannot be applied")),
             health(2, Role::Leading, 0, None),
         ];
-        let lines = processors(&unwell);
+        let lines = processors(&unwell, true);
         let states: Vec<(CheckState, &str)> = lines.iter().map(|c| (c.state, c.check.as_str())).collect();
         assert_eq!(states, [(Warn, "processor queue/0"), (Fail, "processor queue/1")]);
         assert!(lines[1].says.contains("fact 3 cannot be applied"), "{:?}", lines[1]);
+    }
+
+    #[test]
+    fn where_others_lead_too_following_is_well_as_long_as_someone_does() {
+        let health = |partition, role, lag| {
+            let status = longshore_control::Status { role, error: None };
+            Health { processor: "queue", partition, status, applied: Default::default(), lag: Some(lag) }
+        };
+        let shared = [health(0, Role::Leading, 1), health(1, Role::Following, 2)];
+        let says = |alone| processors(&shared, alone).into_iter().map(|c| (c.state, c.says)).collect::<Vec<_>>();
+        assert_eq!(says(false), [(Ok, "2 partitions, 1 of them led here; 3 requests wait".into())]);
+        assert_eq!(says(true)[0].0, Fail);
+        let behind = processors(&[health(0, Role::Following, 5_000)], false);
+        assert_eq!((behind[0].state, behind[0].check.as_str()), (Warn, "processor queue/0"));
     }
 }

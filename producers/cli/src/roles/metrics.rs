@@ -1,5 +1,5 @@
-//! `/metrics` of `longshore up`, for Prometheus: what every role of the process counts, and what went through the embedded S3
-//! server. Any token may read.
+//! `/metrics`, for Prometheus: what every role of the process counts, and what went through the embedded S3 server, if it is in
+//! this process. At the API, any token may read.
 
 use std::sync::Arc;
 
@@ -20,29 +20,39 @@ use longshore_service::{
 };
 
 /// What is looked up when the metrics are read.
-pub(super) struct Sources {
-    pub(super) control: Arc<Control>,
-    pub(super) s3: S3Counters,
+pub(crate) struct Sources {
+    control: Option<Arc<Control>>,
+    s3: Option<S3Counters>,
     memory: Gauges<0>,
     files: Gauges<0>,
 }
 
 impl Sources {
-    pub(super) fn new(control: Arc<Control>, s3: S3Counters) -> Self {
+    pub(crate) fn new(control: Option<Arc<Control>>, s3: Option<S3Counters>) -> Self {
         let memory = Gauges::new("process_resident_memory_bytes", "Memory of this process", []);
         let files = Gauges::new("process_open_fds", "Open files and connections of this process", []);
         Self { control, s3, memory, files }
     }
 
     async fn text(&self) -> String {
-        self.control.show_metrics().await;
+        if let Some(control) = &self.control {
+            control.show_metrics().await;
+        }
+        self.of_process()
+    }
+
+    /// Everything but the levels that the processors have to be asked for.
+    pub(crate) fn of_process(&self) -> String {
         self.memory.set([], resident_bytes().unwrap_or(0));
         self.files.set([], std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64));
-        with_traffic(&metrics::text(), &self.s3)
+        match &self.s3 {
+            Some(s3) => with_traffic(&metrics::text(), s3),
+            None => metrics::text(),
+        }
     }
 }
 
-pub(super) fn with_metrics(router: Router, sources: Sources, tokens: &Tokens) -> Router {
+pub(crate) fn with_metrics(router: Router, sources: Sources, tokens: &Tokens) -> Router {
     let (tokens, sources) = (tokens.clone(), Arc::new(sources));
     let answer = async move |headers: HeaderMap| {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));

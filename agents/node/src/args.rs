@@ -1,0 +1,106 @@
+//! The flags of `longshore-node run`. Each is a variable too, for machines that are set up by their environment.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser};
+use longshore_schemas::{NodeId, RackName, ZoneName};
+use longshore_service::telemetry;
+
+use crate::{Folders, node::Config};
+
+#[derive(Debug, Args)]
+pub struct Data {
+    /// The node's folder
+    #[arg(long, env = "LONGSHORE_NODE_DATA")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// HOST:PORT of a process of the region; several with commas between, of which the node uses any that answers
+    #[arg(long, env = "LONGSHORE_REGION_ADDRESS", value_delimiter = ',', required = true)]
+    pub region_address: Vec<String>,
+    #[command(flatten)]
+    pub data: Data,
+    /// This node's name, unique in its region
+    #[arg(long, env = "LONGSHORE_NODE_NAME")]
+    pub node: NodeId,
+    #[arg(long, env = "LONGSHORE_NODE_ZONE", default_value = "default")]
+    pub zone: ZoneName,
+    #[arg(long, env = "LONGSHORE_NODE_RACK", default_value = "default")]
+    pub rack: RackName,
+    /// File with an enrolment token, for the first start
+    #[arg(long, env = "LONGSHORE_NODE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Host name or address at which peers and users reach this machine
+    #[arg(long, env = "LONGSHORE_NODE_HOST")]
+    pub host: String,
+    /// Where to serve packs to peers; port 0 takes any
+    #[arg(long, env = "LONGSHORE_NODE_SWARM_LISTEN", default_value = "0.0.0.0:0")]
+    pub swarm_listen: SocketAddr,
+    /// Services get the first free port from here on
+    #[arg(long, env = "LONGSHORE_NODE_PORT_BASE", default_value_t = 28_000)]
+    pub port_base: u16,
+    /// Where Prometheus reads /metrics, such as 127.0.0.1:9101 [default: nowhere]
+    #[arg(long, env = "LONGSHORE_NODE_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// How the log on stderr is written: text for people, json for programs
+    #[arg(long, env = "LONGSHORE_LOG_FORMAT", default_value = "text")]
+    pub log_format: telemetry::Format,
+    /// Stop the services when the agent is told to stop; otherwise they go on running
+    #[arg(long)]
+    pub stop_services_on_exit: bool,
+}
+
+impl Run {
+    /// What the agent would do with no flag at all.
+    pub fn from_environment() -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            run: Run,
+        }
+        Alone::try_parse_from(["longshore-node run"]).map(|alone| alone.run)
+    }
+
+    /// What is wrong, by flag, though each value is one; connects nowhere.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let is_address = |text: &str| {
+            let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+        };
+        for address in self.region_address.iter().filter(|address| !is_address(address)) {
+            found.push(("region-address", format!("{address:?} is no address: write HOST:PORT")));
+        }
+        let has_identity = Folders { data: self.data.data.clone() }.credential().exists();
+        match &self.token_file {
+            Some(file) if !has_identity => {
+                if let Err(error) = std::fs::read_to_string(file) {
+                    found.push(("token-file", format!("{} cannot be read: {error}", file.display())));
+                }
+            }
+            None if !has_identity => {
+                found
+                    .push(("token-file", "the node has no identity yet: name the file with an enrolment token".into()));
+            }
+            _ => {}
+        }
+        found
+    }
+
+    pub fn config(self) -> Config {
+        Config {
+            region_addresses: self.region_address,
+            data: self.data.data,
+            node: self.node,
+            zone: self.zone,
+            rack: self.rack,
+            token_file: self.token_file,
+            host: self.host,
+            swarm_listen: self.swarm_listen,
+            port_base: self.port_base,
+            stop_services_on_exit: self.stop_services_on_exit,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Keys and tokens of an installation: made once, the same for every process of it.
+//!
+//! ```text
+//! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
+//! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
+//! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use longshore_schemas::{
+    RegionName,
+    auth::{RequestKey, Sender},
+    http::Role,
+};
+use longshore_service::{
+    durable,
+    request_keys::{self, RequestKeys},
+    signed::Signer,
+    tokens::{self, Tokens},
+};
+
+use crate::{args::SecretsArgs, defaults::UpTokens, error::Error, output};
+
+const TOKENS: &str = "tokens.json";
+const SIGNING_KEY: &str = "signing.key";
+const S3_KEY: &str = "s3.key";
+const REQUEST_KEYS: &str = "requests";
+/// What clients of the embedded S3 server sign with, beside [`S3_KEY`].
+pub(crate) const S3_ACCESS_KEY: &str = "longshore";
+
+/// What processes check and make credentials with.
+#[derive(Clone)]
+pub(crate) struct Secrets {
+    pub(crate) tokens: Tokens,
+    pub(crate) signer: Signer,
+}
+
+/// What [`Secrets::make`] leaves for others, besides the secrets themselves.
+pub(crate) struct Made {
+    pub(crate) secrets: Secrets,
+    pub(crate) request_keys: RequestKeys,
+    pub(crate) files: UpTokens,
+    pub(crate) s3_secret_key: String,
+}
+
+impl Secrets {
+    /// Makes what is not there yet, and reads the rest.
+    pub(crate) fn make(folder: &Path, tokens_folder: &Path, regions: &[RegionName]) -> anyhow::Result<Made> {
+        let list = folder.join(TOKENS);
+        let mut known = Tokens::load(&list)?;
+        let file = |role: Role| tokens_folder.join(tokens::name(role));
+        let mut made = false;
+        for role in [Role::Admin, Role::Worker, Role::Node] {
+            made |= ensure(&mut known, role, &file(role))?;
+        }
+        if made {
+            known.save(&list)?;
+        }
+        let files = UpTokens { admin: file(Role::Admin), worker: file(Role::Worker), node: file(Role::Node) };
+        let signer = Signer::load_or_create(&folder.join(SIGNING_KEY))?;
+        let request_keys = RequestKeys::load_or_create(&folder.join(REQUEST_KEYS), regions)?;
+        let s3_secret_key = secret(&folder.join(S3_KEY))?;
+        Ok(Made { secrets: Self { tokens: known, signer }, request_keys, files, s3_secret_key })
+    }
+
+    /// Reads what was made: a process that made its own would know nobody's tokens.
+    pub(crate) fn load(folder: &Path) -> anyhow::Result<Self> {
+        let file = |name: &str| -> anyhow::Result<PathBuf> {
+            let path = folder.join(name);
+            ensure!(path.is_file(), "there is no {}", path.display());
+            Ok(path)
+        };
+        let tokens = Tokens::load(&file(TOKENS)?)?;
+        ensure!(!tokens.records().is_empty(), "{} lists no token", folder.join(TOKENS).display());
+        Ok(Self { tokens, signer: Signer::load_or_create(&file(SIGNING_KEY)?)? })
+    }
+}
+
+/// What a control node believes and signs with.
+pub(crate) fn request_keys(folder: &Path, regions: &[RegionName]) -> anyhow::Result<RequestKeys> {
+    let keys = RequestKeys::load(&folder.join(REQUEST_KEYS))?;
+    if let Some(region) = regions.iter().find(|region| keys.of(region).is_none()) {
+        let file = request_keys::region_file(&folder.join(REQUEST_KEYS), region);
+        anyhow::bail!("there is no {}: nothing that region {region} reports would be believed", file.display());
+    }
+    Ok(keys)
+}
+
+/// What a region signs with.
+pub(crate) fn request_key(folder: &Path, region: &RegionName) -> anyhow::Result<RequestKey> {
+    let file = request_keys::region_file(&folder.join(REQUEST_KEYS), region);
+    let keys = request_keys::request_keys(&file, &Sender::Region(region.clone()))?;
+    keys.into_iter().next().with_context(|| format!("{} holds no key", file.display()))
+}
+
+/// `longshore secrets`
+pub(crate) fn run(args: &SecretsArgs) -> Result<(), Error> {
+    let made = Secrets::make(&args.folder, &args.folder.join("tokens"), &args.regions)?;
+    let UpTokens { admin, worker, node } = made.files;
+    output::message(&format!(
+        "{} is complete: give every control node a copy, and regions one with their own file of requests/ only",
+        args.folder.display()
+    ));
+    for (who, file) in [("people who administer", admin), ("workers", worker), ("nodes that enrol", node)] {
+        output::message(&format!("  the token of {who}: {}", file.display()));
+    }
+    Ok(())
+}
+
+/// A token of this role, in its file and in the list; says whether it had to be made.
+fn ensure(known: &mut Tokens, role: Role, file: &Path) -> anyhow::Result<bool> {
+    let kept = durable::read(file)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    if kept.is_some_and(|token| known.verify(token.trim()).is_some_and(|identity| identity.role == role)) {
+        return Ok(false);
+    }
+    let (token, record) = tokens::generate(tokens::name(role), role);
+    known.push(record);
+    durable::write(file, token.as_bytes(), durable::PRIVATE_MODE)?;
+    Ok(true)
+}
+
+fn secret(path: &Path) -> anyhow::Result<String> {
+    if let Some(bytes) = durable::read(path)? {
+        return String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()));
+    }
+    let (secret, _) = tokens::generate("s3", Role::Admin);
+    durable::write(path, secret.as_bytes(), durable::PRIVATE_MODE)?;
+    Ok(secret)
+}

@@ -1,0 +1,744 @@
+//! What an operator may set for `longshore control` and `longshore region`: defaults → file → environment → `--set`.
+//!
+//! ```text
+//! data = "/var/lib/longshore"            # a folder of this process alone
+//! secrets = "/etc/longshore/secrets"     # what `longshore secrets` made: the same for all of an installation
+//! regions = ["eu", "us", "ap"]           # every region; the same for all, as is
+//! shards_per_region = 4
+//!
+//! [kafka]                                # brokers, prefix, replication, client_id, manage_topics, properties = { … }
+//! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, keys
+//! [api]                                  # listen, allow_file_repositories
+//! [region]                               # name, listen, metrics_listen, bucket; [region.s3] where it differs from [s3]
+//! [worker]                               # silence, beat, confirm
+//! [snapshots]                            # interval, facts, keep
+//! [limits]                               # queue.jobs = 5000, as --limit
+//! ```
+//!
+//! Each key is a variable too: `s3.endpoint` is `LONGSHORE_S3_ENDPOINT`. One file serves all roles. Everything is checked before
+//! anything starts, and every mistake is told, not only the first: see [`Settings::check`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use longshore_log::kafka;
+use longshore_s3::BucketConfig;
+use longshore_schemas::{RegionName, topics};
+use longshore_service::{
+    config::{self, Sources},
+    limits::{self, Limit},
+};
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    leases::Leases,
+    secrets::{self, Secrets},
+    snapshots::Snapshots,
+};
+use crate::{args::RoleArgs, error::Error};
+
+const KEYS: &[&str] = &[
+    "data",
+    "secrets",
+    "regions",
+    "shards_per_region",
+    "kafka.brokers",
+    "kafka.prefix",
+    "kafka.replication",
+    "kafka.client_id",
+    "kafka.manage_topics",
+    "kafka.properties",
+    "s3.endpoint",
+    "s3.region",
+    "s3.path_style",
+    "s3.main_bucket",
+    "s3.regional_bucket",
+    "s3.prefix",
+    "s3.create_buckets",
+    "s3.access_key",
+    "s3.secret_key",
+    "s3.secret_key_file",
+    "api.listen",
+    "api.allow_file_repositories",
+    "region.name",
+    "region.listen",
+    "region.metrics_listen",
+    "region.bucket",
+    "region.s3.endpoint",
+    "region.s3.region",
+    "region.s3.path_style",
+    "region.s3.access_key",
+    "region.s3.secret_key",
+    "region.s3.secret_key_file",
+    "worker.silence",
+    "worker.beat",
+    "worker.confirm",
+    "snapshots.interval",
+    "snapshots.facts",
+    "snapshots.keep",
+    "limits",
+];
+/// Stands for the region's name in `s3.regional_bucket`.
+const REGION_MARK: &str = "{region}";
+/// Settings of librdkafka that the log makes itself, and cannot do without.
+const OWN_PROPERTIES: &[&str] = &[
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "client.id",
+    "enable.auto.commit",
+    "enable.idempotence",
+    "group.id",
+    "isolation.level",
+    "metadata.broker.list",
+    "partitioner",
+    "transactional.id",
+];
+const PREFIX_CHARS_MAX: usize = 100;
+const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
+const SHARDS_MAX: u32 = 1_024;
+
+/// The roles that this program's settings are for, and those that `longshore config check` knows besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    Control,
+    Region,
+    Worker,
+    Node,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    pub(crate) data: PathBuf,
+    /// By default, in the data folder.
+    secrets: Option<PathBuf>,
+    #[serde(deserialize_with = "names")]
+    pub(crate) regions: Vec<RegionName>,
+    pub(crate) shards_per_region: u32,
+    pub(crate) kafka: Kafka,
+    pub(crate) s3: S3,
+    pub(crate) api: ApiSettings,
+    pub(crate) region: RegionSettings,
+    pub(crate) worker: Leases,
+    pub(crate) snapshots: Snapshots,
+    limits: BTreeMap<String, LimitValue>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data: ".longshore".into(),
+            secrets: None,
+            regions: Vec::new(),
+            shards_per_region: 4,
+            kafka: Kafka::default(),
+            s3: S3::default(),
+            api: ApiSettings::default(),
+            region: RegionSettings::default(),
+            worker: Leases::default(),
+            snapshots: Snapshots::default(),
+            limits: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Kafka {
+    brokers: String,
+    prefix: String,
+    replication: u16,
+    /// By default, the role and, of a region, its name.
+    client_id: Option<String>,
+    /// By default, control nodes create topics and check their settings, and regions wait for them.
+    manage_topics: Option<bool>,
+    properties: BTreeMap<String, Scalar>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        let (brokers, client_id, manage_topics, properties) = Default::default();
+        Self { brokers, prefix: "longshore.".to_owned(), replication: 3, client_id, manage_topics, properties }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct S3 {
+    /// Without one, AWS.
+    endpoint: Option<String>,
+    region: String,
+    path_style: bool,
+    main_bucket: String,
+    regional_bucket: String,
+    prefix: String,
+    /// Whether to make buckets that are not there, as for the embedded server.
+    pub(crate) create_buckets: bool,
+    access_key: Option<String>,
+    secret_key: Option<String>,
+    secret_key_file: Option<PathBuf>,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: "us-east-1".to_owned(),
+            path_style: false,
+            main_bucket: "longshore-main".to_owned(),
+            regional_bucket: format!("longshore-{REGION_MARK}"),
+            prefix: String::new(),
+            create_buckets: false,
+            access_key: None,
+            secret_key: None,
+            secret_key_file: None,
+        }
+    }
+}
+
+/// Without keys they come from where AWS's own tools find them.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    access_key: Option<&'a String>,
+    secret_key: Option<&'a String>,
+    secret_key_file: Option<&'a PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ApiSettings {
+    pub(crate) listen: SocketAddr,
+    /// Whether builds may come from folders of the machines: only where API and workers share them.
+    pub(crate) allow_file_repositories: bool,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 7070).into(), allow_file_repositories: false }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RegionSettings {
+    name: Option<RegionName>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    bucket: Option<String>,
+    s3: RegionalS3,
+}
+
+impl Default for RegionSettings {
+    fn default() -> Self {
+        let (name, metrics_listen, bucket, s3) = Default::default();
+        Self { name, listen: ([127, 0, 0, 1], 7171).into(), metrics_listen, bucket, s3 }
+    }
+}
+
+/// What is not given is as in `[s3]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RegionalS3 {
+    endpoint: Option<String>,
+    region: Option<String>,
+    path_style: Option<bool>,
+    access_key: Option<String>,
+    secret_key: Option<String>,
+    secret_key_file: Option<PathBuf>,
+}
+
+/// `true`, `7` and `"text"`: librdkafka takes all of them as text.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "a text, a number or true or false")]
+enum Scalar {
+    Bool(bool),
+    Number(i64),
+    Text(String),
+}
+
+impl Scalar {
+    fn text(&self) -> String {
+        match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+/// TOML reads `queue.jobs = 5` as a table within a table.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "a whole number")]
+enum LimitValue {
+    Number(i64),
+    Within(BTreeMap<String, LimitValue>),
+}
+
+/// `["eu", "us"]`, or `eu,us` as flags and variables have it.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RegionName>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "names of regions, such as [\"eu\", \"us\"]")]
+    enum Names {
+        List(Vec<String>),
+        Text(String),
+    }
+    let names = match Names::deserialize(deserializer)? {
+        Names::List(names) => names,
+        Names::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+    };
+    names.iter().map(|name| name.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// Something that is wrong with the settings, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Mistake {
+    /// Such as `kafka.brokers`; empty if the text names where it is.
+    pub(crate) field: String,
+    pub(crate) what: String,
+}
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.field.is_empty() { f.write_str(&self.what) } else { write!(f, "{}: {}", self.field, self.what) }
+    }
+}
+
+/// Settings that were checked for a role, and what they refer to.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) settings: Settings,
+    pub(crate) limits: limits::Settings,
+}
+
+impl Settings {
+    /// Reads and checks, and says all that is wrong at once.
+    pub(crate) fn load(args: &RoleArgs, data: &Path, role: Role, known: &[&'static Limit]) -> Result<Checked, Error> {
+        Self::examine(args, data, role, known).map_err(|mistakes| {
+            let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
+            Error::Usage(lines.join("\nerror: "))
+        })
+    }
+
+    /// As [`Settings::load`], with the mistakes as a list.
+    pub(crate) fn examine(
+        args: &RoleArgs,
+        data: &Path,
+        role: Role,
+        known: &[&'static Limit],
+    ) -> Result<Checked, Vec<Mistake>> {
+        let settings = Self::read(args, data)?;
+        let mut mistakes = settings.check(role);
+        let limits = settings.limits(&args.limits, known);
+        mistakes.extend(limits.as_ref().err().cloned());
+        match limits {
+            Ok(limits) if mistakes.is_empty() => Ok(Checked { settings, limits }),
+            _ => Err(mistakes),
+        }
+    }
+
+    fn read(args: &RoleArgs, data: &Path) -> Result<Self, Vec<Mistake>> {
+        let elsewhere = |what: String| Mistake { field: String::new(), what };
+        let mut set = Vec::new();
+        for text in &args.set {
+            let pair = text.split_once('=');
+            match pair.and_then(|(name, value)| Some((*KEYS.iter().find(|key| **key == name)?, value))) {
+                Some((key, value)) => set.push((key, value.to_owned())),
+                None => {
+                    let what = format!("--set {text}: write KEY=VALUE; the keys are {}", KEYS.join(", "));
+                    return Err(vec![elsewhere(what)]);
+                }
+            }
+        }
+        // The global flag is for all commands, so it comes with a default of its own.
+        if data != Path::new(crate::args::DATA_DEFAULT) {
+            set.push(("data", data.display().to_string()));
+        }
+        let sources = Sources { file: args.config.clone(), keys: KEYS.to_vec(), flags: Vec::new(), set };
+        config::load_all(&sources)
+            .map_err(|mistakes| mistakes.iter().map(|mistake| elsewhere(mistake.to_string())).collect())
+    }
+
+    fn limits(&self, flags: &[String], known: &[&'static Limit]) -> Result<limits::Settings, Mistake> {
+        let mut texts = Vec::new();
+        flatten("", &self.limits, &mut texts);
+        // Flags come last and win.
+        texts.extend(flags.iter().cloned());
+        limits::Settings::read(&texts, known)
+            .map_err(|error| Mistake { field: "limits".to_owned(), what: error.to_string() })
+    }
+
+    /// All that is wrong for this role, without connecting anywhere.
+    pub(crate) fn check(&self, role: Role) -> Vec<Mistake> {
+        let mut found = Found::default();
+        self.check_regions(role, &mut found);
+        self.kafka.check(&mut found);
+        self.s3.check(&mut found);
+        match role {
+            Role::Control => {
+                if let Err(what) = self.worker.check() {
+                    found.add("worker", what);
+                }
+                if let Err(what) = self.snapshots.check() {
+                    found.add("snapshots", what);
+                }
+            }
+            Role::Region => self.check_region(&mut found),
+            Role::Worker | Role::Node => {}
+        }
+        if let Err(error) = self.check_secrets(role) {
+            found.add(
+                "secrets",
+                format!(
+                    "{error:#}; make the folder with `longshore secrets DIR --regions …`, and give processes copies"
+                ),
+            );
+        }
+        if self.data.exists() && !self.data.is_dir() {
+            found.add("data", format!("{} is not a folder: name one of this process alone", self.data.display()));
+        }
+        found.0
+    }
+
+    fn check_secrets(&self, role: Role) -> anyhow::Result<()> {
+        let folder = self.secrets();
+        Secrets::load(&folder)?;
+        match (role, &self.region.name) {
+            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::request_key(&folder, name).map(drop),
+            (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_regions(&self, role: Role, found: &mut Found) {
+        if self.regions.is_empty() {
+            let role = if role == Role::Region { ", not only this one" } else { "" };
+            found.add("regions", format!("name every region of the installation{role}, such as [\"eu\", \"us\"]"));
+        }
+        let distinct: BTreeSet<_> = self.regions.iter().collect();
+        if distinct.len() < self.regions.len() {
+            found.add("regions", "a region is named twice");
+        }
+        if !(1..=SHARDS_MAX).contains(&self.shards_per_region) {
+            found.add("shards_per_region", format!("use 1 to {SHARDS_MAX}, and never change it"));
+        }
+        if self.regions.len() > 1 && self.region.bucket.is_none() && !self.s3.regional_bucket.contains(REGION_MARK) {
+            let what = format!("it must contain {REGION_MARK}, or the regions would share one bucket");
+            found.add("s3.regional_bucket", what);
+        }
+    }
+
+    fn check_region(&self, found: &mut Found) {
+        match &self.region.name {
+            None => found.add("region.name", "say which of the regions this process is of"),
+            Some(name) if !self.regions.is_empty() && !self.regions.contains(name) => {
+                let known: Vec<_> = self.regions.iter().map(RegionName::as_str).collect();
+                found.add("region.name", format!("{name} is not in regions, which are {}", known.join(", ")));
+            }
+            Some(name) => check_bucket("s3.regional_bucket", &self.regional_bucket(name), found),
+        }
+        check_endpoint("region.s3.endpoint", self.region.s3.endpoint.as_deref(), found);
+        self.region.s3.keys().check("region.s3", found);
+    }
+
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.secrets.clone().unwrap_or_else(|| self.data.join("secrets"))
+    }
+
+    /// Of a region's settings that were checked.
+    pub(crate) fn region_name(&self) -> anyhow::Result<&RegionName> {
+        self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
+    }
+
+    /// What this installation is called, where several share a bucket: as they share a cluster.
+    pub(crate) fn installation(&self) -> String {
+        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
+        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
+    }
+
+    /// The log as this role uses it.
+    pub(crate) fn log(&self, role: Role) -> kafka::Config {
+        let Kafka { brokers, prefix, replication, client_id, manage_topics, properties } = &self.kafka;
+        kafka::Config {
+            prefix: prefix.clone(),
+            client_id: client_id.clone().unwrap_or_else(|| {
+                let region = self.region.name.as_ref().filter(|_| role == Role::Region);
+                region.map_or("longshore-control".to_owned(), |region| format!("longshore-region-{region}"))
+            }),
+            properties: properties.iter().map(|(key, value)| (key.clone(), value.text())).collect(),
+            manage_topics: manage_topics.unwrap_or(role == Role::Control),
+            replication: *replication,
+            ..kafka::Config::new(brokers, topics::ALL)
+        }
+    }
+
+    pub(crate) fn main_bucket(&self) -> anyhow::Result<BucketConfig> {
+        let S3 { endpoint, region, path_style, main_bucket, prefix, .. } = &self.s3;
+        let (access_key, secret_key) = self.s3.keys().read()?;
+        Ok(BucketConfig {
+            endpoint: endpoint.clone(),
+            region: region.clone(),
+            bucket: main_bucket.clone(),
+            access_key,
+            secret_key,
+            path_style: *path_style,
+            prefix: prefix.clone(),
+        })
+    }
+
+    /// The bucket of the region that this process is of.
+    pub(crate) fn own_bucket(&self) -> anyhow::Result<BucketConfig> {
+        let RegionalS3 { endpoint, region, path_style, .. } = &self.region.s3;
+        let keys = self.region.s3.keys();
+        let mut config = self.main_bucket()?;
+        config.bucket = self.regional_bucket(self.region_name()?);
+        if keys.is_given() {
+            (config.access_key, config.secret_key) = keys.read()?;
+        }
+        config.endpoint = endpoint.clone().or(config.endpoint);
+        config.region = region.clone().unwrap_or(config.region);
+        config.path_style = path_style.unwrap_or(config.path_style);
+        Ok(config)
+    }
+
+    fn regional_bucket(&self, region: &RegionName) -> String {
+        let named = self.region.bucket.clone();
+        named.unwrap_or_else(|| self.s3.regional_bucket.replace(REGION_MARK, region.as_str()))
+    }
+}
+
+#[derive(Default)]
+struct Found(Vec<Mistake>);
+
+impl Found {
+    fn add(&mut self, field: &str, what: impl Into<String>) {
+        self.0.push(Mistake { field: field.to_owned(), what: what.into() });
+    }
+}
+
+impl Kafka {
+    fn check(&self, found: &mut Found) {
+        let is_address = |text: &str| {
+            let port = text.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+        };
+        if self.brokers.trim().is_empty() {
+            found.add("kafka.brokers", "name some brokers as HOST:PORT, with commas between");
+        } else if let Some(bad) = self.brokers.split(',').find(|broker| !is_address(broker)) {
+            found.add("kafka.brokers", format!("{bad:?} is no broker's address: write HOST:PORT"));
+        }
+        let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.prefix.len() > PREFIX_CHARS_MAX || !self.prefix.chars().all(is_topic) {
+            let what = format!("use at most {PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'");
+            found.add("kafka.prefix", what);
+        }
+        if self.replication == 0 {
+            found.add("kafka.replication", "use 3, or 1 on a cluster for trying things out");
+        }
+        for own in self.properties.keys().filter(|key| OWN_PROPERTIES.contains(&key.as_str())) {
+            let what = "Longshore sets this itself, and promises nothing with another value: remove it";
+            found.add(&format!("kafka.properties.{own}"), what);
+        }
+    }
+}
+
+impl S3 {
+    fn keys(&self) -> Keys<'_> {
+        let (access_key, secret_key) = (self.access_key.as_ref(), self.secret_key.as_ref());
+        Keys { access_key, secret_key, secret_key_file: self.secret_key_file.as_ref() }
+    }
+
+    fn check(&self, found: &mut Found) {
+        check_endpoint("s3.endpoint", self.endpoint.as_deref(), found);
+        if self.endpoint.is_none() && self.path_style {
+            found.add("s3.path_style", "AWS wants it off: give s3.endpoint, if another service is meant");
+        }
+        check_bucket("s3.main_bucket", &self.main_bucket, found);
+        if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
+            found.add("s3.prefix", "let it end in '/', or leave it out");
+        }
+        self.keys().check("s3", found);
+    }
+}
+
+impl RegionalS3 {
+    fn keys(&self) -> Keys<'_> {
+        let (access_key, secret_key) = (self.access_key.as_ref(), self.secret_key.as_ref());
+        Keys { access_key, secret_key, secret_key_file: self.secret_key_file.as_ref() }
+    }
+}
+
+impl Keys<'_> {
+    fn is_given(self) -> bool {
+        self.access_key.is_some() || self.secret_key.is_some() || self.secret_key_file.is_some()
+    }
+
+    fn check(self, table: &str, found: &mut Found) {
+        let Self { access_key, secret_key, secret_key_file } = self;
+        let has_secret = secret_key.is_some() || secret_key_file.is_some();
+        if secret_key.is_some() && secret_key_file.is_some() {
+            found.add(&format!("{table}.secret_key"), "give the key or the file that holds it, not both");
+        }
+        if access_key.is_some() && !has_secret {
+            found.add(&format!("{table}.secret_key"), "an access key needs its secret key, or secret_key_file");
+        }
+        if access_key.is_none() && has_secret {
+            found.add(&format!("{table}.access_key"), "a secret key needs its access key");
+        }
+        if let Err(error) = self.read() {
+            found.add(&format!("{table}.secret_key_file"), error.to_string());
+        }
+    }
+
+    fn read(self) -> anyhow::Result<(Option<String>, Option<String>)> {
+        let secret_key = match self.secret_key_file {
+            Some(path) => Some(read_key(path)?),
+            None => self.secret_key.cloned(),
+        };
+        Ok((self.access_key.cloned(), secret_key))
+    }
+}
+
+/// The key that a file holds.
+pub(super) fn read_key(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| anyhow::anyhow!("{} cannot be read: {error}", path.display()))?;
+    anyhow::ensure!(!text.trim().is_empty(), "{} is empty", path.display());
+    Ok(text.trim().to_owned())
+}
+
+fn check_endpoint(field: &str, endpoint: Option<&str>, found: &mut Found) {
+    let is_url = |url: &str| {
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+    };
+    if let Some(endpoint) = endpoint.filter(|endpoint| !is_url(endpoint)) {
+        found.add(field, format!("{endpoint:?} is no URL: write it as https://HOST or http://HOST:PORT"));
+    }
+}
+
+fn check_bucket(field: &str, name: &str, found: &mut Found) {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+    if !BUCKET_CHARS.contains(&name.len()) || !name.chars().all(is_name) {
+        found.add(field, format!("{name:?} is no bucket's name: use 3 to 63 of a-z, 0-9, '.' and '-'"));
+    }
+}
+
+fn flatten(prefix: &str, limits: &BTreeMap<String, LimitValue>, texts: &mut Vec<String>) {
+    for (key, value) in limits {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            LimitValue::Number(number) => texts.push(format!("{name}={number}")),
+            LimitValue::Within(inner) => flatten(&name, inner, texts),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_service::telemetry::Format;
+
+    use super::*;
+    use crate::args::LogArgs;
+
+    const GOOD: &str = r#"
+        regions = "eu,us"
+        [kafka]
+        brokers = "one:9092,two:9092"
+        properties = { "security.protocol" = "SASL_SSL", "socket.keepalive.enable" = true }
+        [s3]
+        endpoint = "http://s3:9000"
+        path_style = true
+        access_key = "a"
+        secret_key = "123"
+        [region]
+        name = "eu"
+        [limits]
+        queue.jobs = 7
+    "#;
+
+    struct Given {
+        folder: tempfile::TempDir,
+    }
+
+    impl Given {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let regions = ["eu", "us"].map(|name| name.parse().expect("a region"));
+            Secrets::make(&folder.path().join("secrets"), &folder.path().join("tokens"), &regions).expect("made");
+            Self { folder }
+        }
+
+        fn examine(&self, file: &str, set: &[&str], role: Role) -> Result<Checked, String> {
+            let path = self.folder.path().join("longshore.toml");
+            std::fs::write(&path, file).expect("written");
+            let set = set.iter().map(|text| (*text).to_owned()).collect();
+            let log = LogArgs { log_format: Format::Text };
+            let args = RoleArgs { config: Some(path), set, limits: Vec::new(), log };
+            let examined = Settings::examine(&args, self.folder.path(), role, &crate::up::all_limits());
+            examined.map_err(|mistakes| mistakes.iter().map(|mistake| format!("{mistake}\n")).collect())
+        }
+    }
+
+    #[test]
+    fn one_file_serves_both_roles() {
+        let given = Given::new();
+        for role in [Role::Control, Role::Region] {
+            let Checked { settings, limits } = given.examine(GOOD, &["kafka.replication=1"], role).expect("good");
+            assert_eq!(limits.of(&longshore_control::limits::QUEUED), 7);
+            let log = settings.log(role);
+            assert_eq!(log.manage_topics, role == Role::Control);
+            assert_eq!((log.brokers.as_str(), log.replication), ("one:9092,two:9092", 1));
+            assert_eq!(log.properties["socket.keepalive.enable"], "true");
+            let (main, own) = (settings.main_bucket().expect("good"), settings.own_bucket().expect("good"));
+            assert_eq!((main.bucket.as_str(), own.bucket.as_str()), ("longshore-main", "longshore-eu"));
+            assert_eq!(own.secret_key.as_deref(), Some("123"));
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_field() {
+        let given = Given::new();
+        let table: [(&str, &[&str], &[&str]); 4] = [
+            ("", &[], &["regions: name every", "kafka.brokers: name some", "region.name: say which"]),
+            (
+                GOOD,
+                &[
+                    "kafka.brokers=one",
+                    "kafka.prefix=a b",
+                    "kafka.properties={\"acks\" = 1}",
+                    "s3.endpoint=s3:9000",
+                    "s3.main_bucket=Main",
+                    "s3.secret_key_file=/nowhere/key",
+                    "region.name=ap",
+                    "secrets=/nowhere",
+                    "limits={\"queue.jobs\" = 0}",
+                ],
+                &[
+                    "kafka.brokers: \"one\"",
+                    "kafka.prefix: use at most",
+                    "kafka.properties.acks: Longshore sets",
+                    "s3.endpoint: \"s3:9000\" is no URL",
+                    "s3.main_bucket: \"Main\"",
+                    "s3.secret_key: give the key or the file",
+                    "s3.secret_key_file: /nowhere/key cannot be read",
+                    "region.name: ap is not in regions, which are eu, us",
+                    "secrets: ",
+                    "limits: --limit queue.jobs=0",
+                ],
+            ),
+            ("regio = 1\n[kafka]\nbroker = \"x\"\n", &[], &["regio of the file", "kafka.broker of the file"]),
+            (GOOD, &["kafka.broker=x"], &["--set kafka.broker=x: write KEY=VALUE"]),
+        ];
+        for (file, set, expected) in table {
+            let told = given.examine(file, set, Role::Region).expect_err("mistakes");
+            for text in expected {
+                assert!(told.contains(text), "{told} says {text}");
+            }
+            assert_eq!(told.lines().count(), expected.len(), "{told}");
+        }
+    }
+}
