@@ -78,12 +78,7 @@ fn parse(version: &SchemaVersion) -> Result<Schema, Broken> {
     Schema::parse_str(json).map_err(|error| Broken::Invalid { topic, version, reason: error.to_string() })
 }
 
-fn readable(
-    reader: &SchemaVersion,
-    reads: &Schema,
-    writer: &SchemaVersion,
-    written: &Schema,
-) -> Result<(), Broken> {
+fn readable(reader: &SchemaVersion, reads: &Schema, writer: &SchemaVersion, written: &Schema) -> Result<(), Broken> {
     can_read(reads, written).map_err(|reason| Broken::Unreadable {
         topic: reader.topic,
         reader: reader.version,

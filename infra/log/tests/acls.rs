@@ -129,8 +129,7 @@ async fn strangers_publish_nothing_and_others_what_their_role_needs() {
 
     // With a processor's transactional id anyone could fence its leader.
     for user in ["region-eu", "ci", "stranger"] {
-        let thief: BaseProducer =
-            client(&cluster, user).set("transactional.id", "longshore.queue-0").create().unwrap();
+        let thief: BaseProducer = client(&cluster, user).set("transactional.id", "longshore.queue-0").create().unwrap();
         match thief.init_transactions(PATIENCE) {
             Err(KafkaError::Transaction(error)) => {
                 assert_eq!(error.code(), RDKafkaErrorCode::TransactionalIdAuthorizationFailed, "{user}");
