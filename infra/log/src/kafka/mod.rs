@@ -41,6 +41,7 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    types::RDKafkaErrorCode,
 };
 
 pub use self::client::{Client, Figures};
@@ -202,6 +203,15 @@ impl KafkaLog {
         let appender = Appender::new(&shared.config, &watch)?;
         tracing::info!(brokers = shared.config.brokers, prefix = shared.config.prefix, "the Kafka log is open");
         Ok(Arc::new(Self { shared: Arc::new(shared), appender }))
+    }
+
+    /// The cluster and the prefix: the same for all processes of an installation, and no other installation's.
+    pub async fn identity(&self) -> Result<String, Error> {
+        let id = self.shared.ask(|asked| {
+            let id = asked.client().fetch_cluster_id(ASK_TIME);
+            id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
+        });
+        Ok(format!("{}-{}", id.await?, self.shared.config.prefix.trim_end_matches('.')))
     }
 
     /// librdkafka's statistics, by what its clients do.

@@ -329,7 +329,14 @@ async fn facts_that_are_lost_halt_who_needs_them_and_nobody_else() {
     let start = |state: &str| {
         let shutdown = CancellationToken::new();
         let rocks = Rocks::open(&folder.path().join(state)).expect("the state opens");
-        let config = Config { log: Arc::new(log.clone()), rocks, store_id: 9, signals: true, clock: system_clock() };
+        let config = Config {
+            log: Arc::new(log.clone()),
+            rocks,
+            store_id: 9,
+            signals: true,
+            clock: system_clock(),
+            gate: gate(),
+        };
         let handle = Runtime::start(Toy::<1>, &config, Arc::new(()), &shutdown).expect("starts");
         Running { handle, shutdown }
     };

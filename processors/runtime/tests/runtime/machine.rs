@@ -222,7 +222,7 @@ fn facts_that_are_lost_halt_a_replica_for_good() {
         // It has applied facts 0 and 1; an offset more may be the end of a transaction.
         for assigned in [false, true] {
             let around = Around { assigned, ..around };
-            let mut machine = Machine::new(Arc::new(Toy::<1>), machine.place(), true, replica_of(&machine));
+            let mut machine = Machine::new(Arc::new(Toy::<1>), gate(), machine.place(), true, replica_of(&machine));
             machine.start(around);
             if assigned {
                 machine.handle(Answer::Done, around);

@@ -25,7 +25,7 @@ use longshore_schemas::{Timestamp, read::Outcome, topics};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::toy::{COUNTS, Toy, job, record, request};
+use crate::toy::{COUNTS, Toy, gate, job, record, request};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const STORE: u8 = 9;
@@ -216,8 +216,14 @@ impl World {
         let restored = restore(&snapshots, &state).await.expect("the log and the disk work");
         let rocks = Rocks::open(&state).expect("opens");
         let shutdown = CancellationToken::new();
-        let config =
-            Config { log: self.log(), rocks: rocks.clone(), store_id: STORE, signals: true, clock: system_clock() };
+        let config = Config {
+            log: self.log(),
+            rocks: rocks.clone(),
+            store_id: STORE,
+            signals: true,
+            clock: system_clock(),
+            gate: gate(),
+        };
         let handle = Runtime::start(Toy::<1>, &config, Arc::new(()), &shutdown).expect("starts");
         let snapshotter = Snapshotter::new(snapshots, rocks).expect("a folder");
         Node { handle, snapshotter, restored, shutdown }

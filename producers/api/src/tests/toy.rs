@@ -14,9 +14,9 @@ use longshore_schemas::{
     events::{AttemptOutcome, BuildRequest, GoalRequest, GoalVersion, Refusal, RefusalCode, Request, RolloutPlan},
     http::{
         ArtifactQuery, ArtifactView, ClaimedJob, JobFailure, JobQuery, JobStatus, JobView, NodeQuery, NodeView, Page,
-        QueueView, RevisionView, RolloutStatus, ServiceView,
+        ProcessingView, QueueView, RevisionView, RolloutStatus, ServiceView,
     },
-    read::{Outcome, ReadError, ReadModel, RequestPosition},
+    read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
     topics,
 };
 use tokio::sync::watch;
@@ -178,6 +178,18 @@ impl ReadModel for Toy {
     fn job_of_request(&self, request: &RequestId) -> Result<Option<JobView>, ReadError> {
         let state = self.state();
         Ok(state.by_request.get(request).and_then(|job| state.jobs.get(job)).cloned())
+    }
+
+    /// It leads every partition of builds, and has processed nothing.
+    async fn processing(&self) -> Vec<(RequestPartition, ProcessingView)> {
+        let topic = topics::BUILD_REQUESTS;
+        let mut all = Vec::new();
+        for partition in 0..topic.partitions {
+            let lag = self.log.end_offset(&TopicPartition::new(topic.name, partition)).await.unwrap_or_default();
+            let (processor, role) = ("queue".to_owned(), "leading".to_owned());
+            all.push(((topic.name, partition), ProcessingView { processor, role, processed: 0, lag, error: None }));
+        }
+        all
     }
 
     fn artifacts(&self, _: &ArtifactQuery) -> Result<Page<ArtifactView>, ReadError> {

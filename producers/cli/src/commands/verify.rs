@@ -6,7 +6,7 @@ use std::path::Path;
 use longshore_control::verify::{Report, verify};
 use longshore_log::local::{Config as LogConfig, LocalLog};
 use longshore_schemas::topics;
-use longshore_worker::client::Client;
+use longshore_worker::client::{self, Client};
 
 use super::tail::{Event, Parser};
 use crate::{
@@ -21,7 +21,13 @@ pub(super) async fn run(connection: &Connection, format: Format) -> Result<(), E
     if connection.api.is_some() || UpFile::read(&connection.data)?.is_some() {
         let client = Target::find(connection, Speaker::Person)?.client()?;
         let where_it_is = client.base().to_string();
-        let report = ask(&client).await?;
+        let report = match ask(&client).await {
+            // What a killed one left says that it runs.
+            Err(Error::Server(client::Error::Unreachable { .. })) if connection.api.is_none() => {
+                return stopped(&connection.data, format).await;
+            }
+            answered => answered?,
+        };
         return show(&report, format, &format!("of {where_it_is}"), "Start nothing anew, and call for help");
     }
     stopped(&connection.data, format).await

@@ -148,7 +148,11 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
-        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
+        snapshots: settings.snapshots.of(
+            connected.installation().await?,
+            &kept_name(&data.path, NODE, "control")?,
+            &main,
+        )?,
         allow_file_repositories: settings.api.allow_file_repositories,
         topic_prefix: settings.topic_prefix(),
     };

@@ -469,12 +469,6 @@ impl Settings {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
     }
 
-    /// What this installation is called, where several share a bucket: as they share a cluster.
-    pub(crate) fn installation(&self) -> String {
-        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
-        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
-    }
-
     /// What topics begin with on the brokers.
     pub(crate) fn topic_prefix(&self) -> &str {
         &self.kafka.prefix

@@ -29,6 +29,11 @@ pub(super) struct Connected {
 }
 
 impl Connected {
+    /// Whose log this is, in snapshots: the same for all processes on it, and no other log's.
+    pub(super) async fn installation(&self) -> anyhow::Result<String> {
+        Ok(self.kafka.identity().await?)
+    }
+
     /// To be called when nothing uses the log any more: others take over sooner than if this process just vanished.
     pub(super) async fn close(self) {
         drop(self.log);
