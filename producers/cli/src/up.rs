@@ -64,6 +64,8 @@ const API: &str = "/api";
 const S3: &str = "/s3";
 /// In the data folder: whose log this is, for snapshots.
 const INSTALLATION: &str = "installation";
+/// As it would be on Kafka.
+const TOPIC_PREFIX: &str = "longshore.";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -125,6 +127,7 @@ impl Up {
             request_keys: &request_keys,
             snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
             allow_file_repositories: true,
+            topic_prefix: TOPIC_PREFIX,
         };
         let control = parts.processors(&roles_stop).await?;
         let mut regions = Vec::new();
