@@ -107,6 +107,12 @@ impl Cluster {
         self.script(&["stop", &node.to_string()]).map(drop)
     }
 
+    /// Whether every replica of every partition has caught up, so that the next broker may go.
+    pub fn is_whole(&self) -> anyhow::Result<bool> {
+        let lagging = self.tool("TopicCommand", &["--describe", "--under-replicated-partitions"])?;
+        Ok(lagging.trim().is_empty())
+    }
+
     /// One of Kafka's own tools against this cluster, such as `TopicCommand`; what it printed.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.script(&[&["tool", class], arguments].concat())

@@ -147,8 +147,7 @@ async fn on_cluster(cluster: &Arc<Cluster>, task: impl FnOnce(&Cluster) -> Resul
 async fn whole(cluster: &Arc<Cluster>) -> Result<()> {
     wait_for("all replicas to be in sync", BOUND, async || {
         let cluster = cluster.clone();
-        let listed = move || cluster.tool("TopicCommand", &["--describe", "--under-replicated-partitions"]);
-        Ok(tokio::task::spawn_blocking(listed).await??.trim().is_empty().then_some(()))
+        Ok(tokio::task::spawn_blocking(move || cluster.is_whole()).await??.then_some(()))
     })
     .await
 }
