@@ -63,6 +63,7 @@ fn partition() -> TopicPartition {
 }
 
 /// A record of the topic: a letter, or the word that one was tried again.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and most are letters")]
 enum Entry {
     Letter(StoredRecord, DeadLetter),
     Mark { of: u64, says: String },

@@ -159,7 +159,10 @@ fn is(data: &Value, path: &str, wanted: &str) -> bool {
     let found = |value: &Value| match value {
         Value::String(text) => text == wanted,
         Value::Null | Value::Array(_) | Value::Object(_) => false,
-        number => number.to_string() == wanted,
+        number => {
+            let text = number.to_string();
+            text == wanted
+        }
     };
     let from = |root: &Value| {
         let steps = path.split('.').try_fold(root, |value, step| value.get(step));

@@ -234,7 +234,7 @@ impl KafkaLog {
 impl Log for KafkaLog {
     async fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<u32, String>, Error> {
         let topic = self.shared.topics.get(topic)?;
-        owners::owners(&self.shared, group, &topic).await
+        owners::owners(&self.shared, group, topic).await
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, Error> {

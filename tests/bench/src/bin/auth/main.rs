@@ -40,9 +40,9 @@ fn main() -> Result<ExitCode> {
 
     let mut report = Report::new("auth");
     report.figure("keyed_hash_sign_us", micros(rounds, || key.sign(what)).context("runs")?, Goal::None);
-    report.figure("keyed_hash_check_us", micros(rounds, || check()).context("runs")?, Goal::None);
+    report.figure("keyed_hash_check_us", micros(rounds, check).context("runs")?, Goal::None);
     report.figure("ed25519_sign_us", micros(rounds, || pair.sign(&VALUE)).context("runs")?, Goal::None);
-    report.figure("ed25519_check_us", micros(rounds, || verify()).context("runs")?, Goal::None);
+    report.figure("ed25519_check_us", micros(rounds, verify).context("runs")?, Goal::None);
     report.print();
     Ok(ExitCode::SUCCESS)
 }
