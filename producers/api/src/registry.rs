@@ -37,8 +37,7 @@ const SCHEMA_BYTES_MAX: usize = 256 * 1024;
 static PARSED: LazyLock<Vec<Schema>> = LazyLock::new(|| {
     SCHEMAS.iter().map(|version| Schema::parse_str(version.json).expect("a test parses every schema")).collect()
 });
-/// What a schema is at its core: without names' shortenings, documentation, defaults and the order of attributes.
-static CANONICAL: LazyLock<Vec<String>> = LazyLock::new(|| PARSED.iter().map(Schema::canonical_form).collect());
+static CORES: LazyLock<Vec<String>> = LazyLock::new(|| PARSED.iter().map(core).collect());
 
 /// An answer in the registry's own terms.
 #[derive(Debug, PartialEq)]
@@ -267,9 +266,16 @@ fn parse(body: &[u8]) -> Result<Schema, Refusal> {
     Schema::parse_str(&sent.schema).map_err(Refusal::invalid_schema)
 }
 
+/// What a schema is at its core: without names' shortenings, documentation, defaults and the order of attributes.
+fn core(schema: &Schema) -> String {
+    let canonical = schema.canonical_form();
+    // Once more: a type that has lost its logical type is written shorter the second time.
+    Schema::parse_str(&canonical).map_or(canonical, |again| again.canonical_form())
+}
+
 fn same(versions: &[&'static SchemaVersion], sent: &Schema) -> Option<&'static SchemaVersion> {
-    let sent = sent.canonical_form();
-    let is_same = |version: &&&'static SchemaVersion| CANONICAL[index(version)] == sent;
+    let sent = core(sent);
+    let is_same = |version: &&&'static SchemaVersion| CORES[index(version)] == sent;
     versions.iter().rev().find(is_same).copied()
 }
 
