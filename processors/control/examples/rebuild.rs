@@ -16,6 +16,7 @@ use longshore_schemas::{
     events::{BuildFact, BuildSpec, Cause, Consumed, Event, Fact, JobQueued, Processed, RunSpec, TimerFired, Trigger},
     topics,
 };
+use longshore_service::request_keys::RequestKeys;
 use tokio_util::sync::CancellationToken;
 
 const BATCH: u64 = 1_000;
@@ -57,7 +58,7 @@ fn queued(partition: u32, number: u64, job: JobId, sequence: u64) -> Fact<BuildF
     fact(sequence, Trigger::Consumed(consumed), JobQueued { job, request, build }.into())
 }
 
-/// Facts of one partition, as a leader would have written them. Answers how many.
+/// Facts of one partition, as a leader would have written them, but that there are no requests to go on from. Answers how many.
 async fn fill(log: &dyn Log, partition: u32, jobs: u64) -> u64 {
     let names = (0..).map(|n| format!("queue-{n}"));
     let names: Vec<_> = names
@@ -79,11 +80,8 @@ async fn fill(log: &dyn Log, partition: u32, jobs: u64) -> u64 {
             number += 1;
         }
         sequence += 1;
-        let processed = Processed {
-            next_offset: number,
-            now: Timestamp(1_700_000_000_000 + sequence as i64),
-            refusals: Vec::new(),
-        };
+        let processed =
+            Processed { next_offset: 0, now: Timestamp(1_700_000_000_000 + sequence as i64), refusals: Vec::new() };
         records.push(fact(sequence, Trigger::TimerFired(TimerFired { due: Timestamp(0) }), processed.into()));
         let records = records
             .iter()
@@ -111,7 +109,9 @@ async fn main() {
     let bytes = codec::encode(&queued(0, 1, "queue-1-1".parse().expect("valid"), 1)).expect("encodes").len();
     println!("{facts} facts of about {bytes} bytes are in the {kind} log");
     let shutdown = CancellationToken::new();
-    let config = ControlConfig::new(log, folder.path().join("state"), vec!["eu".parse().expect("valid")]);
+    let regions = vec!["eu".parse().expect("valid")];
+    let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
+    let config = ControlConfig::new(log, folder.path().join("state"), regions, keys);
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let control = Control::start(config, &shutdown).expect("starts");
     loop {
