@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once) $(if $(LOG),--log $(LOG))
 
 test: ## every test
-	@infra/setup.sh build console browser compose faketime mounts kafka
+	@infra/setup.sh build console browser compose faketime mounts kafka apicurio foreign
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture
@@ -57,9 +57,11 @@ console: ## build the console's page into producers/console/dist
 
 bench: ## list the benchmarks
 	@echo 'make bench-queue   jobs per second over the HTTP API, and the time from queue to start'
+	@echo 'make bench-auth    what it costs to prove who sent a request'
 	@echo 'make bench-store   publish and fetch a tree; what a small change uploads'
 	@echo 'make bench-processor  requests into facts and state on Kafka, against the bare client and Kafka Streams'
 	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'
+	@echo 'make bench-failover   kill -9 of control nodes and brokers under load: until facts flow again; lost and doubled'
 	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'
 
 bench-latency bench-failover: SETUP = kafka

@@ -5,6 +5,8 @@
 #   infra/setup.sh console    the console's page into producers/console/dist, with Node.js if there is one
 #   infra/setup.sh browser    Chromium and playwright-core, for the browser test
 #   infra/setup.sh kafka      Java and Maven, and Kafka's jars from Maven Central, for tests and benchmarks on a real cluster
+#   infra/setup.sh apicurio   a schema registry from Maven Central, for the test that registers with one
+#   infra/setup.sh foreign    Python, Node.js and kcat, with Kafka clients that are not ours: they publish and read as others do
 #   infra/setup.sh compose    docker-compose, which the test of infra/compose reads the file with; no Docker is started
 #   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
@@ -82,6 +84,39 @@ kafka() {
 
 compose() {
   have docker-compose || debian "docker-compose, for the test of infra/compose" docker-compose
+}
+
+apicurio() {
+  local version=3.0.9 dir="$CACHE/apicurio"
+  have java || debian "Java, for Apicurio" openjdk-17-jre-headless
+  have mvn || debian "Maven, to fetch Apicurio" maven
+  [ -f "$dir/.complete" ] && return
+  mkdir -p "$dir"
+  echo "setup: fetching Apicurio $version from Maven Central" >&2
+  mvn -q -B dependency:copy -Dartifact="io.apicurio:apicurio-registry-app:$version:tar.gz:all" -DoutputDirectory="$dir" \
+    ${KAFKA_MVN_ARGS:-} >&2 || die "Apicurio could not be fetched from Maven Central"
+  tar -xzf "$dir/apicurio-registry-app-$version-all.tar.gz" -C "$dir"
+  rm "$dir/apicurio-registry-app-$version-all.tar.gz"
+  touch "$dir/.complete"
+}
+
+# Clients in other languages, for the tests of tests/foreign.
+foreign() {
+  local dir=tests/foreign env="$CACHE/foreign" stamp
+  node20 || die "the foreign clients need Node.js 20 or newer with npm \
+(Debian 12 packages an older one; Debian 13: apt-get install nodejs npm), then run this again"
+  have kcat || debian "kcat, which reads the topics" kcat
+  python3 -c 'import ensurepip, venv' 2>/dev/null || debian "Python's virtual environments, for its Kafka client" python3-venv
+  mkdir -p "$env"
+  stamp=$(sha256sum <"$dir/python/requirements.txt")
+  [ "$(cat "$env/venv/.stamp" 2>/dev/null)" = "$stamp" ] || {
+    echo "setup: installing Python's Kafka client" >&2
+    python3 -m venv --clear "$env/venv" &&
+      "$env/venv/bin/pip" install --quiet --disable-pip-version-check -r "$dir/python/requirements.txt"
+  } >"$env/python.log" 2>&1 || die "Python's Kafka client could not be installed; see $env/python.log"
+  echo "$stamp" >"$env/venv/.stamp"
+  (cd "$dir/node" && [ -d node_modules/kafkajs ] || npm ci --no-audit --no-fund --silent) >"$env/node.log" 2>&1 ||
+    die "kafkajs could not be installed; see $env/node.log"
 }
 
 streams() {

@@ -7,11 +7,15 @@
 #        --heap 512m                       -Xms/-Xmx of each JVM
 #        --set key=value                   one more line of server.properties (repeatable)
 #        --owner PID                       stop and --wipe by itself once this process is gone
+#        --sasl                            clients log in (SASL_PLAINTEXT, SCRAM-SHA-256) and may do what ACLs allow; the user
+#                                          admin, whose password is in D/admin.properties, may do all
+#        --user NAME:PASSWORD              one more user, with --sasl (repeatable)
 #   kafka.sh restart NODE --dir D             starts one node that was killed or stopped
 #   kafka.sh stop [NODE] --dir D [--wipe]     SIGTERM all (or one), SIGKILL after 30 s; --wipe removes D
 #   kafka.sh kill NODE --dir D                SIGKILL one node (failure tests)
 #   kafka.sh status --dir D                   pid, ports, RSS of each node
-#   kafka.sh tool CLASS --dir D ARGS...       one of Kafka's own tools (e.g. TopicCommand --list) against this cluster
+#   kafka.sh tool CLASS --dir D ARGS...       one of Kafka's own tools (e.g. TopicCommand --list; another
+#                                          package's with its whole name) against this cluster
 #
 # Idempotent: start on a running cluster only prints its servers; on a stopped one it restarts it with the same
 # ports, cluster id and data; stop on a stopped one does nothing. All state is under D, the jars and a class-data archive
@@ -57,9 +61,28 @@ port() { cut -d, -f$((2 * $1 - 1)) "$DIR/ports"; }
 cport() { cut -d, -f$((2 * $1)) "$DIR/ports"; }
 bootstrap() { local i s=; for i in $(seq "$(nodes)"); do s+=,127.0.0.1:$(port "$i"); done; echo "${s#,}"; }
 
+passwords() { # who may log in: the brokers and tools as admin, and those that were asked for
+  [ ! -f "$DIR/users" ] || return 0
+  local password; password=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
+  (umask 077; printf '%s\n' "admin:$password" "${USERS[@]}" >"$DIR/users"; login admin "$password" >"$DIR/admin.properties")
+}
+login() { # a Java client's properties for user $1
+  printf '%s\n' security.protocol=SASL_PLAINTEXT sasl.mechanism=SCRAM-SHA-256 \
+    "sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required username=\"$1\" password=\"$2\";"
+}
+# The same listener, but with a login; what comes later in the file counts. Controllers talk on a port of their own, as nobody.
+secured() {
+  printf '%s\n' listener.security.protocol.map=PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT \
+    sasl.enabled.mechanisms=SCRAM-SHA-256 sasl.mechanism.inter.broker.protocol=SCRAM-SHA-256 \
+    authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer \
+    'super.users=User:admin;User:ANONYMOUS'
+  sed -n 's/^sasl.jaas.config/listener.name.plaintext.scram-sha-256.&/p' "$DIR/admin.properties"
+}
+
 prepare() { # writes the configuration and formats the storage of N nodes, once
-  local n=$1 i voters= rf minisr
+  local n=$1 i voters= rf minisr users name password
   mkdir -p "$DIR"
+  [ -z "$SASL" ] || passwords
   [ -f "$DIR/ports" ] || echo "${PORTS:-$(free_ports $((2 * n)))}" >"$DIR/ports"
   [ "$(tr , '\n' <"$DIR/ports" | wc -l)" -eq $((2 * n)) ] || { rm "$DIR/ports"; die "--ports: two for each node"; }
   [ -f "$DIR/cluster-id" ] || head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$DIR/cluster-id"
@@ -70,12 +93,17 @@ prepare() { # writes the configuration and formats the storage of N nodes, once
     sed -e "s#@ID@#$i#; s#@VOTERS@#${voters#,}#; s#@PORT@#$(port "$i")#; s#@CPORT@#$(cport "$i")#" \
       -e "s#@DATA@#$DIR/node$i/data#; s#@RF@#$rf#; s#@MINISR@#$minisr#" \
       "$KIT/server.properties.in" >"$DIR/node$i/server.properties"
+    [ ! -f "$DIR/admin.properties" ] || secured >>"$DIR/node$i/server.properties"
     printf '%s\n' "${SETS[@]}" >>"$DIR/node$i/server.properties"
   done
+  users=()
+  [ ! -f "$DIR/users" ] || while IFS=: read -r name password; do
+    users+=(--add-scram "SCRAM-SHA-256=[name=$name,password=$password]")
+  done <"$DIR/users"
   for i in $(seq "$n"); do
     [ -f "$DIR/node$i/data/meta.properties" ] || java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
       -Dlog4j2.configurationFile="$KIT/log4j2.properties" -cp "$LIB/*" kafka.tools.StorageTool \
-      format -t "$(cat "$DIR/cluster-id")" -c "$DIR/node$i/server.properties" >"$DIR/node$i/format.log" 2>&1 ||
+      format "${users[@]}" -t "$(cat "$DIR/cluster-id")" -c "$DIR/node$i/server.properties" >"$DIR/node$i/format.log" 2>&1 ||
       { tail -5 "$DIR/node$i/format.log" >&2; die "node $i could not be formatted"; }
   done
   echo "$n" >"$DIR/nodes"
@@ -150,11 +178,11 @@ status() {
 }
 
 CMD=${1:-help}; [ $# -gt 0 ] && shift
-DIR=; PORTS=; HEAP=512m; WIPE=; SETS=(); ARGS=(); ARCHIVE=(); OWNER=
+DIR=; PORTS=; HEAP=512m; WIPE=; SASL=; USERS=(); SETS=(); ARGS=(); ARCHIVE=(); OWNER=
 while [ $# -gt 0 ]; do
   case $1 in
     --dir) DIR=$2; shift ;; --ports) PORTS=$2; shift ;; --heap) HEAP=$2; shift ;; --set) SETS+=("$2"); shift ;; --owner) OWNER=$2; shift ;;
-    --wipe) WIPE=1 ;; *) ARGS+=("$1") ;;
+    --user) USERS+=("$2"); shift ;; --sasl) SASL=1 ;; --wipe) WIPE=1 ;; *) ARGS+=("$1") ;;
   esac; shift
 done
 case $CMD in fetch|help) ;; *) [ -n "$DIR" ] || die "--dir is needed"; DIR=$(realpath -m "$DIR") ;; esac
@@ -165,7 +193,12 @@ case $CMD in
   restart) ready "${ARGS[0]}" ;;
   kill) alive "${ARGS[0]}" && kill -9 "$(cat "$DIR/node${ARGS[0]}/pid")" ;;
   status) status ;;
-  tool) fetch; java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile="$KIT/log4j2.properties" \
-    -cp "$LIB/*" "org.apache.kafka.tools.${ARGS[0]}" --bootstrap-server "$(bootstrap)" "${ARGS[@]:1}" ;;
-  *) sed -n '2,22{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
+  tool)
+    fetch
+    CLASS=${ARGS[0]} LOGIN=()
+    [[ $CLASS == *.* ]] || CLASS=org.apache.kafka.tools.$CLASS
+    [ ! -f "$DIR/admin.properties" ] || LOGIN=(--command-config "$DIR/admin.properties")
+    java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile="$KIT/log4j2.properties" \
+      -cp "$LIB/*" "$CLASS" --bootstrap-server "$(bootstrap)" "${LOGIN[@]}" "${ARGS[@]:1}" ;;
+  *) sed -n '2,/^set -euo/{/^set/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
 esac

@@ -469,6 +469,9 @@ pub struct ProcessingView {
     pub processor: String,
     /// What the answering process does for the partition: `leading`, `following`, `taking over`, `halted` or `stopped`.
     pub role: String,
+    /// Who leads it, as the log calls that process; not known on a log that has one process only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The first request that is not processed yet, as applied here.
     pub processed: u64,
     /// Requests that wait.

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod avro;
 pub mod codec;
 pub mod events;
+pub mod evolution;
 pub mod http;
 pub mod ids;
 pub mod letters;

@@ -19,6 +19,8 @@ pub struct Config {
     pub heap: String,
     /// Further lines of `server.properties`.
     pub settings: Vec<String>,
+    /// With it, clients must log in and may do only what ACLs allow.
+    pub sasl: Option<Sasl>,
 }
 
 impl Config {
@@ -26,7 +28,28 @@ impl Config {
     pub fn new(nodes: u32) -> Self {
         let settings =
             ["broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500"].map(str::to_owned).to_vec();
-        Self { nodes, heap: "512m".to_owned(), settings }
+        Self { nodes, heap: "512m".to_owned(), settings, sasl: None }
+    }
+}
+
+/// Who may log in, with SCRAM-SHA-256, beside the user `admin`, who may do everything and whom [`Cluster::tool`] is.
+#[derive(Debug, Clone, Default)]
+pub struct Sasl {
+    /// Names and passwords. They may do nothing until [`Cluster::allow`] says otherwise.
+    pub users: Vec<(String, String)>,
+}
+
+impl Sasl {
+    /// librdkafka's settings with which a user logs in.
+    pub fn properties(name: &str, password: &str) -> Vec<(String, String)> {
+        [
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "SCRAM-SHA-256"),
+            ("sasl.username", name),
+            ("sasl.password", password),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .to_vec()
     }
 }
 
@@ -47,6 +70,12 @@ impl Cluster {
         arguments.extend(["--owner".to_owned(), std::process::id().to_string()]);
         for setting in &config.settings {
             arguments.extend(["--set".to_owned(), setting.clone()]);
+        }
+        if let Some(sasl) = &config.sasl {
+            arguments.push("--sasl".to_owned());
+            for (name, password) in &sasl.users {
+                arguments.extend(["--user".to_owned(), format!("{name}:{password}")]);
+            }
         }
         let mut cluster = Self { folder, nodes: config.nodes, brokers: String::new() };
         cluster.brokers = cluster.script(&arguments)?.trim().to_owned();
@@ -81,6 +110,21 @@ impl Cluster {
     /// One of Kafka's own tools against this cluster, such as `TopicCommand`; what it printed.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.script(&[&["tool", class], arguments].concat())
+    }
+
+    /// Gives a user what a role of Longshore needs: `acls.sh` against this cluster.
+    pub fn allow(&self, role: &str, user: &str, prefix: &str) -> anyhow::Result<()> {
+        let output = Command::new(script().with_file_name("acls.sh"))
+            .args([role, user, "--prefix", prefix, "--"])
+            .arg(script())
+            .args(["tool", "AclCommand", "--dir"])
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .context("infra/kafka/acls.sh cannot be run")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "infra/kafka/acls.sh {role} {user}: {said}");
+        Ok(())
     }
 
     fn script(&self, arguments: &[impl AsRef<str>]) -> anyhow::Result<String> {

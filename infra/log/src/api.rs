@@ -1,5 +1,7 @@
 //! The traits. Their comments are the contract; the conformance suite checks it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use longshore_schemas::Timestamp;
 
@@ -34,6 +36,12 @@ pub trait Log: Send + Sync + 'static {
 
     /// Joins the group of those who share a topic's partitions: each partition belongs to at most one member.
     async fn join(&self, group: &str, topic: &str) -> Result<Box<dyn Membership>, Error>;
+
+    /// Which member of a group has each partition of its topic, as the log calls it; empty where it does not say.
+    async fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<u32, String>, Error> {
+        let _ = (group, topic);
+        Ok(BTreeMap::new())
+    }
 
     /// What keeps the log from taking records, as its last attempt showed; `None` if nothing is known to.
     fn trouble(&self) -> Option<String> {

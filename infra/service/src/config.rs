@@ -11,6 +11,11 @@ use toml::{Table, Value};
 
 use crate::{Error, durable};
 
+/// Of a file that is wrong all over, so many mistakes are told.
+const MISTAKES_MAX: usize = 32;
+/// Values of a file among which the one that is wrong is looked for.
+const LEAVES_MAX: usize = 500;
+
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -42,8 +47,8 @@ pub fn load_with<T: DeserializeOwned>(
     sources: &Sources,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<T, Error> {
-    // The first is the one to mend first; there is always one.
-    load_all_with(sources, environment).map_err(|mut mistakes| mistakes.swap_remove(0))
+    // There is always one.
+    load_to(sources, environment, 1).map_err(|mut mistakes| mistakes.swap_remove(0))
 }
 
 /// As [`load`], but with every mistake there is, and not only the first. At least one.
@@ -56,6 +61,14 @@ pub fn load_all_with<T: DeserializeOwned>(
     sources: &Sources,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<T, Vec<Error>> {
+    load_to(sources, environment, MISTAKES_MAX)
+}
+
+fn load_to<T: DeserializeOwned>(
+    sources: &Sources,
+    environment: impl Fn(&str) -> Option<String>,
+    mistakes_max: usize,
+) -> Result<T, Vec<Error>> {
     let mut base = sources.file.as_deref().map_or_else(|| Ok(Table::new()), read).map_err(|error| vec![error])?;
     let mut overrides = overrides(sources, environment);
     let mut mistakes = Vec::new();
@@ -63,8 +76,8 @@ pub fn load_all_with<T: DeserializeOwned>(
     loop {
         let reason = match merged::<T>(&base, overrides.iter()) {
             Ok(settings) if mistakes.is_empty() => return Ok(settings),
-            Ok(_) => return Err(mistakes),
-            Err(reason) => reason,
+            Err(reason) if mistakes.len() < mistakes_max => reason,
+            _ => return Err(mistakes),
         };
         if let Some(index) = culprit::<T>(&base, &overrides) {
             let guilty = &mut overrides[index];
@@ -169,7 +182,7 @@ fn culprit<T: DeserializeOwned>(base: &Table, overrides: &[Override]) -> Option<
 fn guilty_key<T: DeserializeOwned>(base: &Table, overrides: &[Override], reason: &str) -> Option<Vec<String>> {
     let mut keys = Vec::new();
     leaves(base, &mut Vec::new(), &mut keys);
-    keys.into_iter().find(|key| {
+    keys.into_iter().take(LEAVES_MAX).find(|key| {
         let mut without = base.clone();
         remove(&mut without, key);
         merged::<T>(&without, overrides.iter()).err().as_deref() != Some(reason)

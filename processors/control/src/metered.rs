@@ -1,6 +1,7 @@
 //! The log with a meter on it: how long appends and commits take, and how large they are. Changes nothing else.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, LazyLock},
     time::Instant,
 };
@@ -69,6 +70,10 @@ impl Log for Metered {
 
     async fn start_offset(&self, of: &TopicPartition) -> Result<u64, Error> {
         self.0.start_offset(of).await
+    }
+
+    async fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<u32, String>, Error> {
+        self.0.owners(group, topic).await
     }
 
     fn trouble(&self) -> Option<String> {

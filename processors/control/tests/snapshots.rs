@@ -10,6 +10,7 @@ use longshore_log::{
     Log, Record,
     local::{self, LocalLog},
 };
+use longshore_runtime::seal;
 use longshore_s3::{
     Bucket, BucketConfig,
     embedded::{Config as ServerConfig, Counters, Server},
@@ -49,8 +50,11 @@ fn config(log: &Arc<LocalLog>, state: &Path, bucket: &Bucket) -> ControlConfig {
     let region: RegionName = "eu".parse().expect("valid");
     let settings = Settings { interval: Duration::from_millis(100), facts_min: 1, ..Settings::new("test", "node") };
     let snapshots = Some(SnapshotConfig { bucket: bucket.clone(), settings });
-    let keys = RequestKeys::of_one_secret(&[7; 32], std::slice::from_ref(&region));
-    ControlConfig { snapshots, ..ControlConfig::new(log.clone(), state, vec![region], keys) }
+    ControlConfig { snapshots, ..ControlConfig::new(log.clone(), state, vec![region], request_keys()) }
+}
+
+fn request_keys() -> RequestKeys {
+    RequestKeys::of_one_secret(&[7; 32], &["eu".parse().expect("valid")])
 }
 
 /// Asks for something that is refused, which is a fact too.
@@ -60,6 +64,7 @@ async fn ask(log: &LocalLog, control: &Control, name: &str) {
     let key = event.key();
     let request = Request { id, at: Timestamp(0), actor: "test".to_owned(), trace: None, report: None, event };
     let record = Record::new(key, codec::encode(&request).expect("encodes"));
+    let record = seal(request_keys().own(), topics::BUILD_REQUESTS.name, record);
     let at = log.append(topics::BUILD_REQUESTS.name, vec![record]).await.expect("appends").remove(0);
     let topic = topics::BUILD_REQUESTS.name.to_owned();
     let position = RequestPosition { topic, partition: at.source.partition, offset: at.offset };

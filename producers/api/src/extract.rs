@@ -87,7 +87,7 @@ fn check_media(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::wrong_media(format!("send the header content-type: application/json, not {media:?}")))
 }
 
-async fn receive(headers: &HeaderMap, body: RawBody) -> Result<Bytes, Failure> {
+pub(crate) async fn receive(headers: &HeaderMap, body: RawBody) -> Result<Bytes, Failure> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let too_large = || {
         BODY_BYTES.refused();

@@ -1,4 +1,4 @@
-//! The HTTP API under `/v1`, and the console at `/`.
+//! The HTTP API under `/v1`, a schema registry under `/registry`, and the console at `/`.
 //!
 //! ```text
 //! request ─▶ serve ─▶ routes ─▶ limits ─▶ access ─▶ extract ─▶ handler ──append──▶ log
@@ -11,6 +11,7 @@
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
 //! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
+//! - **Decoding** (`registry`): the schemas of all topics, at `/registry`, for every client of a schema registry.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
 //!
@@ -34,6 +35,7 @@ pub mod limits;
 mod losses;
 mod problem;
 mod reads;
+mod registry;
 mod repository;
 mod routes;
 mod serve;
@@ -140,6 +142,9 @@ impl Default for Limits {
     }
 }
 
+/// Before the topics' names on the brokers, unless the installation says otherwise.
+const TOPIC_PREFIX: &str = "longshore.";
+
 /// The API, ready to be served.
 pub struct Api {
     shared: Arc<Shared>,
@@ -157,6 +162,8 @@ struct Shared {
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
+    /// What the registry's subjects begin with.
+    topic_prefix: String,
     gates: limits::Gates,
     /// Cancelled when the API stops: streams and waits end then.
     stop: CancellationToken,
@@ -164,6 +171,11 @@ struct Shared {
 
 impl Api {
     pub fn new(config: ApiConfig) -> Self {
+        Self::with_topic_prefix(config, TOPIC_PREFIX)
+    }
+
+    /// As [`Api::new`], where topics are called otherwise on the brokers: the registry's subjects are named after them.
+    pub fn with_topic_prefix(config: ApiConfig, topic_prefix: &str) -> Self {
         let ApiConfig {
             log,
             read,
@@ -188,6 +200,7 @@ impl Api {
             limits,
             checks,
             allow_file_repositories,
+            topic_prefix: topic_prefix.to_owned(),
             stop: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }

@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 problems. Every answer with a status of 400 or more is made here.
+//! Errors as RFC 9457 problems. Every answer with a status of 400 or more is made here, but those of `registry`.
 
 use std::sync::LazyLock;
 
@@ -137,9 +137,13 @@ impl Failure {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// For answers in another form than ours.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
     http::{Method, Uri},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodFilter, MethodRouter, delete, get, on, post},
 };
 use longshore_schemas::http::Role::{Admin, Builder, Deployer, Viewer, Worker};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -20,7 +20,7 @@ use crate::{
     limits::{self, Class, Door},
     losses,
     problem::Failure,
-    reads, services, submit, topics,
+    reads, registry, services, submit, topics,
 };
 
 pub(crate) struct Route {
@@ -39,6 +39,12 @@ fn route(method: Method, path: &'static str, need: Need, class: Class, handler: 
 
 fn stream(path: &'static str, need: Need, handler: MethodRouter<Arc<Shared>>) -> Route {
     Route { method: Method::GET, path, need, token_in_query: true, class: Class::Open, handler }
+}
+
+/// All that clients of a registry send. What is not taken is answered in the registry's own words.
+fn registry_methods() -> MethodRouter<Arc<Shared>> {
+    let methods = MethodFilter::GET.or(MethodFilter::POST).or(MethodFilter::PUT).or(MethodFilter::DELETE);
+    on(methods, registry::serve)
 }
 
 #[rustfmt::skip]
@@ -83,6 +89,10 @@ pub(crate) fn table() -> Vec<Route> {
         route(GET,    "/v1/dead-letters/{offset}",                   Role(Admin),    Read,      get(dead_letters::show)),
         route(POST,   "/v1/dead-letters/{offset}/retry",             Role(Admin),    Ask,       post(dead_letters::retry)),
         stream(       "/v1/verify",                                  Role(Admin),               get(topics::verify)),
+
+        // A registry of its own, with every method: its clients know it so.
+        route(GET,    registry::PATH,                                Nothing,        Read,      registry_methods()),
+        route(GET,    "/registry/{*address}",                        Nothing,        Read,      registry_methods()),
 
         route(POST,   "/v1/queues/{queue}/claims",                   Role(Worker),   Open,      post(claims::claim)),
         route(POST,   "/v1/jobs/{job}/attempts/{attempt}/beats",     Attempt,        AtAttempt, post(attempts::beat)),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{Json, extract::State};
 use longshore_log::TopicPartition;
 use longshore_schemas::{
-    http::{Page, PartitionView},
+    http::{Page, PartitionView, ProcessingView},
     topics,
 };
 use serde::Deserialize;
@@ -26,15 +26,30 @@ pub(crate) async fn list(State(shared): App) -> Answer<Json<Page<PartitionView>>
     let mut processing: BTreeMap<_, _> = shared.read.processing().await.into_iter().collect();
     let mut items = Vec::new();
     for topic in topics::ALL {
+        let processor = processing.get(&(topic.name, 0)).map(|of| of.processor.clone());
+        let mut owners = match processor {
+            Some(processor) => owners(&shared, &processor, topic.name).await,
+            None => BTreeMap::new(),
+        };
         for partition in 0..topic.partitions {
             let of = TopicPartition::new(topic.name, partition);
             let (start, end) = (shared.log.start_offset(&of).await?, shared.log.end_offset(&of).await?);
             let processing = processing.remove(&(topic.name, partition));
+            let owner = owners.remove(&partition);
+            let processing = processing.map(|of| ProcessingView { owner, ..of });
             let (topic, records) = (topic.name.to_owned(), end.saturating_sub(start));
             items.push(PartitionView { topic, partition, start, end, records, processing });
         }
     }
     Ok(Json(Page { items, next: None }))
+}
+
+/// A group's members; a log that does not answer is no reason to show nothing.
+async fn owners(shared: &Shared, processor: &str, topic: &str) -> BTreeMap<u32, String> {
+    shared.log.owners(processor, topic).await.unwrap_or_else(|error| {
+        tracing::warn!(processor, %error, "the log does not say who leads");
+        BTreeMap::new()
+    })
 }
 
 #[derive(Debug, Deserialize)]

@@ -64,6 +64,8 @@ const API: &str = "/api";
 const S3: &str = "/s3";
 /// In the data folder: whose log this is, for snapshots.
 const INSTALLATION: &str = "installation";
+/// As it would be on Kafka.
+const TOPIC_PREFIX: &str = "longshore.";
 /// Groups of nodes within a region. Fixed for the life of a data folder.
 const SHARDS_PER_REGION: u32 = 4;
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -125,6 +127,7 @@ impl Up {
             request_keys: &request_keys,
             snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
             allow_file_repositories: true,
+            topic_prefix: TOPIC_PREFIX,
         };
         let control = parts.processors(&roles_stop).await?;
         let mut regions = Vec::new();
@@ -192,11 +195,6 @@ impl Up {
         tracing::info!("the log is closed; stopped");
         served
     }
-}
-
-/// Whose log this is, in snapshots.
-fn installation(data: &Path) -> anyhow::Result<String> {
-    crate::roles::snapshots::kept_name(&data.join("installation"), "up")
 }
 
 /// The n-th port from the given one on; port 0 stays open for any.

@@ -70,8 +70,8 @@ fn config() -> Result<Value> {
     };
     // The first edition, Debian's, prints YAML only, and brings Python's reader of it.
     let json = run(&["--format", "json"])?;
-    if json.status.success() {
-        return Ok(serde_json::from_slice(&json.stdout)?);
+    if let Ok(config) = serde_json::from_slice(&json.stdout) {
+        return Ok(config);
     }
     let yaml = run(&[])?;
     ensure!(yaml.status.success(), "docker-compose config: {}", String::from_utf8_lossy(&yaml.stderr));

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::{
-    Cluster, path_text,
+    Cluster,
     process::{binary_path, wait_for},
 };
 use longshore_log::{

@@ -25,10 +25,7 @@ async fn roles_share_the_work_and_survive_each_other() -> Result<()> {
     let result = play(&mut apart).await;
     if result.is_err() {
         // The test's output is shown when it fails.
-        #[expect(clippy::print_stderr, reason = "for whoever looks into the failure")]
-        {
-            eprintln!("{}", apart.log_ends());
-        }
+        eprintln!("{}", apart.log_ends());
     }
     result?;
     apart.stop()

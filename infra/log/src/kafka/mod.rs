@@ -19,6 +19,7 @@
 mod append;
 mod client;
 mod members;
+mod owners;
 mod producer;
 mod reader;
 mod setup;
@@ -211,7 +212,7 @@ impl KafkaLog {
             let id = asked.client().fetch_cluster_id(ASK_TIME);
             id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
         });
-        Ok(format!("{}/{}", id.await?, self.shared.config.prefix))
+        Ok(format!("{}-{}", id.await?, self.shared.config.prefix.trim_end_matches('.')))
     }
 
     /// librdkafka's statistics, by what its clients do.
@@ -231,6 +232,11 @@ impl KafkaLog {
 
 #[async_trait]
 impl Log for KafkaLog {
+    async fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<u32, String>, Error> {
+        let topic = self.shared.topics.get(topic)?;
+        owners::owners(&self.shared, group, &topic).await
+    }
+
     fn partitions(&self, topic: &str) -> Result<u32, Error> {
         Ok(self.shared.topics.get(topic)?.partitions)
     }

@@ -146,18 +146,10 @@ impl KafkaReader {
             reader.sources.push(Source { of, topic, position, queue, waiting: None });
         }
         let consumer = &reader.hub.consumer;
-        consumer.incremental_assign(&reader.list()?).map_err(|error| Error::kafka("starting to read", error))?;
+        consumer
+            .incremental_assign(&list(&reader.sources)?)
+            .map_err(|error| Error::kafka("starting to read", error))?;
         Ok(reader)
-    }
-
-    fn list(&self) -> Result<TopicPartitionList, Error> {
-        let mut list = TopicPartitionList::with_capacity(self.sources.len());
-        for source in &self.sources {
-            let offset = Offset::Offset(i64::try_from(source.position).unwrap_or(i64::MAX));
-            list.add_partition_offset(&source.topic, source.of.partition as i32, offset)
-                .map_err(|error| Error::kafka("starting to read", error))?;
-        }
-        Ok(list)
     }
 
     /// Takes what is there, within the limit.
@@ -214,6 +206,14 @@ impl KafkaReader {
         Ok(moved)
     }
 
+    /// Reads a partition from its position on, after librdkafka has given it up.
+    fn restart(&self, index: usize) -> Result<(), Error> {
+        let list = list(std::slice::from_ref(&self.sources[index]))?;
+        let consumer = &self.hub.consumer;
+        let restarted = consumer.incremental_unassign(&list).and_then(|()| consumer.incremental_assign(&list));
+        restarted.map_err(|error| Error::kafka("reading", error))
+    }
+
     /// What to do about an error of one partition: nothing, go on elsewhere, or tell.
     async fn mend(&mut self, Trouble { index, error }: Trouble) -> Result<(), Error> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
@@ -227,15 +227,8 @@ impl KafkaReader {
                 if offset > end {
                     return Err(Error::BeyondEnd { of, offset, end });
                 }
-                let source = &mut self.sources[index];
-                if offset < start {
-                    source.position = start;
-                }
-                let offset = Offset::Offset(i64::try_from(source.position).unwrap_or(i64::MAX));
-                self.hub
-                    .consumer
-                    .seek(&source.topic, source.of.partition as i32, offset, Duration::ZERO)
-                    .map_err(|error| Error::kafka("reading", error))
+                self.sources[index].position = offset.max(start);
+                self.restart(index)
             }
             Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 Err(Error::kafka("reading", error))
@@ -246,6 +239,17 @@ impl KafkaReader {
             }
         }
     }
+}
+
+/// The sources as librdkafka takes them, each with its position.
+fn list(sources: &[Source]) -> Result<TopicPartitionList, Error> {
+    let mut list = TopicPartitionList::with_capacity(sources.len());
+    for source in sources {
+        let offset = Offset::Offset(i64::try_from(source.position).unwrap_or(i64::MAX));
+        list.add_partition_offset(&source.topic, source.of.partition as i32, offset)
+            .map_err(|error| Error::kafka("starting to read", error))?;
+    }
+    Ok(list)
 }
 
 /// A partition that could not be read.
@@ -287,7 +291,7 @@ impl Reader for KafkaReader {
 
 impl Drop for KafkaReader {
     fn drop(&mut self) {
-        if let Ok(list) = self.list()
+        if let Ok(list) = list(&self.sources)
             && list.count() > 0
             && let Err(error) = self.hub.consumer.incremental_unassign(&list)
         {

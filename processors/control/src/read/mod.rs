@@ -97,6 +97,7 @@ impl ReadModel for Projections {
                 let view = ProcessingView {
                     processor: processor.to_owned(),
                     role: role_name(status.role).to_owned(),
+                    owner: None,
                     processed: applied.request_offset,
                     lag: lag.unwrap_or_default(),
                     error: status.error,

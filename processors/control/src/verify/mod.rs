@@ -21,7 +21,11 @@ mod letters;
 mod requests;
 mod state;
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+};
 
 use longshore_fleet::Fleet;
 use longshore_goals::Goals;
@@ -31,8 +35,8 @@ use longshore_queue::Queue;
 use longshore_replication::Replication;
 use longshore_runtime::Wire;
 use longshore_schemas::{
-    codec::Message,
-    events::{Event, Fact, FactEvent, GoalState, Request},
+    codec::{self, Message},
+    events::{DeadLetter, Event, Fact, FactEvent, GoalState, Request},
     topics::{self, Topic},
 };
 use serde::{Deserialize, Serialize};
@@ -193,7 +197,7 @@ impl Verified {
 
 async fn read(log: &dyn Log, running: bool) -> Result<Verified, Error> {
     let (facts, requests, faults) = (BTreeMap::new(), BTreeMap::new(), Faults::default());
-    let mut verifier = Verifier { log, running, facts, requests, faults };
+    let mut verifier = Verifier { log, running, dead: dead(log).await?, facts, requests, faults };
     verifier.facts::<Queue>(&[topics::WORKER_SIGNALS]).await?;
     verifier.facts::<Replication>(&[]).await?;
     verifier.facts::<Goals>(&[]).await?;
@@ -218,6 +222,8 @@ struct Verifier<'a> {
     log: &'a dyn Log,
     /// Whether the log is written meanwhile.
     running: bool,
+    /// Offsets of requests that were set aside, by topic and partition.
+    dead: BTreeMap<(String, u32), BTreeSet<u64>>,
     /// By topic and partition, in the order of the processors.
     facts: BTreeMap<(&'static str, u32), CheckedFacts>,
     requests: BTreeMap<(&'static str, u32), CheckedRequests>,
@@ -255,6 +261,7 @@ impl Verifier<'_> {
             let consumer = facts.and_then(|facts| self.facts.get(&(facts.name, partition)));
             let mut checker = RequestChecker::<E>::new(partition, topic.partitions, consumer, &self.facts);
             checker.is_running(self.running);
+            checker.set_aside(self.dead.remove(&(topic.name.to_owned(), partition)).unwrap_or_default());
             let of = TopicPartition::new(topic.name, partition);
             each(self.log, &of, |record| checker.record(record)).await?;
             let (checked, faults) = checker.finish();
@@ -276,6 +283,18 @@ impl Verifier<'_> {
         self.faults.extend(checker.finish());
         Ok(letters)
     }
+}
+
+/// Where requests stand that were set aside.
+async fn dead(log: &dyn Log) -> Result<BTreeMap<(String, u32), BTreeSet<u64>>, Error> {
+    let mut dead = BTreeMap::<_, BTreeSet<u64>>::new();
+    each(log, &TopicPartition::new(topics::DEAD_LETTERS.name, 0), |record| {
+        if let Some(Ok(letter)) = record.record.value.as_deref().map(codec::decode::<DeadLetter>) {
+            dead.entry((letter.topic, letter.partition)).or_default().insert(letter.offset);
+        }
+    })
+    .await?;
+    Ok(dead)
 }
 
 /// Every record of a partition, in order, up to the end that it has now.

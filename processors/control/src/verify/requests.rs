@@ -32,6 +32,8 @@ pub struct RequestChecker<'a, E> {
     senders: HashMap<&'a str, &'a [u64]>,
     /// The last request of each of these: transaction and index.
     last: HashMap<&'a str, (u64, u64)>,
+    /// Offsets of those that were set aside: anybody may have written them, under any name.
+    dead: BTreeSet<u64>,
     /// Whether the log is written meanwhile: facts that came after those that were read are not missing.
     running: bool,
     faults: Faults,
@@ -57,12 +59,18 @@ where
             consumer,
             senders: senders.collect(),
             last: HashMap::new(),
+            dead: BTreeSet::new(),
             running: false,
             faults: Faults::default(),
             checked: CheckedRequests { records: 0, unusable: BTreeSet::new() },
             stored_at: Timestamp(i64::MIN),
             event: PhantomData,
         }
+    }
+
+    /// What the dead letters name of this partition.
+    pub fn set_aside(&mut self, dead: BTreeSet<u64>) {
+        self.dead = dead;
     }
 
     pub fn is_running(&mut self, running: bool) {
@@ -93,7 +101,7 @@ where
         }
         // One that was tried again stands behind what its sender sent since.
         let again = record.record.headers.iter().any(|(name, _)| name == letters::RETRY_OF);
-        if let Some(order) = request.report.as_ref().filter(|_| !again) {
+        if let Some(order) = request.report.as_ref().filter(|_| !again && !self.dead.contains(&offset)) {
             self.sent(offset, order);
         }
     }

@@ -4,6 +4,7 @@
 mod asking;
 mod bad_input;
 mod looking_after;
+mod registry;
 mod roles;
 mod serving;
 mod toy;

@@ -20,6 +20,7 @@ fn filled(path: &str) -> String {
         ("{partition}", "0"),
         ("{processor}", "queue"),
         ("{offset}", "0"),
+        ("{*address}", "mode"),
     ];
     let filled = places.into_iter().fold(path.to_owned(), |path, (place, with)| path.replace(place, with));
     assert!(!filled.contains('{'), "{filled}: add the new place to this test");

@@ -187,7 +187,10 @@ impl ReadModel for Toy {
         for partition in 0..topic.partitions {
             let lag = self.log.end_offset(&TopicPartition::new(topic.name, partition)).await.unwrap_or_default();
             let (processor, role) = ("queue".to_owned(), "leading".to_owned());
-            all.push(((topic.name, partition), ProcessingView { processor, role, processed: 0, lag, error: None }));
+            all.push((
+                (topic.name, partition),
+                ProcessingView { processor, role, owner: None, processed: 0, lag, error: None },
+            ));
         }
         all
     }

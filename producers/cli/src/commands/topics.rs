@@ -26,9 +26,10 @@ fn text(partitions: &[PartitionView]) -> String {
             processing.map_or_else(dash, |of| of.processed.to_string()),
             processing.map_or_else(dash, |of| of.lag.to_string()),
             role,
+            processing.and_then(|of| of.owner.clone()).unwrap_or_else(dash),
         ]
     });
-    output::table(&["partition", "start", "end", "records", "processed", "lag", "here"], rows.collect())
+    output::table(&["partition", "start", "end", "records", "processed", "lag", "here", "leader"], rows.collect())
 }
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod tests {
         let processing = ProcessingView {
             processor: "queue".to_owned(),
             role: "leading".to_owned(),
+            owner: Some("control-2 at 10.0.0.2".to_owned()),
             processed: 5,
             lag: 2,
             error: None,
@@ -53,7 +55,10 @@ mod tests {
             PartitionView { topic, start: 3, end: 7, records: 4, processing: Some(processing), ..facts.clone() };
         let shown = text(&[requests, facts]);
         let rows: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[0], ["build-requests/0", "3", "7", "4", "5", "2", "queue", "leading"]);
-        assert_eq!(rows[1], ["builds/0", "0", "9", "9", "-", "-", "-"]);
+        assert_eq!(
+            rows[0],
+            ["build-requests/0", "3", "7", "4", "5", "2", "queue", "leading", "control-2", "at", "10.0.0.2"]
+        );
+        assert_eq!(rows[1], ["builds/0", "0", "9", "9", "-", "-", "-", "-"]);
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) request_keys: &'a RequestKeys,
     pub(crate) snapshots: SnapshotConfig,
     pub(crate) allow_file_repositories: bool,
+    /// What the topics begin with on the brokers.
+    pub(crate) topic_prefix: &'a str,
 }
 
 impl Parts<'_> {
@@ -71,7 +73,7 @@ impl Parts<'_> {
 
     /// The API before these processors.
     pub(crate) fn api(&self, control: &Control, checks: RoleChecks) -> Api {
-        Api::new(ApiConfig {
+        let config = ApiConfig {
             log: self.log.clone(),
             read: control.read_model(),
             main_bucket: self.main_bucket.clone(),
@@ -82,7 +84,8 @@ impl Parts<'_> {
             limits: ApiLimits { beat_seconds: self.leases.beat.0, ..ApiLimits::of(self.limits) },
             checks: Arc::new(checks),
             allow_file_repositories: self.allow_file_repositories,
-        })
+        };
+        Api::with_topic_prefix(config, self.topic_prefix)
     }
 }
 
@@ -130,8 +133,11 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         return Ok(());
     };
     let Some(connected) = stores::log(settings.log(Role::Control), &stop).await? else { return Ok(()) };
+    // Before anything is written that others could not decode.
+    if stores::schemas(settings.schema_registry(), &stop).await?.is_none() {
+        return Ok(());
+    }
     let state_dir = data.path.join("state");
-    let node = snapshots::kept_name(&data.path.join("node"), "control")?;
     let parts = Parts {
         log: connected.log.clone(),
         state_dir: &state_dir,
@@ -142,8 +148,13 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
-        snapshots: settings.snapshots.of(settings.installation(), &kept_name(&data.path, NODE, "control")?, &main)?,
+        snapshots: settings.snapshots.of(
+            connected.installation().await?,
+            &kept_name(&data.path, NODE, "control")?,
+            &main,
+        )?,
         allow_file_repositories: settings.api.allow_file_repositories,
+        topic_prefix: settings.topic_prefix(),
     };
     let roles_stop = CancellationToken::new();
     let control = parts.processors(&roles_stop).await?;

@@ -82,7 +82,6 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let Some(main) = stores::bucket(&settings.main_bucket()?, create, &stop).await? else { return Ok(()) };
     let Some(own) = stores::bucket(&settings.own_bucket()?, create, &stop).await? else { return Ok(()) };
     let region = settings.region_name()?;
-    let request_key = secrets::region_key(&settings.secrets(), region)?;
     let Some(connected) = stores::log(settings.log(Role::Region), &stop).await? else { return Ok(()) };
     let parts = Parts {
         region,

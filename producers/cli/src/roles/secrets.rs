@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
-//! secrets/requests/     what requests are signed with: control.key, and region-NAME.key of each region
 //! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
 //! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
 //! ```
@@ -26,7 +25,6 @@ use crate::{args::SecretsArgs, defaults::UpTokens, error::Error, output};
 
 const TOKENS: &str = "tokens.json";
 const SIGNING_KEY: &str = "signing.key";
-const REQUESTS: &str = "requests";
 const S3_KEY: &str = "s3.key";
 const REQUEST_KEYS: &str = "requests";
 /// What clients of the embedded S3 server sign with, beside [`S3_KEY`].
@@ -45,7 +43,6 @@ pub(crate) struct Made {
     pub(crate) request_keys: RequestKeys,
     pub(crate) files: UpTokens,
     pub(crate) s3_secret_key: String,
-    pub(crate) request_keys: RequestKeys,
 }
 
 impl Secrets {

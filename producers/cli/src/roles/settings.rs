@@ -7,6 +7,7 @@
 //! shards_per_region = 4
 //!
 //! [kafka]                                # brokers, prefix, replication, client_id, manage_topics, properties = { … }
+//! [schema_registry]                      # url, username, password: where schemas are registered, too
 //! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, keys
 //! [api]                                  # listen, allow_file_repositories
 //! [region]                               # name, listen, metrics_listen, bucket; [region.s3] where it differs from [s3]
@@ -51,6 +52,9 @@ const KEYS: &[&str] = &[
     "kafka.client_id",
     "kafka.manage_topics",
     "kafka.properties",
+    "schema_registry.url",
+    "schema_registry.username",
+    "schema_registry.password",
     "s3.endpoint",
     "s3.region",
     "s3.path_style",
@@ -120,6 +124,7 @@ pub(crate) struct Settings {
     pub(crate) regions: Vec<RegionName>,
     pub(crate) shards_per_region: u32,
     pub(crate) kafka: Kafka,
+    schema_registry: SchemaRegistry,
     pub(crate) s3: S3,
     pub(crate) api: ApiSettings,
     pub(crate) region: RegionSettings,
@@ -136,6 +141,7 @@ impl Default for Settings {
             regions: Vec::new(),
             shards_per_region: 4,
             kafka: Kafka::default(),
+            schema_registry: SchemaRegistry::default(),
             s3: S3::default(),
             api: ApiSettings::default(),
             region: RegionSettings::default(),
@@ -157,6 +163,15 @@ pub(crate) struct Kafka {
     /// By default, control nodes create topics and check their settings, and regions wait for them.
     manage_topics: Option<bool>,
     properties: BTreeMap<String, Scalar>,
+}
+
+/// A registry of the installation's own, where there is one.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SchemaRegistry {
+    url: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 impl Default for Kafka {
@@ -377,6 +392,7 @@ impl Settings {
         self.check_regions(role, &mut found);
         self.kafka.check(&mut found);
         self.s3.check(&mut found);
+        self.schema_registry.check(&mut found);
         match role {
             Role::Control => {
                 if let Err(what) = self.worker.check() {
@@ -386,6 +402,7 @@ impl Settings {
                     found.add("snapshots", what);
                 }
             }
+            Role::Region => self.check_region(&mut found),
             Role::Worker | Role::Node => {}
         }
         if let Err(error) = self.check_secrets(role) {
@@ -452,10 +469,16 @@ impl Settings {
         self.region.name.as_ref().ok_or_else(|| anyhow::anyhow!("region.name: say which region this is"))
     }
 
-    /// What this installation is called, where several share a bucket: as they share a cluster.
-    pub(crate) fn installation(&self) -> String {
-        let name = self.kafka.prefix.trim_matches(['.', '-', '_']);
-        if name.is_empty() { "longshore".to_owned() } else { name.to_owned() }
+    /// What topics begin with on the brokers.
+    pub(crate) fn topic_prefix(&self) -> &str {
+        &self.kafka.prefix
+    }
+
+    /// Where schemas are registered, if anywhere.
+    pub(crate) fn schema_registry(&self) -> Option<longshore_registry::Config> {
+        let SchemaRegistry { url, username, password } = self.schema_registry.clone();
+        let topic_prefix = self.kafka.prefix.clone();
+        Some(longshore_registry::Config { url: url?, login: username.zip(password), topic_prefix })
     }
 
     /// The log as this role uses it.
@@ -567,6 +590,19 @@ impl RegionalS3 {
     fn keys(&self) -> Keys<'_> {
         let (access_key, secret_key) = (self.access_key.as_ref(), self.secret_key.as_ref());
         Keys { access_key, secret_key, secret_key_file: self.secret_key_file.as_ref() }
+    }
+}
+
+impl SchemaRegistry {
+    fn check(&self, found: &mut Found) {
+        check_endpoint("schema_registry.url", self.url.as_deref(), found);
+        let Self { url, username, password } = self;
+        if url.is_none() && (username.is_some() || password.is_some()) {
+            found.add("schema_registry.url", "say where the registry is, or leave username and password out");
+        }
+        if username.is_some() != password.is_some() {
+            found.add("schema_registry.username", "give username and password, or neither");
+        }
     }
 }
 
@@ -710,6 +746,7 @@ mod tests {
                     "kafka.prefix=a b",
                     "kafka.properties={\"acks\" = 1}",
                     "s3.endpoint=s3:9000",
+                    "schema_registry.username=ls",
                     "s3.main_bucket=Main",
                     "s3.secret_key_file=/nowhere/key",
                     "region.name=ap",
@@ -721,6 +758,8 @@ mod tests {
                     "kafka.prefix: use at most",
                     "kafka.properties.acks: Longshore sets",
                     "s3.endpoint: \"s3:9000\" is no URL",
+                    "schema_registry.url: say where",
+                    "schema_registry.username: give username and password",
                     "s3.main_bucket: \"Main\"",
                     "s3.secret_key: give the key or the file",
                     "s3.secret_key_file: /nowhere/key cannot be read",

@@ -70,6 +70,18 @@ pub(super) async fn region(parts: &Parts<'_>, stop: &CancellationToken) -> anyho
     Ok(patiently("the region", stop, lasting, async || parts.clone().start(stop).await).await?)
 }
 
+/// Makes sure that a registry of the installation's own, if it has one, knows every schema by our ids.
+pub(super) async fn schemas(
+    registry: Option<longshore_registry::Config>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<()>> {
+    let Some(registry) = registry else { return Ok(Some(())) };
+    let lasting = |error: &longshore_registry::Error| !error.is_passing();
+    let registered =
+        patiently("the schema registry", stop, lasting, async || longshore_registry::register(&registry).await).await;
+    Ok(registered.context("schema_registry.url")?.map(drop))
+}
+
 /// Makes the bucket, or sees that it is there.
 pub(super) async fn bucket(
     config: &BucketConfig,

@@ -98,7 +98,7 @@ mod tests {
             ("[worker]\nbeat = 0", &[], "1s to 24h"),
             ("[worker]\nbeats = 1", &[], "unknown field `beats`"),
             ("[snapshots]\nkeep = 0", &[], "snapshots.keep"),
-            ("[snapshots]\ninterval = \"often\"", &[], "a time such as"),
+            ("[snapshots]\ninterval = \"often\"", &[], "give a time of 1s to 24h"),
         ];
         for (file, flags, expected) in table {
             let error = load(file, flags).expect_err(expected);
