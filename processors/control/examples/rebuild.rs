@@ -58,7 +58,7 @@ fn queued(partition: u32, number: u64, job: JobId, sequence: u64) -> Fact<BuildF
     fact(sequence, Trigger::Consumed(consumed), JobQueued { job, request, build }.into())
 }
 
-/// Facts of one partition, as a leader would have written them. Answers how many.
+/// Facts of one partition, as a leader would have written them, but that there are no requests to go on from. Answers how many.
 async fn fill(log: &dyn Log, partition: u32, jobs: u64) -> u64 {
     let names = (0..).map(|n| format!("queue-{n}"));
     let names: Vec<_> = names
@@ -80,11 +80,8 @@ async fn fill(log: &dyn Log, partition: u32, jobs: u64) -> u64 {
             number += 1;
         }
         sequence += 1;
-        let processed = Processed {
-            next_offset: number,
-            now: Timestamp(1_700_000_000_000 + sequence as i64),
-            refusals: Vec::new(),
-        };
+        let processed =
+            Processed { next_offset: 0, now: Timestamp(1_700_000_000_000 + sequence as i64), refusals: Vec::new() };
         records.push(fact(sequence, Trigger::TimerFired(TimerFired { due: Timestamp(0) }), processed.into()));
         let records = records
             .iter()
