@@ -70,11 +70,12 @@ async fn play(apart: &mut Apart, kafka: &Arc<Cluster>, kills: usize) -> Result<(
     apart.start_nodes(1).await?;
     let stop = CancellationToken::new();
     let clients = (0..apart.controls.len()).map(|control| apart.client_of(control)).collect::<Result<Vec<_>>>()?;
-    let requesting = tokio::spawn(request_builds(clients, repository, stop.clone()));
     let began = Instant::now();
-    let counts = kill(apart, kafka, kills, &mut Random::from_environment()).await?;
-    stop.cancel();
-    let jobs = requesting.await??;
+    let (jobs, counts) = tokio::try_join!(request_builds(clients, repository, stop.clone()), async {
+        let counts = kill(apart, kafka, kills, &mut Random::from_environment()).await;
+        stop.cancel();
+        counts
+    })?;
     println!("{kills} kills in {:.0?}: {counts:?}; {} builds", began.elapsed(), jobs.len());
     ensure!(jobs.len() >= 5, "too little happened between the kills");
     for job in jobs.values() {
@@ -127,8 +128,8 @@ async fn kill(
                 "control"
             }
             1 => {
-                let (kafka, node) = (kafka.clone(), random.below(u64::from(BROKERS)) as u32 + 1);
-                spawn_blocking(move || kafka.kill(node).and_then(|()| kafka.restart(node))).await??;
+                let (cluster, node) = (kafka.clone(), random.below(u64::from(BROKERS)) as u32 + 1);
+                spawn_blocking(move || cluster.kill(node).and_then(|()| cluster.restart(node))).await??;
                 in_sync(kafka).await?;
                 "broker"
             }
