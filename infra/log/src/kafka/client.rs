@@ -50,6 +50,19 @@ pub enum Client {
     Admin,
 }
 
+impl Client {
+    /// In a word, for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Appends => "appends",
+            Self::Commits => "commits",
+            Self::Reads => "reads",
+            Self::Membership => "membership",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// Figures of librdkafka's statistics, summed over the clients of a kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Figures {

@@ -175,8 +175,8 @@ impl Member {
         }
         self.consumer.context().leaving.store(true, Ordering::Release);
         // Changes that were noted and not carried out would keep the consumer from closing.
-        self.releasing.take();
-        if let Err(error) = self.consumer.unassign() {
+        let held = self.consumer.assignment().and_then(|held| self.consumer.incremental_unassign(&held));
+        if let Err(error) = held {
             tracing::debug!(%error, "partitions could not be given back while leaving");
         }
         drop(self.consumer);

@@ -32,7 +32,7 @@ use std::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -56,6 +56,7 @@ use crate::{Error, Log, Membership, Position, Reader, Record, TopicConfig, Topic
 
 /// How long an offset may be asked for.
 const ASK_TIME: Duration = Duration::from_secs(10);
+const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// How long members may take to leave their groups when the log is closed. Others take over sooner if they do.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 
@@ -130,7 +131,8 @@ impl Shared {
     /// The first offset and the end of what is committed.
     async fn bounds(&self, of: &TopicPartition) -> Result<(u64, u64), Error> {
         let (topic, partition) = (self.topics.of(of)?.kafka.clone(), of.partition as i32);
-        let (start, end) = self.ask(move |asked| asked.fetch_watermarks(&topic, partition, ASK_TIME)).await?;
+        let (start, end) =
+            self.ask(move |asked| settled(|| asked.fetch_watermarks(&topic, partition, ASK_TIME))).await?;
         Ok((start.max(0) as u64, end.max(0) as u64))
     }
 
@@ -151,6 +153,21 @@ impl Shared {
                 Err(Error::kafka("asking for an offset", error))
             }
         }
+    }
+}
+
+/// Asks again while a partition moves from one broker to another, or has just been made. Blocks.
+fn settled<T>(mut question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
+    let deadline = Instant::now() + ASK_TIME;
+    loop {
+        let answer = question();
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let moving = matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition));
+        if !moving || Instant::now() > deadline {
+            return answer;
+        }
+        std::thread::sleep(ASK_PAUSE);
     }
 }
 

@@ -218,15 +218,7 @@ fn check_shape(config: &Config, topic: &TopicConfig, found: Option<&Shape>) -> R
 
 async fn check_settings(admin: &Admin, config: &Config) -> Result<(), Error> {
     let names: Vec<String> = config.topics.iter().map(|topic| kafka_name(config, topic)).collect();
-    let specifiers: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-    let options = AdminOptions::new().request_timeout(Some(TIME));
-    let described = admin
-        .describe_configs(&specifiers, &options)
-        .await
-        .map_err(|error| Error::kafka("reading the topics' settings", error))?;
-    for ((topic, name), described) in config.topics.iter().zip(&names).zip(described) {
-        let described =
-            described.map_err(|code| Error::kafka("reading the topics' settings", KafkaError::AdminOp(code)))?;
+    for ((topic, name), described) in config.topics.iter().zip(&names).zip(describe(admin, &names).await?) {
         if let Some((problem, changes)) = dangers(topic, config.replication, &described) {
             let mend = format!(
                 "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {name} --add-config {changes}",
@@ -236,6 +228,26 @@ async fn check_settings(admin: &Admin, config: &Config) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The settings of these topics. A broker that has not heard of a new topic yet says nothing of it, and is asked again.
+async fn describe(admin: &Admin, names: &[String]) -> Result<Vec<ConfigResource>, Error> {
+    let specifiers: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let options = AdminOptions::new().request_timeout(Some(TIME));
+    let failed = |error| Error::kafka("reading the topics' settings", error);
+    let deadline = Instant::now() + READY_TIME;
+    loop {
+        let described = admin.describe_configs(&specifiers, &options).await.map_err(failed)?;
+        let described: Result<Vec<ConfigResource>, RDKafkaErrorCode> = described.into_iter().collect();
+        let late = Instant::now() > deadline;
+        match described {
+            Ok(described) if late || described.iter().all(|topic| !topic.entries.is_empty()) => return Ok(described),
+            Err(code) if late || code != RDKafkaErrorCode::UnknownTopicOrPartition => {
+                return Err(failed(KafkaError::AdminOp(code)));
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(READY_PAUSE).await,
+        }
+    }
 }
 
 /// What is wrong with a topic's settings, and the settings that mend it.

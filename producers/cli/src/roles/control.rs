@@ -168,7 +168,8 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     };
     let api = parts.api(&control, checks);
     output::message(&format!("longshore control answers at http://{}, for browsers too", listener.local_addr()?));
-    let served = serve(&api, listener, Sources::new(Some(control.clone()), None), &secrets, &stop).await;
+    let sources = Sources::new(Some(control.clone()), None).with_kafka(&connected.kafka);
+    let served = serve(&api, listener, sources, &secrets, &stop).await;
     roles_stop.cancel();
     control.stopped().await;
     tracing::info!("the processors have stopped");

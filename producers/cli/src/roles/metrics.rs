@@ -1,7 +1,7 @@
 //! `/metrics`, for Prometheus: what every role of the process counts, and what went through the embedded S3 server, if it is in
 //! this process. At the API, any token may read.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -13,6 +13,7 @@ use axum::{
     routing::get,
 };
 use longshore_control::Control;
+use longshore_log::kafka::{Client, Figures, KafkaLog};
 use longshore_s3::embedded::{Counters as S3Counters, Traffic};
 use longshore_service::{
     metrics::{self, Gauges},
@@ -23,6 +24,7 @@ use longshore_service::{
 pub(crate) struct Sources {
     control: Option<Arc<Control>>,
     s3: Option<S3Counters>,
+    kafka: Option<(Arc<KafkaLog>, KafkaGauges)>,
     memory: Gauges<0>,
     files: Gauges<0>,
 }
@@ -31,7 +33,12 @@ impl Sources {
     pub(crate) fn new(control: Option<Arc<Control>>, s3: Option<S3Counters>) -> Self {
         let memory = Gauges::new("process_resident_memory_bytes", "Memory of this process", []);
         let files = Gauges::new("process_open_fds", "Open files and connections of this process", []);
-        Self { control, s3, memory, files }
+        Self { control, s3, kafka: None, memory, files }
+    }
+
+    /// With what the clients of Kafka count.
+    pub(crate) fn with_kafka(self, log: &Arc<KafkaLog>) -> Self {
+        Self { kafka: Some((log.clone(), KafkaGauges::new())), ..self }
     }
 
     async fn text(&self) -> String {
@@ -45,9 +52,46 @@ impl Sources {
     pub(crate) fn of_process(&self) -> String {
         self.memory.set([], resident_bytes().unwrap_or(0));
         self.files.set([], std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64));
+        if let Some((log, gauges)) = &self.kafka {
+            gauges.show(&log.figures());
+        }
         match &self.s3 {
             Some(s3) => with_traffic(&metrics::text(), s3),
             None => metrics::text(),
+        }
+    }
+}
+
+/// librdkafka's statistics, summed over the clients that do the same.
+struct KafkaGauges {
+    counts: Vec<(Gauges<1>, fn(&Figures) -> u64)>,
+}
+
+impl KafkaGauges {
+    fn new() -> Self {
+        type Row = (&'static str, &'static str, fn(&Figures) -> u64);
+        let rows: [Row; 9] = [
+            ("longshore_kafka_clients", "Clients of Kafka, by what they do", |of| of.clients),
+            ("longshore_kafka_queued_messages", "Messages that wait in clients", |of| of.queued_messages),
+            ("longshore_kafka_queued_bytes", "Bytes that wait in clients", |of| of.queued_bytes),
+            ("longshore_kafka_sent_bytes", "Bytes sent by the clients there are", |of| of.sent_bytes),
+            ("longshore_kafka_received_bytes", "Bytes received by the clients there are", |of| of.received_bytes),
+            ("longshore_kafka_requests", "Requests sent by the clients there are", |of| of.requests),
+            ("longshore_kafka_request_errors", "Requests that failed", |of| of.request_errors + of.timeouts),
+            ("longshore_kafka_connects", "Connections made by the clients there are", |of| of.connects),
+            ("longshore_kafka_round_trip_microseconds", "To the slowest broker, mean of 5 s", |of| {
+                (of.round_trip_seconds * 1e6) as u64
+            }),
+        ];
+        let counts = rows.into_iter().map(|(name, help, figure)| (Gauges::new(name, help, ["client"]), figure));
+        Self { counts: counts.collect() }
+    }
+
+    fn show(&self, figures: &BTreeMap<Client, Figures>) {
+        for (gauges, figure) in &self.counts {
+            for (client, of) in figures {
+                gauges.set([client.name()], figure(of));
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ const TOPICS_TIME: Duration = Duration::from_secs(45);
 /// The log on Kafka, with a meter on it.
 pub(super) struct Connected {
     pub(super) log: Arc<dyn Log>,
-    kafka: Arc<KafkaLog>,
+    pub(super) kafka: Arc<KafkaLog>,
 }
 
 impl Connected {
