@@ -13,7 +13,10 @@ pub(crate) async fn last_before(
 ) -> Result<Option<StoredRecord>, Error> {
     let start = log.start_offset(of).await?;
     let mut step = STEP_BACK;
-    while start < before {
+    if start >= before {
+        return Ok(None);
+    }
+    loop {
         let from = before.saturating_sub(step).max(start);
         let mut reader = log.reader(vec![(of.clone(), from)])?;
         let mut last = None;
@@ -26,5 +29,4 @@ pub(crate) async fn last_before(
         }
         step = step.saturating_mul(8);
     }
-    Ok(None)
 }
