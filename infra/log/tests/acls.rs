@@ -1,6 +1,8 @@
 //! What the brokers let whom do, with the ACLs that `infra/kafka/acls.sh` gives each role: a stranger publishes nothing, whoever
 //! may publish builds publishes nothing else, and nobody but a control node can take a processor's transactional id.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -1,6 +1,8 @@
-//! A real Apicurio, and a stand-in for a registry that takes ids, as Confluent's does: that one is in no package repository.
+//! A real Apicurio, and a stand-in for a registry that takes ids, as Confluent's does by its documentation.
 //!
 //! `infra/setup.sh apicurio` fetches it from Maven Central.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::{
     collections::BTreeMap,
@@ -208,10 +210,11 @@ async fn a_registry_that_takes_ids_is_told_ours() {
     assert_eq!(register(&config(&url, "x.")).await.unwrap(), Registered { new: 0, known: all });
 
     // Somebody else has given ours another id.
-    let mut stand = shared.lock().unwrap();
-    let first = stand.schemas.remove(&1).unwrap();
-    stand.schemas.insert(77, first);
-    drop(stand);
+    {
+        let mut stand = shared.lock().unwrap();
+        let first = stand.schemas.remove(&1).unwrap();
+        stand.schemas.insert(77, first);
+    }
     match register(&config(&url, "x.")).await {
         Err(Error::OtherId { ours: 1, theirs: 77, version: 1, .. }) => {}
         other => panic!("{other:?}"),

@@ -58,10 +58,7 @@ async fn programs_of_others_publish_builds_and_follow_them() -> Result<()> {
     let result = play(&world).await;
     if result.is_err() {
         // The test's output is shown when it fails.
-        #[expect(clippy::print_stderr, reason = "for whoever looks into the failure")]
-        {
-            eprintln!("{}", world.apart.log_ends());
-        }
+        eprintln!("{}", world.apart.log_ends());
     }
     result?;
     let World { mut apart, .. } = world;

@@ -64,13 +64,14 @@ impl Sources {
 
 /// librdkafka's statistics, summed over the clients that do the same.
 struct KafkaGauges {
-    counts: Vec<(Gauges<1>, fn(&Figures) -> u64)>,
+    counts: Vec<(Gauges<1>, Figure)>,
 }
+
+type Figure = fn(&Figures) -> u64;
 
 impl KafkaGauges {
     fn new() -> Self {
-        type Row = (&'static str, &'static str, fn(&Figures) -> u64);
-        let rows: [Row; 9] = [
+        let rows: [(&'static str, &'static str, Figure); 9] = [
             ("longshore_kafka_clients", "Clients of Kafka, by what they do", |of| of.clients),
             ("longshore_kafka_queued_messages", "Messages that wait in clients", |of| of.queued_messages),
             ("longshore_kafka_queued_bytes", "Bytes that wait in clients", |of| of.queued_bytes),

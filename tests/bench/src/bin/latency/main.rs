@@ -86,7 +86,7 @@ async fn measure(brokers: &str, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let bare = Arc::new(Bare::start(brokers)?);
     let (mut ours, mut theirs) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for number in 0..count + WARM_UP {
-        let one = request(&*log, &mut *reader, number).await?;
+        let one = request(&log, &mut *reader, number).await?;
         let bare = bare.clone();
         let other = tokio::task::spawn_blocking(move || bare.transaction()).await??;
         if number >= WARM_UP {
