@@ -10,7 +10,14 @@ use longshore_e2e::{
     process::{binary_path, wait_for},
     quick,
 };
-use longshore_schemas::http::{AFTER_REQUEST, JobView, Page, REQUEST_PLACE};
+use longshore_log::{
+    Log, Record,
+    kafka::{Config as KafkaConfig, KafkaLog},
+};
+use longshore_schemas::{
+    http::{AFTER_REQUEST, DeadLetterView, JobView, Page, PartitionView, ProcessingView, REQUEST_PLACE, RetryView},
+    topics,
+};
 use tokio::task::spawn_blocking;
 
 /// For any one thing; a region's process is taken for gone after half a minute.
@@ -22,7 +29,7 @@ async fn roles_share_the_work_and_survive_each_other() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let kafka = spawn_blocking(|| longshore_kafka::Cluster::start(&longshore_kafka::Config::new(1))).await??;
     let mut apart = Apart::start(folder.path(), kafka.brokers(), Layout::new(&["eu"], 1)).await?;
-    let result = play(&mut apart).await;
+    let result = play(&mut apart, kafka.brokers()).await;
     if result.is_err() {
         // The test's output is shown when it fails.
         eprintln!("{}", apart.log_ends());
@@ -31,9 +38,10 @@ async fn roles_share_the_work_and_survive_each_other() -> Result<()> {
     apart.stop()
 }
 
-async fn play(apart: &mut Apart) -> Result<()> {
+async fn play(apart: &mut Apart, brokers: &str) -> Result<()> {
     share_partitions(apart).await?;
     read_elsewhere(apart).await?;
+    look_after_the_log(apart, brokers).await?;
     refuse_a_folder_in_use(apart)?;
     apart.start_nodes(NODES).await?;
     lose_a_region_process(apart).await
@@ -65,6 +73,38 @@ async fn read_elsewhere(apart: &Apart) -> Result<()> {
             ensure!(jobs.items.iter().any(|shown| shown.job == job.job), "{} does not show {}", member.name, job.job);
         }
     }
+    Ok(())
+}
+
+/// Who leads is told, what is no request is set aside and can be tried again, and the log is whole while it is written.
+async fn look_after_the_log(apart: &Apart, brokers: &str) -> Result<()> {
+    let client = &apart.client;
+    let topics: Page<PartitionView> = client.get("/v1/topics").await?;
+    let mut of_requests = topics.items.iter().filter_map(|view| view.processing.as_ref());
+    let led = |of: &ProcessingView| of.owner.as_ref().is_some_and(|owner| owner.starts_with("longshore-control at "));
+    ensure!(of_requests.clone().count() == 28 && of_requests.all(led), "{topics:?}");
+
+    let config = KafkaConfig { manage_topics: false, ..KafkaConfig::new(brokers, topics::ALL) };
+    let log = KafkaLog::connect(config).await?;
+    log.append(topics::GOAL_REQUESTS.name, vec![Record::new("web", "no request")]).await?;
+    log.close().await;
+    let letter = wait_for("the dead letter", BOUND, async || {
+        let letters: Page<DeadLetterView> = client.get("/v1/dead-letters").await?;
+        Ok(letters.items.into_iter().next())
+    })
+    .await?;
+    let retry = format!("/v1/dead-letters/{}/retry", letter.offset);
+    let first: RetryView = client.post(&retry, &()).await?;
+    ensure!(first.retried, "{first:?}");
+    let second: RetryView = client.post(&retry, &()).await?;
+    ensure!(!second.retried, "{second:?}");
+    wait_for("a dead letter again", BOUND, async || {
+        let letters: Page<DeadLetterView> = client.get("/v1/dead-letters").await?;
+        Ok((letters.items.len() == 2).then_some(()))
+    })
+    .await?;
+    let verified = client.text("/v1/verify").await?;
+    ensure!(verified.contains("event: Report") && verified.contains(r#""faults_total":0"#), "{verified}");
     Ok(())
 }
 
