@@ -33,6 +33,8 @@ const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
 const ALL_WRITE_BUFFERS_BYTES: usize = 128 * 1024 * 1024;
 const WAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Of a write buffer.
+const MEMTABLE_BLOOM_RATIO: f64 = 0.05;
 const OPEN_FILES_MAX: i32 = 1_000;
 const INFO_LOG_BYTES_MAX: usize = 1024 * 1024;
 const INFO_LOG_FILES_MAX: usize = 4;
@@ -206,6 +208,9 @@ fn options(block_cache_bytes: usize) -> Options {
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    // Most keys that are looked up are new requests' and not there: a filter spares the search for them.
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
     options.set_db_write_buffer_size(ALL_WRITE_BUFFERS_BYTES);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_max_open_files(OPEN_FILES_MAX);
