@@ -85,7 +85,9 @@ prepare() { # writes the configuration and formats the storage of N nodes, once
   [ -z "$SASL" ] || passwords
   [ -f "$DIR/ports" ] || echo "${PORTS:-$(free_ports $((2 * n)))}" >"$DIR/ports"
   [ "$(tr , '\n' <"$DIR/ports" | wc -l)" -eq $((2 * n)) ] || { rm "$DIR/ports"; die "--ports: two for each node"; }
-  [ -f "$DIR/cluster-id" ] || head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$DIR/cluster-id"
+  # An id that began with a dash would be taken for an option.
+  [ -f "$DIR/cluster-id" ] ||
+    head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' | sed 's/^-/L/' >"$DIR/cluster-id"
   rf=$((n < 3 ? n : 3)); minisr=$((n < 3 ? 1 : 2))
   for i in $(seq "$n"); do voters+=,$i@127.0.0.1:$(cport "$i"); done
   for i in $(seq "$n"); do
