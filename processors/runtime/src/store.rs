@@ -18,8 +18,8 @@ use std::{
 use longshore_partition::Projection;
 use longshore_processor::{Changes, Order, Range, StateError, Store, Visit};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions, SnapshotWithThreadMode,
-    WriteBatch, checkpoint::Checkpoint,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBRawIteratorWithThreadMode, Options, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, checkpoint::Checkpoint,
 };
 use serde::{Deserialize, Serialize};
 
@@ -204,6 +204,12 @@ fn options(block_cache_bytes: usize) -> Options {
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_block_cache(&Cache::new_lru_cache(block_cache_bytes));
     table.set_cache_index_and_filter_blocks(true);
+    // In parts: the filter of a large file is larger than what one shard of the cache holds, and would be read whole, and
+    // hashed, for every key that is looked up.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);
