@@ -100,6 +100,9 @@ pub struct KafkaLog {
     appender: Appender,
 }
 
+/// Asked about offsets; reads nothing.
+type Asked = BaseConsumer<Context>;
+
 /// What all parts of one log share.
 struct Shared {
     config: Config,
@@ -107,7 +110,7 @@ struct Shared {
     watch: Arc<Watch>,
     hubs: Hubs,
     /// Answers questions about offsets.
-    asked: Arc<BaseConsumer<Context>>,
+    asked: Arc<Asked>,
     /// What commits have said that they consumed, for lag tools.
     consumed: Mutex<HashMap<TopicPartition, u64>>,
     members: Members,
@@ -131,14 +134,15 @@ impl Shared {
     /// The first offset and the end of what is committed.
     async fn bounds(&self, of: &TopicPartition) -> Result<(u64, u64), Error> {
         let (topic, partition) = (self.topics.of(of)?.kafka.clone(), of.partition as i32);
-        let (start, end) =
-            self.ask(move |asked| settled(|| asked.fetch_watermarks(&topic, partition, ASK_TIME))).await?;
+        let watermarks =
+            move |asked: &Asked| settled(asked, &topic, || asked.fetch_watermarks(&topic, partition, ASK_TIME));
+        let (start, end) = self.ask(watermarks).await?;
         Ok((start.max(0) as u64, end.max(0) as u64))
     }
 
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<Context>) -> Result<T, KafkaError> + Send + 'static,
+        question: impl FnOnce(&Asked) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, Error> {
         self.check_open()?;
         let asked = self.asked.clone();
@@ -157,17 +161,32 @@ impl Shared {
 }
 
 /// Asks again while a partition moves from one broker to another, or has just been made. Blocks.
-fn settled<T>(mut question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
-    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
+///
+/// This client follows no topic, so nobody else refreshes what it once heard of the partition: without that, a partition
+/// that had no leader at that moment would have none for minutes.
+fn settled<T>(
+    asked: &Asked,
+    topic: &str,
+    mut question: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    use RDKafkaErrorCode::{
+        LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopic, UnknownTopicOrPartition,
+    };
     let deadline = Instant::now() + ASK_TIME;
     loop {
         let answer = question();
-        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-        let moving = matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition));
+        let moving = match answer.as_ref().err().and_then(KafkaError::rdkafka_error_code) {
+            Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition) => true,
+            Some(UnknownPartition | UnknownTopic) => true,
+            _ => false,
+        };
         if !moving || Instant::now() > deadline {
             return answer;
         }
         std::thread::sleep(ASK_PAUSE);
+        if let Err(error) = asked.fetch_metadata(Some(topic), ASK_TIME) {
+            tracing::debug!(%error, topic, "looking for the topic's leaders");
+        }
     }
 }
 
@@ -205,7 +224,7 @@ impl KafkaLog {
     pub async fn connect(config: Config) -> Result<Arc<Self>, Error> {
         config.check()?;
         let watch = Watch::new();
-        let asked = BaseConsumer::from_config_and_context(&config.reads(), Context::new(Client::Admin, &watch))
+        let asked = Asked::from_config_and_context(&config.reads(), Context::new(Client::Admin, &watch))
             .map_err(|error| Error::kafka("connecting", error))?;
         let shared = Shared {
             topics: Topics::new(&config.prefix, &config.topics),
@@ -285,7 +304,7 @@ impl Log for KafkaLog {
         let found = self.shared.ask(move |asked| {
             let mut list = TopicPartitionList::with_capacity(1);
             list.add_partition_offset(&name, partition, at)?;
-            asked.offsets_for_times(list, ASK_TIME)
+            settled(asked, &name, || asked.offsets_for_times(list.clone(), ASK_TIME))
         });
         let found = found.await?.find_partition(&topic, partition).map(|found| found.offset());
         match found {

@@ -8,6 +8,8 @@
 //!
 //! Facts flow again once each partition has told of a request that was written after the kill.
 
+#![allow(clippy::print_stderr, reason = "progress, for whoever waits")]
+
 mod load;
 mod watch;
 
@@ -42,11 +44,18 @@ struct Arguments {
     /// 20 kills of control nodes and 50 of brokers
     #[arg(long)]
     full: bool,
+    /// So many kills of control nodes
+    #[arg(long)]
+    controls: Option<u32>,
+    /// So many kills of brokers
+    #[arg(long)]
+    brokers: Option<u32>,
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { full } = Arguments::parse();
-    let (controls, brokers) = if full { (20, 50) } else { (10, 5) };
+    let Arguments { full, controls, brokers } = Arguments::parse();
+    let usual = if full { (20, 50) } else { (10, 5) };
+    let (controls, brokers) = (controls.unwrap_or(usual.0), brokers.unwrap_or(usual.1));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(measure(controls, brokers))?;
     let mut report = Report::new("failover");
@@ -71,6 +80,7 @@ struct Figures {
 }
 
 async fn measure(controls: u32, brokers: u32) -> Result<Figures> {
+    eprintln!("{controls} kills of control nodes, {brokers} of brokers");
     let cluster = tokio::task::spawn_blocking(|| Cluster::start(&ClusterConfig::new(BROKERS))).await??;
     let cluster = Arc::new(cluster);
     let folder = tempfile::tempdir()?;
@@ -90,7 +100,8 @@ async fn measure(controls: u32, brokers: u32) -> Result<Figures> {
         let leader = leader(&apart).await?;
         let killed = Instant::now();
         apart.controls[leader].kill()?;
-        control.push(flows(&watch, &load, killed).await?);
+        let flowing = flows(&watch, &load, killed).await;
+        control.push(told(&apart, "control node", flowing)?);
         apart.controls[leader].restart()?;
         apart.controls[leader].listens().await?;
         apart.all_led().await?;
@@ -100,7 +111,8 @@ async fn measure(controls: u32, brokers: u32) -> Result<Figures> {
         let node = number % BROKERS + 1;
         let killed = Instant::now();
         on_cluster(&cluster, move |cluster| cluster.kill(node)).await?;
-        broker.push(flows(&watch, &load, killed).await?);
+        let flowing = flows(&watch, &load, killed).await;
+        broker.push(told(&apart, "broker", flowing)?);
         on_cluster(&cluster, move |cluster| cluster.restart(node)).await?;
         whole(&cluster).await?;
     }
@@ -136,6 +148,15 @@ async fn flows(watch: &Watch, load: &Load, killed: Instant) -> Result<f64> {
     })
     .await?;
     Ok(killed.elapsed().as_secs_f64())
+}
+
+/// Says how it went, with the logs of all roles if it went wrong.
+fn told(apart: &Apart, of: &str, flowing: Result<f64>) -> Result<f64> {
+    match &flowing {
+        Ok(seconds) => eprintln!("a {of} was killed: facts flow again after {seconds:.2} s"),
+        Err(_) => eprintln!("a {of} was killed: {}", apart.log_ends()),
+    }
+    flowing
 }
 
 async fn on_cluster(cluster: &Arc<Cluster>, task: impl FnOnce(&Cluster) -> Result<()> + Send + 'static) -> Result<()> {
