@@ -175,11 +175,13 @@ fn settled<T>(
     let deadline = Instant::now() + ASK_TIME;
     loop {
         let answer = question();
-        let moving = match answer.as_ref().err().and_then(KafkaError::rdkafka_error_code) {
-            Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition) => true,
-            Some(UnknownPartition | UnknownTopic) => true,
-            _ => false,
-        };
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let moving = matches!(
+            code,
+            Some(
+                LeaderNotAvailable | NotLeaderForPartition | UnknownPartition | UnknownTopic | UnknownTopicOrPartition
+            )
+        );
         if !moving || Instant::now() > deadline {
             return answer;
         }
