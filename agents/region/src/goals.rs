@@ -18,7 +18,10 @@ use longshore_schemas::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::Error;
+use crate::{
+    Error,
+    catching_up::{ends, is_behind},
+};
 
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 
@@ -66,10 +69,10 @@ pub(crate) struct Follower {
 impl Follower {
     /// Reads all that is there now: a node that connects after this gets no goal that was already replaced.
     pub(crate) async fn catch_up(log: Arc<dyn Log>, board: Arc<GoalBoard>) -> Result<Self, Error> {
-        let ends = ends(&*log).await?;
+        let ends = ends(&*log, partitions(&*log)?).await?;
         let reader = open(&*log).await?;
         let mut follower = Self { log, reader, board };
-        while ends.iter().any(|(of, end)| follower.reader.position(of).is_some_and(|at| at < *end)) {
+        while is_behind(&*follower.reader, &ends) {
             let records = follower.reader.read(ReadLimit::default()).await?;
             follower.take(&records);
         }
@@ -123,15 +126,6 @@ async fn open(log: &dyn Log) -> Result<Box<dyn Reader>, Error> {
         from.push((of, start));
     }
     Ok(log.reader(from)?)
-}
-
-async fn ends(log: &dyn Log) -> Result<Vec<(TopicPartition, u64)>, Error> {
-    let mut ends = Vec::new();
-    for of in partitions(log)? {
-        let end = log.end_offset(&of).await?;
-        ends.push((of, end));
-    }
-    Ok(ends)
 }
 
 fn partitions(log: &dyn Log) -> Result<Vec<TopicPartition>, Error> {

@@ -24,6 +24,7 @@
 //! It decides nothing about rollouts: goals come from the log, and what the nodes say goes back to it. What it keeps on disk
 //! only spares work after a restart. Nodes and their services go on without it.
 
+mod catching_up;
 mod copier;
 mod copy;
 mod error;

@@ -18,7 +18,12 @@ use longshore_schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, nodes::Sessions, reports::Reports};
+use crate::{
+    Error,
+    catching_up::{ends, is_behind},
+    nodes::Sessions,
+    reports::Reports,
+};
 
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 const HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -50,18 +55,11 @@ impl Peers {
         let of_shard = |shard| topics::partition_of(key(region, shard).as_bytes(), count);
         let partitions: BTreeSet<u32> = (0..shards).map(of_shard).collect();
         let partitions: Vec<_> = partitions.into_iter().map(|number| TopicPartition::new(topic, number)).collect();
-        let mut ends = Vec::new();
-        for of in &partitions {
-            ends.push(log.end_offset(of).await?);
-        }
+        let ends = ends(&*log, partitions.iter().cloned()).await?;
         let reader = open(&*log, &partitions, &reports).await?;
         let mut peers =
             Self { log, region: region.clone(), own: own.to_owned(), partitions, reader, reports, sessions };
-        let behind = |peers: &Self| {
-            let mut places = peers.partitions.iter().zip(&ends);
-            places.any(|(of, end)| peers.reader.position(of).is_some_and(|at| at < *end))
-        };
-        while behind(&peers) {
+        while is_behind(&*peers.reader, &ends) {
             let records = peers.reader.read(ReadLimit::default()).await?;
             peers.take(&records);
         }

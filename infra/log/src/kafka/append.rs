@@ -167,5 +167,5 @@ impl Appender {
 }
 
 fn producer(config: &Config, watch: &Arc<Watch>) -> Result<Appends, Error> {
-    producer::start(&config.appends(), Context::new(Client::Appends, watch), Tickets)
+    producer::start(&config.appends(), Context::with(Client::Appends, watch, Tickets))
 }

@@ -20,12 +20,12 @@ pub(super) const TRANSACTION_MILLIS_MAX: u64 = 10_000;
 /// How long a member of a group may be silent before its partitions go to others.
 const SESSION_MILLIS: u64 = 6_000;
 
-/// Settings that the promises of this log depend on.
-const OURS: [&str; 16] = [
+/// Settings of librdkafka that the promises of this log depend on: it makes them itself.
+pub const OWN_PROPERTIES: [&str; 17] = [
     "acks",
+    "auto.offset.reset",
     "bootstrap.servers",
     "client.id",
-    "auto.offset.reset",
     "enable.auto.commit",
     "enable.idempotence",
     "enable.partition.eof",
@@ -35,6 +35,7 @@ const OURS: [&str; 16] = [
     "max.in.flight.requests.per.connection",
     "message.max.bytes",
     "message.timeout.ms",
+    "metadata.broker.list",
     "partition.assignment.strategy",
     "partitioner",
     "transactional.id",
@@ -133,21 +134,28 @@ impl Watch {
     }
 }
 
-/// A client's context. When it goes, its figures go.
-pub(super) struct Context {
+/// A client's context, and what belongs to its kind. When it goes, its figures go.
+pub(super) struct Context<T = ()> {
     client: Client,
     watch: Arc<Watch>,
     /// As librdkafka calls the client, once it has told.
     name: Mutex<Option<String>>,
+    pub(super) own: T,
 }
 
 impl Context {
     pub(super) fn new(client: Client, watch: &Arc<Watch>) -> Self {
-        Self { client, watch: watch.clone(), name: Mutex::default() }
+        Self::with(client, watch, ())
     }
 }
 
-impl Drop for Context {
+impl<T> Context<T> {
+    pub(super) fn with(client: Client, watch: &Arc<Watch>, own: T) -> Self {
+        Self { client, watch: watch.clone(), name: Mutex::default(), own }
+    }
+}
+
+impl<T> Drop for Context<T> {
     fn drop(&mut self) {
         if let Some(name) = self.name.lock().unwrap_or_else(PoisonError::into_inner).take() {
             self.watch.figures.lock().unwrap_or_else(PoisonError::into_inner).remove(&(self.client, name));
@@ -159,7 +167,7 @@ fn count(figure: impl TryInto<u64>) -> u64 {
     figure.try_into().unwrap_or(0)
 }
 
-impl ClientContext for Context {
+impl<T: Send + Sync> ClientContext for Context<T> {
     /// Connections come and go, and librdkafka tells of each as an error. What matters comes back to callers.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
@@ -225,7 +233,7 @@ impl Config {
         if self.replication == 0 || self.replication > 9 {
             return wrong("replication", format!("{}: use 1 to 9; 3 for production", self.replication));
         }
-        if let Some(key) = self.properties.keys().find(|key| OURS.contains(&key.as_str())) {
+        if let Some(key) = self.properties.keys().find(|key| OWN_PROPERTIES.contains(&key.as_str())) {
             return wrong("properties", format!("{key} is set by Longshore: what it promises depends on it"));
         }
         // librdkafka knows its own settings.

@@ -20,8 +20,8 @@ use std::{
 
 use async_trait::async_trait;
 use rdkafka::{
-    ClientContext, Offset, Statistics, TopicPartitionList,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::KafkaError,
     types::RDKafkaRespErr,
@@ -44,30 +44,16 @@ enum Change {
     Revoke(TopicPartitionList),
 }
 
+#[derive(Default)]
 struct Changes {
-    context: Context,
     noted: Mutex<VecDeque<Change>>,
     /// The member leaves: nobody is told any more.
     leaving: AtomicBool,
 }
 
-impl ClientContext for Changes {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Changes {
+impl ConsumerContext for Context<Changes> {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if self.leaving.load(Ordering::Acquire) {
+        if self.own.leaving.load(Ordering::Acquire) {
             let done = match kind {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => consumer.incremental_assign(partitions),
                 _ => consumer.incremental_unassign(partitions),
@@ -82,7 +68,7 @@ impl ConsumerContext for Changes {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assign(partitions),
             _ => Change::Revoke(partitions),
         };
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+        self.own.noted.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
     }
 }
 
@@ -95,9 +81,8 @@ pub(super) struct KafkaMembership {
 }
 
 pub(super) fn join(shared: &Arc<Shared>, group: &str, topic: &Arc<Topic>) -> Result<KafkaMembership, Error> {
-    let context = Context::new(Client::Membership, &shared.watch);
-    let changes = Changes { context, noted: Mutex::default(), leaving: AtomicBool::new(false) };
-    let consumer = BaseConsumer::from_config_and_context(&shared.config.membership(group), changes)
+    let context = Context::with(Client::Membership, &shared.watch, Changes::default());
+    let consumer = BaseConsumer::from_config_and_context(&shared.config.membership(group), context)
         .map_err(|error| Error::kafka("joining a group", error))?;
     consumer.subscribe(&[topic.kafka.as_str()]).map_err(|error| Error::kafka("joining a group", error))?;
     let (tell, changes) = mpsc::unbounded_channel();
@@ -146,7 +131,7 @@ impl Drop for KafkaMembership {
 struct Member {
     shared: Arc<Shared>,
     topic: Arc<Topic>,
-    consumer: BaseConsumer<Changes>,
+    consumer: BaseConsumer<Context<Changes>>,
     held: BTreeSet<u32>,
     /// What the member was told to stop with.
     releasing: Option<TopicPartitionList>,
@@ -173,7 +158,7 @@ impl Member {
             }
             self.store_offsets();
         }
-        self.consumer.context().leaving.store(true, Ordering::Release);
+        self.consumer.context().own.leaving.store(true, Ordering::Release);
         // Changes that were noted and not carried out would keep the consumer from closing.
         let held = self.consumer.assignment().and_then(|held| self.consumer.incremental_unassign(&held));
         if let Err(error) = held {
@@ -189,7 +174,7 @@ impl Member {
             self.release()?;
         }
         while self.releasing.is_none() {
-            let change = self.consumer.context().noted.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let change = self.consumer.context().own.noted.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             match change {
                 None => return Ok(()),
                 Some(Change::Assign(partitions)) => self.assign(partitions)?,

@@ -45,7 +45,7 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-pub use self::client::{Client, Figures};
+pub use self::client::{Client, Figures, OWN_PROPERTIES};
 use self::{
     append::Appender,
     client::{Context, Watch},

@@ -1,8 +1,8 @@
 //! Producers of either kind: how a record is handed to librdkafka, and how its delivery report comes back.
 
 use rdkafka::{
-    ClientConfig, ClientContext, Message, Statistics,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    ClientConfig, Message,
+    config::FromClientConfigAndContext,
     error::KafkaError,
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, NoCustomPartitioner, ProducerContext, ThreadedProducer},
@@ -21,35 +21,15 @@ pub(super) trait Report: Send + Sync + 'static {
     fn report(&self, result: Result<u64, KafkaError>, ticket: Self::Ticket);
 }
 
-/// A producer's context.
-pub(super) struct Reporting<R> {
-    context: Context,
-    pub(super) reports: R,
-}
-
 /// A producer with a thread of its own, on which reports come.
-pub(super) type Reported<R> = ThreadedProducer<Reporting<R>>;
+pub(super) type Reported<R> = ThreadedProducer<Context<R>>;
 
-pub(super) fn start<R: Report>(config: &ClientConfig, context: Context, reports: R) -> Result<Reported<R>, Error> {
-    ThreadedProducer::from_config_and_context(config, Reporting { context, reports })
+pub(super) fn start<R: Report>(config: &ClientConfig, context: Context<R>) -> Result<Reported<R>, Error> {
+    ThreadedProducer::from_config_and_context(config, context)
         .map_err(|error| Error::kafka("starting a producer", error))
 }
 
-impl<R: Report> ClientContext for Reporting<R> {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl<R: Report> ProducerContext<NoCustomPartitioner> for Reporting<R> {
+impl<R: Report> ProducerContext<NoCustomPartitioner> for Context<R> {
     type DeliveryOpaque = R::Ticket;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: R::Ticket) {
@@ -57,7 +37,7 @@ impl<R: Report> ProducerContext<NoCustomPartitioner> for Reporting<R> {
             Ok(message) => Ok(message.offset().max(0) as u64),
             Err((error, _)) => Err(error.clone()),
         };
-        self.reports.report(result, ticket);
+        self.own.report(result, ticket);
     }
 }
 

@@ -214,8 +214,8 @@ impl KafkaReader {
         restarted.map_err(|error| Error::kafka("reading", error))
     }
 
-    /// What to do about an error of one partition: nothing, go on elsewhere, or tell.
-    async fn mend(&mut self, Trouble { index, error }: Trouble) -> Result<(), Error> {
+    /// What to do about an error of one partition: nothing, go on elsewhere, or tell. Whether the position moved.
+    async fn mend(&mut self, Trouble { index, error }: Trouble) -> Result<bool, Error> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(Error::kafka("reading", error));
         }
@@ -228,14 +228,15 @@ impl KafkaReader {
                     return Err(Error::BeyondEnd { of, offset, end });
                 }
                 self.sources[index].position = offset.max(start);
-                self.restart(index)
+                self.restart(index)?;
+                Ok(offset < start)
             }
             Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 Err(Error::kafka("reading", error))
             }
             _ => {
                 tracing::debug!(%error, partition = %self.sources[index].of, "reading");
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -262,7 +263,6 @@ struct Trouble {
 impl Reader for KafkaReader {
     async fn read(&mut self, limit: ReadLimit) -> Result<Vec<StoredRecord>, Error> {
         loop {
-            let positions: Vec<u64> = self.sources.iter().map(|source| source.position).collect();
             match self.take(limit) {
                 Ok(records) if !records.is_empty() => return Ok(records),
                 Ok(_) => {
@@ -271,9 +271,7 @@ impl Reader for KafkaReader {
                     }
                 }
                 Err(trouble) => {
-                    self.mend(trouble).await?;
-                    let moved = self.sources.iter().zip(positions).any(|(source, before)| source.position != before);
-                    if moved {
+                    if self.mend(trouble).await? {
                         return Ok(Vec::new());
                     }
                     continue;

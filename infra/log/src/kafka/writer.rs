@@ -81,10 +81,10 @@ type Commits = Reported<Deliveries>;
 
 /// Fences every earlier writer of the owner.
 pub(super) async fn take_over(shared: &Arc<Shared>, owner: &str) -> Result<KafkaWriter, Error> {
-    let context = Context::new(Client::Commits, &shared.watch);
+    let context = Context::with(Client::Commits, &shared.watch, Deliveries::default());
     let config = shared.config.commits(owner);
     let taken = tokio::task::spawn_blocking(move || {
-        let producer: Commits = producer::start(&config, context, Deliveries::default())?;
+        let producer: Commits = producer::start(&config, context)?;
         producer.init_transactions(TAKE_OVER_TIME).map_err(|error| Error::kafka("taking a partition over", error))?;
         Ok::<_, Error>(producer)
     });
@@ -166,7 +166,7 @@ fn transact(producer: &Commits, placed: &[Placed]) -> Result<Vec<Position>, Comm
     }
     let deadline = Instant::now() + COMMIT_TIME;
     let context = producer.client().context().clone();
-    let deliveries = &context.reports;
+    let deliveries = &context.own;
     *deliveries.lock() = Reports { offsets: vec![0; placed.len()], left: placed.len(), failed: None };
     producer.begin_transaction().map_err(|error| unsuccessful(producer, error))?;
     for (index, (topic, partition, record)) in placed.iter().enumerate() {

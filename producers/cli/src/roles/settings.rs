@@ -87,20 +87,6 @@ const KEYS: &[&str] = &[
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
 const REGION_MARK: &str = "{region}";
-/// Settings of librdkafka that the log makes itself, and cannot do without.
-const OWN_PROPERTIES: &[&str] = &[
-    "acks",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "client.id",
-    "enable.auto.commit",
-    "enable.idempotence",
-    "group.id",
-    "isolation.level",
-    "metadata.broker.list",
-    "partitioner",
-    "transactional.id",
-];
 const PREFIX_CHARS_MAX: usize = 100;
 const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
 const SHARDS_MAX: u32 = 1_024;
@@ -560,7 +546,7 @@ impl Kafka {
         if self.replication == 0 {
             found.add("kafka.replication", "use 3, or 1 on a cluster for trying things out");
         }
-        for own in self.properties.keys().filter(|key| OWN_PROPERTIES.contains(&key.as_str())) {
+        for own in self.properties.keys().filter(|key| kafka::OWN_PROPERTIES.contains(&key.as_str())) {
             let what = "Longshore sets this itself, and promises nothing with another value: remove it";
             found.add(&format!("kafka.properties.{own}"), what);
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use longshore_control::Metered;
+use longshore_control::{Metered, chain};
 use longshore_log::{Log, kafka, kafka::KafkaLog};
 use longshore_region::Region;
 use longshore_s3::{Bucket, BucketConfig};
@@ -118,15 +118,4 @@ async fn patiently<T, E: std::error::Error + 'static, F: Future<Output = Result<
             return Ok(None);
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
