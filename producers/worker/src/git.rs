@@ -24,6 +24,7 @@ use crate::{
     config::WorkerConfig,
     guard::Order,
     process::{self, Ended, Outcome, Until},
+    tidy,
 };
 
 /// For commands that touch neither the network nor many files.
@@ -77,9 +78,37 @@ impl Git {
             let _alone = lease.lock().await;
             self.provide(&repository, wanted, &lease).await?;
         }
-        self.populate(wanted, lease.path()).await?;
+        if let Some(damage) = self.populate(wanted, lease.path()).await? {
+            self.populate_anew(&repository, wanted, &lease, damage).await?;
+        }
         self.cache.evict(self.config.git.repositories_max).await;
         Ok(lease)
+    }
+
+    /// After a checkout that found the cache damaged, by a disk that was full or lost what was written.
+    async fn populate_anew(
+        &self,
+        repository: &Repository,
+        wanted: &Wanted<'_>,
+        lease: &Lease,
+        mut damage: String,
+    ) -> Result<(), Halt> {
+        let _alone = lease.lock().await;
+        if lease.is_alone() {
+            tracing::warn!(
+                repository = repository.shown(),
+                damage,
+                "the cached repository is damaged, it is made anew"
+            );
+            lease.clear().await.map_err(Failure::worker)?;
+            tidy::remove_tree(wanted.target).map_err(Failure::worker)?;
+            self.fetch(repository, wanted, lease).await?;
+            match self.populate(wanted, lease.path()).await? {
+                None => return Ok(()),
+                Some(again) => damage = again,
+            }
+        }
+        Err(Failure::worker(format!("git checkout: {damage}")).into())
     }
 
     /// Makes sure that the cache has the commit. A cache that was there already and fails may be damaged, by a worker that was killed
@@ -109,7 +138,7 @@ impl Git {
         self.must(&["init", "--quiet", "--bare", format, "."], path, wanted.stop).await?;
 
         let commit = wanted.commit.as_str();
-        let refspec = format!("+{commit}:refs/longshore/{commit}");
+        let refspec = format!("+{commit}:{}", complete(wanted.commit));
         let one = ["--depth=1", "--no-tags", "--no-write-fetch-head", "--end-of-options", repository.url(), &refspec];
         let outcome = self.fetch_once(&one, path, wanted.stop).await?;
         if outcome.ended == Ended::Exited(0) {
@@ -125,6 +154,9 @@ impl Git {
         if outcome.ended != Ended::Exited(0) {
             return Err(self.fetch_failed(repository, &outcome).into());
         }
+        // Where the commit is in no branch there is nothing to refer to, which is found next.
+        let until = Until { limit: QUICK, stop: wanted.stop };
+        self.run(&["update-ref", &complete(wanted.commit), commit], path, until).await?;
         self.must_have_commit(repository, wanted, path).await
     }
 
@@ -153,14 +185,15 @@ impl Git {
         Err(Failure::new(FailureReason::CommitNotFound, message).into())
     }
 
-    /// The id of something else, such as a tag, is none.
+    /// The commit and all that it holds. The id of something else, such as a tag, is none.
     async fn has_commit(&self, wanted: &Wanted<'_>, path: &Path) -> Result<bool, Halt> {
         let until = Until { limit: QUICK, stop: wanted.stop };
-        let outcome = self.run(&["cat-file", "-t", wanted.commit.as_str()], path, until).await?;
+        let outcome = self.run(&["cat-file", "-t", &complete(wanted.commit)], path, until).await?;
         Ok(outcome.ended == Ended::Exited(0) && outcome.tail == "commit")
     }
 
-    async fn populate(&self, wanted: &Wanted<'_>, cache: &Path) -> Result<(), Halt> {
+    /// Answers what was wrong with the cache, if the checkout is not whole for that.
+    async fn populate(&self, wanted: &Wanted<'_>, cache: &Path) -> Result<Option<String>, Halt> {
         let target = wanted.target;
         fs::create_dir_all(target).map_err(Failure::worker)?;
         self.must(&["init", "--quiet", object_format(wanted.commit), "."], target, wanted.stop).await?;
@@ -169,9 +202,20 @@ impl Git {
         let arguments = ["checkout", "--quiet", "--detach", wanted.commit.as_str()];
         let outcome = self.run(&arguments, target, Until { limit, stop: wanted.stop }).await?;
         match outcome.ended {
-            Ended::Exited(0) => Ok(()),
-            ended => Err(Failure::worker(format!("git checkout: {ended:?}: {}", outcome.tail)).into()),
+            Ended::Exited(0) => {}
+            Ended::TimedOut => {
+                let limit = self.config.git.checkout_seconds_max;
+                return Err(Failure::worker(format!("git checkout did not end within {limit} s")).into());
+            }
+            ended => return Ok(Some(format!("{ended:?}: {}", outcome.tail))),
         }
+        // Git calls it a success even if it could not write a file, and says so only in words.
+        if outcome.tail.lines().any(|line| line.starts_with("error: ")) {
+            return Ok(Some(outcome.tail));
+        }
+        let outcome = self.run(&["ls-files", "--deleted"], target, Until { limit, stop: wanted.stop }).await?;
+        let is_whole = outcome.ended == Ended::Exited(0) && outcome.tail.is_empty();
+        Ok((!is_whole).then(|| format!("these files are missing:\n{}", outcome.tail)))
     }
 
     /// For what fails only by the worker's own fault.
@@ -238,6 +282,12 @@ fn environment(directory: &Path) -> BTreeMap<String, String> {
         }
     }
     environment
+}
+
+/// What refers to a commit in the cache once it is there with all that it holds: git sets a reference after the last object.
+/// The commit alone proves nothing, because a fetch that was killed may have left it without its files.
+fn complete(commit: &CommitSha) -> String {
+    format!("refs/longshore/{commit}")
 }
 
 fn object_format(commit: &CommitSha) -> &'static str {

@@ -136,6 +136,34 @@ async fn commits_of_no_branch_and_new_ones_are_found() {
     lab.end().await;
 }
 
+/// Git says "success" of a checkout that lacks a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_lacks_files_of_a_commit_is_never_built_from() {
+    let mut lab = Lab::start().await;
+    let build = "cp file out";
+    let first = lab.commit(&[("file", b"1")]);
+    root(lab.build(lab.spec(&first, build)).await);
+    let cache = fs::read_dir(lab.folder.path().join("work/cache")).expect("readable").flatten().next().expect("cached");
+    let object = |name: &str| {
+        let id = git(&lab.repository, &["rev-parse", name]);
+        format!("objects/{}/{}", &id[..2], id[2..].trim())
+    };
+
+    // A fetch that was killed when it had written the commit and its tree.
+    let second = lab.commit(&[("file", b"2")]);
+    for name in [second.clone(), format!("{second}^{{tree}}")] {
+        let (from, to) = (lab.repository.join(".git").join(object(&name)), cache.path().join(object(&name)));
+        fs::create_dir_all(to.parent().expect("a folder")).expect("created");
+        fs::copy(from, to).expect("copied");
+    }
+    root(lab.build(lab.spec(&second, build)).await);
+
+    // A disk that lost a file of a commit that was whole.
+    fs::remove_file(cache.path().join(object(&format!("{second}:file")))).expect("removed");
+    root(lab.build(lab.spec(&second, build)).await);
+    lab.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canceled_build_is_killed_and_the_next_one_runs() {
     let mut lab = Lab::start().await;
