@@ -8,6 +8,7 @@
 pub mod bare;
 pub mod builds;
 pub mod keys;
+pub mod s3;
 mod usage;
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};

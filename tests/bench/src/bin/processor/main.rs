@@ -37,7 +37,7 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let cluster = Cluster::start(&Config { heap: "1g".to_owned(), ..Config::new(1) })?;
     let (mut ceiling, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut rebuilds, mut restores) = (Vec::new(), Vec::new());
+    let (mut rebuilds, mut starts, mut restores) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds.unwrap_or(if full { 5 } else { 3 }) {
         let log = runtime.block_on(requests::fill(cluster.brokers(), &format!("ours-{round}."), requests))?;
         if !only_ours {
@@ -46,6 +46,7 @@ fn main() -> Result<ExitCode> {
         let run = runtime.block_on(ours::run(&log, requests, || tally::Tally))?;
         ours.push(run.events_per_second);
         rebuilds.push(run.rebuild_facts_per_second);
+        starts.push(run.snapshot_start_seconds);
         if !only_ours {
             let run = streams::run(cluster.brokers(), &log.requests, requests)?;
             ensure!(run.sum == requests, "Streams has counted {} of {requests}", run.sum);
@@ -55,10 +56,11 @@ fn main() -> Result<ExitCode> {
     }
     let mut report = Report::new("processor");
     report.figure("requests", requests as f64, Goal::None);
-    let (ours, rebuild) = (median(ours), median(rebuilds));
+    let (ours, rebuild, start) = (median(ours), median(rebuilds), median(starts));
     if only_ours {
         report.figure("ours_events_per_second", ours, Goal::None);
         report.figure("rebuild_facts_per_second", rebuild, Goal::AtLeast(300_000.0));
+        report.figure("snapshot_start_seconds", start, Goal::None);
         report.print();
         return Ok(ExitCode::SUCCESS);
     }
@@ -71,6 +73,7 @@ fn main() -> Result<ExitCode> {
     report.figure("rebuild_facts_per_second", rebuild, Goal::AtLeast(300_000.0));
     report.figure("streams_restore_records_per_second", restore, Goal::None);
     report.figure("rebuild_ratio", rebuild / restore, Goal::AtLeast(3.0));
+    report.figure("snapshot_start_seconds", start, Goal::None);
     report.print();
     Ok(ExitCode::SUCCESS)
 }

@@ -7,19 +7,28 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use longshore_bench::s3;
+use longshore_control::snapshots::BucketObjects;
 use longshore_log::{Log, TopicPartition};
-use longshore_runtime::{Applied, Config, Handle, Rocks, Runtime, Wire, system_clock};
+use longshore_runtime::{
+    Applied, Config, Handle, Rocks, Runtime, Wire,
+    snapshot::{self, Part, Settings, Snapshots, Snapshotter},
+    system_clock,
+};
 use longshore_schemas::topics;
 use tokio_util::sync::CancellationToken;
 
 use crate::requests::Filled;
 
+const STORE: u8 = 1;
 const BOUND: Duration = Duration::from_secs(200);
 
 pub(crate) struct Run {
     /// From the start to the last commit, joining the group and taking over included.
     pub(crate) events_per_second: f64,
     pub(crate) rebuild_facts_per_second: f64,
+    /// From an empty folder to the state of all facts, by a snapshot in a bucket.
+    pub(crate) snapshot_start_seconds: f64,
 }
 
 pub(crate) async fn run<P: Wire>(filled: &Filled, count: u64, processor: impl Fn() -> P) -> Result<Run> {
@@ -38,7 +47,39 @@ pub(crate) async fn run<P: Wire>(filled: &Filled, count: u64, processor: impl Fn
     })
     .await?;
     ensure!(again == sequences, "the state from zero is another one");
-    Ok(Run { events_per_second: count as f64 / seconds, rebuild_facts_per_second: facts as f64 / rebuild })
+    let snapshot = from_snapshot(filled, folder.path(), processor(), &sequences).await?;
+    Ok(Run {
+        events_per_second: count as f64 / seconds,
+        rebuild_facts_per_second: facts as f64 / rebuild,
+        snapshot_start_seconds: snapshot,
+    })
+}
+
+/// Writes a snapshot of the state that was built first, and starts from it. Seconds of the start.
+async fn from_snapshot<P: Wire>(filled: &Filled, folder: &Path, processor: P, sequences: &[u64]) -> Result<f64> {
+    let server = s3::serve(folder.join("s3")).await?;
+    let log: Arc<dyn Log> = filled.log.clone();
+    let snapshots = Snapshots {
+        objects: Arc::new(BucketObjects(s3::bucket(server.endpoint()).await?)),
+        parts: vec![Part::of::<P>(STORE, &*log)?],
+        log,
+        settings: Settings::new("benchmark", "benchmark"),
+        clock: system_clock(),
+    };
+    let written = Snapshotter::new(snapshots.clone(), Rocks::open(&folder.join("state"))?)?.write().await?;
+    ensure!(written.facts == sequences.iter().sum::<u64>(), "the snapshot has {} facts", written.facts);
+    let target = folder.join("restored");
+    let begun = Instant::now();
+    let restored = snapshot::restore(&snapshots, &target).await?.context("the snapshot is of no use")?;
+    ensure!(restored.facts == written.facts, "{} facts were restored of {}", restored.facts, written.facts);
+    let restoring = begun.elapsed().as_secs_f64();
+    let (starting, again) = timed(filled, &target, processor, |applied, partition| {
+        (applied.sequence >= sequences[partition]).then_some(applied.sequence)
+    })
+    .await?;
+    ensure!(again == sequences, "the state from the snapshot is another one");
+    server.shutdown().await;
+    Ok(restoring + starting)
 }
 
 /// Runs the processor on this state until every partition says what is asked of it.
@@ -50,8 +91,14 @@ async fn timed<P: Wire>(
 ) -> Result<(f64, Vec<u64>)> {
     let rocks = Rocks::open(state)?;
     let log: Arc<dyn Log> = filled.log.clone();
-    let config =
-        Config { log, rocks, store_id: 1, signals: false, clock: system_clock(), gate: longshore_bench::keys::gate() };
+    let config = Config {
+        log,
+        rocks,
+        store_id: STORE,
+        signals: false,
+        clock: system_clock(),
+        gate: longshore_bench::keys::gate(),
+    };
     let shutdown = CancellationToken::new();
     let begun = Instant::now();
     let handle = Runtime::start(processor, &config, Arc::new(()), &shutdown)?;

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fs,
     io::Read,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -17,14 +16,13 @@ use longshore_artifact::{
     ArtifactRoot, Base, DirPacks, Index, Need, PACK_BYTES_MAX, PackRef, PackSink, ROOT_BYTES_MAX, SinkError, assemble,
     load_installed, pack_key, root_key, save_manifest, save_pack,
 };
-use longshore_bench::Usage;
-use longshore_s3::{Bucket, BucketConfig, embedded};
+use longshore_bench::{Usage, s3};
+use longshore_s3::Bucket;
 use longshore_schemas::{ArtifactId, PackId};
 use serde::{Deserialize, Serialize};
 
 /// Packs that a fetcher asks for at once.
 const DOWNLOADS: usize = 4;
-const KEY: &str = "bench";
 
 /// What a publisher tells.
 #[derive(Serialize, Deserialize)]
@@ -55,34 +53,17 @@ impl PackSink for Uploads {
 
 #[tokio::main]
 pub(crate) async fn serve(root: PathBuf) -> Result<()> {
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = embedded::Config { root, listen, access_key: KEY.into(), secret_key: KEY.into() };
-    let server = embedded::Server::start(config).await?;
+    let server = s3::serve(root).await?;
     println!("{}", server.endpoint());
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     server.shutdown().await;
     Ok(())
 }
 
-async fn bucket(endpoint: &str) -> Result<Bucket> {
-    let config = BucketConfig {
-        endpoint: Some(endpoint.to_owned()),
-        region: "us-east-1".into(),
-        bucket: KEY.into(),
-        access_key: Some(KEY.into()),
-        secret_key: Some(KEY.into()),
-        path_style: true,
-        prefix: String::new(),
-    };
-    let bucket = Bucket::connect(&config).await?;
-    bucket.ensure_exists().await?;
-    Ok(bucket)
-}
-
 #[tokio::main]
 pub(crate) async fn publish(endpoint: &str, source: &Path, base: Option<&str>) -> Result<()> {
     let begun = Instant::now();
-    let bucket = bucket(endpoint).await?;
+    let bucket = s3::bucket(endpoint).await?;
     let mut bases = Vec::new();
     if let Some(base) = base {
         let index = index(&bucket, base.parse()?).await?;
@@ -112,7 +93,7 @@ async fn index(bucket: &Bucket, artifact: ArtifactId) -> Result<Index> {
 #[tokio::main]
 pub(crate) async fn fetch(endpoint: &str, artifact: &str, dir: &Path, installed: Option<&str>) -> Result<()> {
     let begun = Instant::now();
-    let bucket = bucket(endpoint).await?;
+    let bucket = s3::bucket(endpoint).await?;
     let (packs, releases) = (dir.join("packs"), dir.join("releases"));
     fs::create_dir_all(&packs)?;
     fs::create_dir_all(&releases)?;
