@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Borrow,
+    cell::RefCell,
     cmp::Ordering,
     collections::{BTreeMap, btree_map::Entry},
     ops::ControlFlow,
@@ -133,10 +134,16 @@ impl StoreMut for Memory {
 /// Changes by table and key; None is a deletion.
 pub type Changes = Entries<Option<Vec<u8>>>;
 
+/// Rows of the base that an overlay keeps: a few for each request of a transaction.
+const ROWS_MAX: usize = 8_192;
+const ROW_BYTES_MAX: usize = 1_024;
+
 /// A store with changes on top, which are written to it later or never.
 pub struct Overlay<'a> {
     base: &'a dyn Store,
     changes: Changes,
+    /// Rows that the base has: what led to a fact is read again when the fact is applied.
+    rows: RefCell<Entries<Vec<u8>>>,
     /// What [`Overlay::undo`] restores: each change since [`Overlay::begin`], as it was before. None: nothing is open.
     before: Option<Vec<(EntryKey, Before)>>,
 }
@@ -151,7 +158,7 @@ impl<'a> Overlay<'a> {
 
     /// Goes on with the changes of an earlier overlay.
     pub fn with(base: &'a dyn Store, changes: Changes) -> Self {
-        Self { base, changes, before: None }
+        Self { base, changes, rows: RefCell::default(), before: None }
     }
 
     /// From here on, changes can be undone, until they are kept.
@@ -196,13 +203,21 @@ impl<'a> Overlay<'a> {
 
 impl Store for Overlay<'_> {
     fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        if self.changes.is_empty() {
-            return self.base.get(table, key);
+        if let Some(change) = entry(&self.changes, table, key) {
+            return Ok(change.clone());
         }
-        match entry(&self.changes, table, key) {
-            Some(change) => Ok(change.clone()),
-            None => self.base.get(table, key),
+        let mut rows = self.rows.borrow_mut();
+        if let Some(row) = entry(&rows, table, key) {
+            return Ok(Some(row.clone()));
         }
+        let row = self.base.get(table, key)?;
+        if let Some(row) = &row
+            && rows.len() < ROWS_MAX
+            && row.len() <= ROW_BYTES_MAX
+        {
+            rows.insert((table, key.to_vec()), row.clone());
+        }
+        Ok(row)
     }
 
     /// Merges the two sorted sequences; where both have a key, the change wins.

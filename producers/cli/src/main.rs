@@ -22,6 +22,10 @@ use clap::Parser;
 
 use self::{args::Cli, error::Error};
 
+/// For librdkafka and RocksDB too: records are allocated by one thread and freed by another, which glibc's is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The guard is this program started by itself: no person's flags, and as little as possible before it.
     if std::env::args_os().nth(1).is_some_and(|command| command == "guard") {

@@ -16,6 +16,10 @@ use serde_json::{Map, Value, json};
 
 pub use usage::{Usage, machine};
 
+/// The one of `longshore` itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a figure should be.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
