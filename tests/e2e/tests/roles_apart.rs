@@ -83,6 +83,13 @@ async fn look_after_the_log(apart: &Apart, brokers: &str) -> Result<()> {
     let mut of_requests = topics.items.iter().filter_map(|view| view.processing.as_ref());
     let led = |of: &ProcessingView| of.owner.as_ref().is_some_and(|owner| owner.starts_with("longshore-control at "));
     ensure!(of_requests.clone().count() == 28 && of_requests.all(led), "{topics:?}");
+    wait_for("the sizes of all partitions", BOUND, async || {
+        let topics: Page<PartitionView> = client.get("/v1/topics").await?;
+        let told = topics.items.iter().all(|view| view.bytes.is_some());
+        let builds = topics.items.iter().filter(|view| view.topic == topics::BUILDS.name);
+        Ok((told && builds.map(|view| view.bytes.unwrap_or(0)).sum::<u64>() > 0).then_some(()))
+    })
+    .await?;
 
     let config = KafkaConfig { manage_topics: false, ..KafkaConfig::new(brokers, topics::ALL) };
     let log = KafkaLog::connect(config).await?;
