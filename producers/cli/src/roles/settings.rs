@@ -409,7 +409,7 @@ impl Settings {
         let folder = self.secrets();
         Secrets::load(&folder)?;
         match (role, &self.region.name) {
-            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::request_key(&folder, name).map(drop),
+            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::region_keys(&folder, name).map(drop),
             (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
             _ => Ok(()),
         }
