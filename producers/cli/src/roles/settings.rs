@@ -87,7 +87,6 @@ const KEYS: &[&str] = &[
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
 const REGION_MARK: &str = "{region}";
-const PREFIX_CHARS_MAX: usize = 100;
 const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
 const SHARDS_MAX: u32 = 1_024;
 
@@ -376,7 +375,9 @@ impl Settings {
     pub(crate) fn check(&self, role: Role) -> Vec<Mistake> {
         let mut found = Found::default();
         self.check_regions(role, &mut found);
-        self.kafka.check(&mut found);
+        for mistake in self.log(role).mistakes() {
+            found.add(&mistake.field, mistake.what);
+        }
         self.s3.check(&mut found);
         self.schema_registry.check(&mut found);
         match role {
@@ -524,32 +525,6 @@ struct Found(Vec<Mistake>);
 impl Found {
     fn add(&mut self, field: &str, what: impl Into<String>) {
         self.0.push(Mistake { field: field.to_owned(), what: what.into() });
-    }
-}
-
-impl Kafka {
-    fn check(&self, found: &mut Found) {
-        let is_address = |text: &str| {
-            let port = text.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
-        };
-        if self.brokers.trim().is_empty() {
-            found.add("kafka.brokers", "name some brokers as HOST:PORT, with commas between");
-        } else if let Some(bad) = self.brokers.split(',').find(|broker| !is_address(broker)) {
-            found.add("kafka.brokers", format!("{bad:?} is no broker's address: write HOST:PORT"));
-        }
-        let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if self.prefix.len() > PREFIX_CHARS_MAX || !self.prefix.chars().all(is_topic) {
-            let what = format!("use at most {PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'");
-            found.add("kafka.prefix", what);
-        }
-        if self.replication == 0 {
-            found.add("kafka.replication", "use 3, or 1 on a cluster for trying things out");
-        }
-        for own in self.properties.keys().filter(|key| kafka::OWN_PROPERTIES.contains(&key.as_str())) {
-            let what = "Longshore sets this itself, and promises nothing with another value: remove it";
-            found.add(&format!("kafka.properties.{own}"), what);
-        }
     }
 }
 
@@ -741,7 +716,7 @@ mod tests {
                 ],
                 &[
                     "kafka.brokers: \"one\"",
-                    "kafka.prefix: use at most",
+                    "kafka.prefix: \"a b\": use at most",
                     "kafka.properties.acks: Longshore sets",
                     "s3.endpoint: \"s3:9000\" is no URL",
                     "schema_registry.url: say where",
