@@ -1,9 +1,14 @@
 //! The roles apart on a Kafka cluster: what one process took another decides and a third one shows; a region's processes
 //! share its nodes and survive each other.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
+use longshore_control::verify::Report;
 use longshore_e2e::{
     apart::{Apart, Layout},
     path_text,
@@ -35,7 +40,20 @@ async fn roles_share_the_work_and_survive_each_other() -> Result<()> {
         eprintln!("{}", apart.log_ends());
     }
     result?;
-    apart.stop()
+    apart.stop()?;
+    verify_without_control(folder.path())
+}
+
+/// The log can be looked at when nobody serves it.
+fn verify_without_control(folder: &Path) -> Result<()> {
+    let mut verify = Command::new(binary_path("longshore")?);
+    verify.args(["log", "verify", "--output", "json", "--config", path_text(&folder.join("longshore.toml"))?]);
+    let output = verify.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Report = serde_json::from_slice(&output.stdout)?;
+    ensure!(report.is_clean() && report.requests > 0 && report.projections == 0, "{report:?}");
+    ensure!(report.partitions.iter().any(|partition| partition.facts > 0), "{report:?}");
+    Ok(())
 }
 
 async fn play(apart: &mut Apart, brokers: &str) -> Result<()> {

@@ -314,13 +314,26 @@ pub(crate) struct Checked {
     pub(crate) limits: limits::Settings,
 }
 
+/// One error of all of them.
+fn all(mistakes: Vec<Mistake>) -> Error {
+    let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
+    Error::Usage(lines.join("\nerror: "))
+}
+
 impl Settings {
     /// Reads and checks, and says all that is wrong at once.
     pub(crate) fn load(args: &RoleArgs, data: &Path, role: Role, known: &[&'static Limit]) -> Result<Checked, Error> {
-        Self::examine(args, data, role, known).map_err(|mistakes| {
-            let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
-            Error::Usage(lines.join("\nerror: "))
-        })
+        Self::examine(args, data, role, known).map_err(all)
+    }
+
+    /// The log as one uses it who only reads it; nothing else is looked at.
+    pub(crate) fn load_log(config: Option<&Path>, set: &[String]) -> Result<kafka::Config, Error> {
+        let settings = Self::read(config, set, Path::new(crate::args::DATA_DEFAULT)).map_err(all)?;
+        let mut log = settings.log(Role::Control);
+        let found = log.mistakes().into_iter().map(|kafka::Mistake { field, what }| Mistake { field, what });
+        let found: Vec<_> = found.collect();
+        log.manage_topics = false;
+        if found.is_empty() { Ok(log) } else { Err(all(found)) }
     }
 
     /// As [`Settings::load`], with the mistakes as a list.
@@ -330,7 +343,7 @@ impl Settings {
         role: Role,
         known: &[&'static Limit],
     ) -> Result<Checked, Vec<Mistake>> {
-        let settings = Self::read(args, data)?;
+        let settings = Self::read(args.config.as_deref(), &args.set, data)?;
         let mut mistakes = settings.check(role);
         let limits = settings.limits(&args.limits, known);
         mistakes.extend(limits.as_ref().err().cloned());
@@ -340,10 +353,10 @@ impl Settings {
         }
     }
 
-    fn read(args: &RoleArgs, data: &Path) -> Result<Self, Vec<Mistake>> {
+    fn read(config: Option<&Path>, given: &[String], data: &Path) -> Result<Self, Vec<Mistake>> {
         let elsewhere = |what: String| Mistake { field: String::new(), what };
         let mut set = Vec::new();
-        for text in &args.set {
+        for text in given {
             let pair = text.split_once('=');
             match pair.and_then(|(name, value)| Some((*KEYS.iter().find(|key| **key == name)?, value))) {
                 Some((key, value)) => set.push((key, value.to_owned())),
@@ -357,7 +370,7 @@ impl Settings {
         if data != Path::new(crate::args::DATA_DEFAULT) {
             set.push(("data", data.display().to_string()));
         }
-        let sources = Sources { file: args.config.clone(), keys: KEYS.to_vec(), flags: Vec::new(), set };
+        let sources = Sources { file: config.map(Path::to_owned), keys: KEYS.to_vec(), flags: Vec::new(), set };
         config::load_all(&sources)
             .map_err(|mistakes| mistakes.iter().map(|mistake| elsewhere(mistake.to_string())).collect())
     }
