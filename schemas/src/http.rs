@@ -458,6 +458,13 @@ pub struct PartitionView {
     pub end: u64,
     /// Places between the two. Kafka uses some of them itself.
     pub records: u64,
+    /// Of the keys, values and headers of these records, each counted once and uncompressed; none if the log did not let them be
+    /// read in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// `bytes` is an estimate from some of the records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bytes_estimated: bool,
     /// Of a request topic: who processes it, as far as this process knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processing: Option<ProcessingView>,

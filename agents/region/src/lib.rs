@@ -45,7 +45,10 @@ use longshore_log::Log;
 use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::stream::FRAME_BYTES_MAX;
-use longshore_schemas::{RegionName, auth::RequestKey};
+use longshore_schemas::{
+    RegionName,
+    auth::{KnownKeys, RequestKey},
+};
 use longshore_service::{
     limits::{Limit, Settings, announce},
     signed::Signer,
@@ -81,8 +84,9 @@ pub struct RegionConfig {
     pub tokens: Tokens,
     /// Makes and checks the credentials of nodes. Every process of the region has the same.
     pub signer: Signer,
-    /// The region's own, which its reports are signed with; the control nodes know it too.
-    pub request_key: RequestKey,
+    /// The region's own, at least one: the first signs its reports, all are believed of its other processes. The control nodes
+    /// know them too.
+    pub request_keys: Vec<RequestKey>,
     /// Kept between runs to spare work; losing it costs only that work.
     pub data_dir: PathBuf,
     pub limits: Limits,
@@ -187,8 +191,8 @@ impl Region {
     pub async fn start(config: RegionConfig, shutdown: CancellationToken) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
-        let outbox =
-            Arc::new(Outbox::open(config.log.clone(), &config.region, config.request_key.clone(), &config.data_dir)?);
+        let request_key = config.request_keys.first().ok_or(Error::NoRequestKey)?;
+        let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, request_key.clone(), &config.data_dir)?);
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
@@ -207,6 +211,7 @@ impl Region {
             &config.region,
             config.shards_per_region,
             outbox.sender(),
+            KnownKeys::new(config.request_keys.iter().cloned()),
             reports.clone(),
             sessions.clone(),
         );

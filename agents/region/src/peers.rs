@@ -2,20 +2,29 @@
 //!
 //! ```text
 //! log: fleet-reports ─of this region's shards─▶ Levels::read ─▶ homes of nodes, which processes there are
-//!                                                   └─▶ sessions of nodes that went elsewhere end
+//!      └─not by this region: dropped, counted       └─▶ sessions of nodes that went elsewhere end
 //! ```
+//!
+//! A report is believed if fleet believes it: if it carries the hash of one of this region's keys.
 //!
 //! Read from where an earlier run stopped. A process without a memory reads the last day: nodes that said nothing for longer it
 //! does not know, and will not miss if the process that has them is gone, together with them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition, clock};
 use longshore_schemas::{
-    RegionName, Timestamp, codec,
+    RegionName, Timestamp,
+    auth::{AUTH, KnownKeys, Signed, Untrusted},
+    codec,
     events::{Event, FleetReport, RegionReported, Request},
     topics,
 };
+use longshore_service::metrics::Counters;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,12 +37,21 @@ use crate::{
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 const HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
 
+static UNTRUSTED: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new(
+        "longshore_region_untrusted_reports",
+        "Reports in this region's name that none of its processes made, and that were not believed",
+        ["reason"],
+    )
+});
+
 /// See the module.
 pub(crate) struct Peers {
     log: Arc<dyn Log>,
     region: RegionName,
     /// How this process is called in its reports.
     own: String,
+    keys: KnownKeys,
     partitions: Vec<TopicPartition>,
     reader: Box<dyn Reader>,
     reports: Arc<Reports>,
@@ -47,6 +65,7 @@ impl Peers {
         region: &RegionName,
         shards: u32,
         own: &str,
+        keys: KnownKeys,
         reports: Arc<Reports>,
         sessions: Arc<Sessions>,
     ) -> Result<Self, Error> {
@@ -58,7 +77,7 @@ impl Peers {
         let ends = ends(&*log, partitions.iter().cloned()).await?;
         let reader = open(&*log, &partitions, &reports).await?;
         let mut peers =
-            Self { log, region: region.clone(), own: own.to_owned(), partitions, reader, reports, sessions };
+            Self { log, region: region.clone(), own: own.to_owned(), keys, partitions, reader, reports, sessions };
         while is_behind(&*peers.reader, &ends) {
             let records = peers.reader.read(ReadLimit::default()).await?;
             peers.take(&records);
@@ -92,15 +111,21 @@ impl Peers {
             let Some(value) = &stored.record.value else { continue };
             // What cannot be read becomes a dead letter at fleet, which says so.
             if let Ok(request) = codec::decode::<Request<FleetReport>>(value) {
-                self.take_report(&request);
+                self.take_report(stored, value, &request);
             }
             self.reports.read_to(stored.source.partition, stored.offset + 1);
         }
     }
 
-    fn take_report(&self, request: &Request<FleetReport>) {
+    fn take_report(&self, stored: &StoredRecord, value: &[u8], request: &Request<FleetReport>) {
         let (FleetReport::RegionReported(report), Some(order)) = (&request.event, &request.report) else { return };
         if report.region != self.region {
+            return;
+        }
+        if let Err(untrusted) = self.check(stored, value, request) {
+            UNTRUSTED.count([untrusted.word()], 1);
+            let (of, offset) = (&stored.source, stored.offset);
+            tracing::warn!(region = %self.region, %of, offset, error = %untrusted, "a report is not believed");
             return;
         }
         let sender = (order.sender != self.own).then_some(order.sender.as_str());
@@ -109,6 +134,12 @@ impl Peers {
                 tracing::info!(%node, "the node has gone to another process of the region");
             }
         }
+    }
+
+    fn check(&self, stored: &StoredRecord, value: &[u8], request: &Request<FleetReport>) -> Result<(), Untrusted> {
+        let auth = stored.record.headers.iter().filter(|(name, _)| name == AUTH).map(|(_, value)| value.as_ref());
+        let what = Signed { topic: &stored.source.topic, key: &stored.record.key, value };
+        self.keys.check(request.event.speaker(), request.report.as_ref(), auth, what)
     }
 }
 

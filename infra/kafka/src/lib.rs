@@ -1,14 +1,20 @@
 //! A real Kafka cluster on this machine, for tests, benchmarks and the demo: what `kafka.sh` does, as a value.
 //!
-//! Nothing of Longshore is known here, and nothing of Kafka's protocol: the script starts and ends processes.
+//! Nothing of Longshore is known here, and nothing of Kafka's protocol: the script starts and ends processes. Beside it is a schema
+//! registry ([`Apicurio`]).
+
+mod apicurio;
 
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
+
+pub use self::apicurio::Apicurio;
 
 /// How to start a cluster.
 #[derive(Debug, Clone)]
@@ -107,10 +113,20 @@ impl Cluster {
         self.script(&["stop", &node.to_string()]).map(drop)
     }
 
-    /// Whether every replica of every partition has caught up, so that the next broker may go.
-    pub fn is_whole(&self) -> anyhow::Result<bool> {
-        let lagging = self.tool("TopicCommand", &["--describe", "--under-replicated-partitions"])?;
-        Ok(lagging.trim().is_empty())
+    /// Waits until every replica of every partition has caught up: with two of three brokers gone nothing could be acknowledged,
+    /// so only then the next may go.
+    pub fn wait_whole(&self, bound: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + bound;
+        loop {
+            // It takes a second, so there is no need to rest.
+            let lagging = self.tool("TopicCommand", &["--describe", "--under-replicated-partitions"]);
+            match lagging.as_deref().map(str::trim) {
+                Ok("") => return Ok(()),
+                _ if Instant::now() < deadline => {}
+                Ok(partitions) => bail!("not all replicas are in sync after {bound:?}:\n{partitions}"),
+                Err(_) => return lagging.map(drop),
+            }
+        }
     }
 
     /// One of Kafka's own tools against this cluster, such as `TopicCommand`; what it printed.

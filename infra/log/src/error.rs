@@ -82,8 +82,9 @@ pub enum Error {
         source: Cause,
     },
 
-    #[error("kafka.{field}: {reason}")]
-    KafkaConfig { field: &'static str, reason: String },
+    #[cfg(feature = "kafka")]
+    #[error("{}", mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    KafkaConfig { mistakes: Vec<crate::kafka::Mistake> },
 
     #[error("the topic {topic} is not as it must be: {problem}. To mend it: {mend}")]
     KafkaTopic { topic: String, problem: String, mend: String },

@@ -36,10 +36,12 @@ pub mod local;
 mod record;
 #[cfg(feature = "simulated")]
 pub mod simulated;
+mod size;
 
 pub use api::{Log, Membership, Ownership, ReadLimit, Reader, Writer};
 pub use error::{Cause, CommitError, Error};
 pub use record::{Batch, Destination, Position, Record, StoredRecord, TopicConfig, TopicPartition};
+pub use size::{Size, size};
 
 /// Largest record in bytes: key, value and headers together.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;

@@ -44,6 +44,8 @@ bugs! {
     ReadEndBeforeFencing = "read-end-before-fencing",
     /// A new leader leads before it has applied every fact.
     LeadBeforeReplayed = "lead-before-replayed",
+    /// A leader that retention overtakes goes on where the log does.
+    PassOverLosses = "pass-over-losses",
     /// Requests are believed whoever sent them.
     AcceptUnsigned = "accept-unsigned",
     /// Which requests were processed is not remembered.

@@ -1,16 +1,11 @@
 //! A real Apicurio, and a stand-in for a registry that takes ids, as Confluent's does by its documentation.
-//!
-//! `infra/setup.sh apicurio` fetches it from Maven Central.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::{
     collections::BTreeMap,
     net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use axum::{
@@ -20,62 +15,17 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
+use longshore_kafka::Apicurio;
 use longshore_registry::{Config, Error, Registered, register};
 use longshore_schemas::codec::SCHEMAS;
 use serde_json::{Value, json};
-
-const READY: Duration = Duration::from_secs(90);
 
 fn config(url: &str, prefix: &str) -> Config {
     Config { url: url.to_owned(), login: None, topic_prefix: prefix.to_owned() }
 }
 
-/// A running Apicurio with nothing in it, in memory. Dropping it ends it.
-struct Apicurio {
-    process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Apicurio {
-    async fn start() -> Self {
-        let cache = std::env::var_os("LONGSHORE_CACHE").map(PathBuf::from);
-        let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/longshore"));
-        let jar = cache.join("apicurio/apicurio-registry-app-3.0.9-runner.jar");
-        assert!(jar.is_file(), "there is no {}: infra/setup.sh apicurio fetches it", jar.display());
-        // Free a moment ago: whoever takes it in between makes the test fail, not pass.
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let folder = tempfile::tempdir().unwrap();
-        let process = Command::new("java")
-            .args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-jar"])
-            .arg(&jar)
-            .current_dir(folder.path())
-            .env("APICURIO_STORAGE_KIND", "sql")
-            .env("APICURIO_STORAGE_SQL_KIND", "h2")
-            .env("QUARKUS_HTTP_HOST", "127.0.0.1")
-            .env("QUARKUS_HTTP_PORT", port.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let url = format!("http://127.0.0.1:{port}/apis/ccompat/v7");
-        let mut apicurio = Self { process, url, _folder: folder };
-        let begun = Instant::now();
-        while get(&apicurio.url, "/subjects").await.is_none() {
-            assert!(begun.elapsed() < READY, "Apicurio is ready in time");
-            assert!(apicurio.process.try_wait().unwrap().is_none(), "Apicurio runs");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        apicurio
-    }
-}
-
-impl Drop for Apicurio {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+async fn apicurio() -> Apicurio {
+    tokio::task::spawn_blocking(Apicurio::start).await.unwrap().unwrap()
 }
 
 async fn get(url: &str, path: &str) -> Option<Value> {
@@ -108,41 +58,41 @@ async fn check_ids(url: &str, prefix: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_apicurio_takes_every_schema_once() {
-    let apicurio = Apicurio::start().await;
+    let apicurio = apicurio().await;
     let all = SCHEMAS.len();
-    let config_of = |prefix| config(&apicurio.url, prefix);
+    let config_of = |prefix| config(&apicurio.url(), prefix);
     assert_eq!(register(&config_of("longshore.")).await.unwrap(), Registered { new: all, known: 0 });
-    check_ids(&apicurio.url, "longshore.").await;
+    check_ids(&apicurio.url(), "longshore.").await;
     assert_eq!(register(&config_of("longshore.")).await.unwrap(), Registered { new: 0, known: all });
     // A second installation has the same schemas, and so the same ids.
     assert_eq!(register(&config_of("staging.")).await.unwrap(), Registered { new: all, known: 0 });
-    check_ids(&apicurio.url, "staging.").await;
+    check_ids(&apicurio.url(), "staging.").await;
     // It now holds others to what was promised.
-    let level = get(&apicurio.url, "/config/longshore.dead-letters-value").await.unwrap();
+    let level = get(&apicurio.url(), "/config/longshore.dead-letters-value").await.unwrap();
     assert_eq!(level["compatibilityLevel"], "FULL_TRANSITIVE");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_apicurio_in_use_is_refused_and_left_as_it_was() {
-    let apicurio = Apicurio::start().await;
+    let apicurio = apicurio().await;
     let other = json!({ "type": "record", "name": "Other", "fields": [{ "name": "x", "type": "int" }] });
-    put_schema(&apicurio.url, "longshore.build-requests-value", &other).await;
-    let put = client().put(format!("{}/config/longshore.build-requests-value", apicurio.url));
+    put_schema(&apicurio.url(), "longshore.build-requests-value", &other).await;
+    let put = client().put(format!("{}/config/longshore.build-requests-value", apicurio.url()));
     put.json(&json!({ "compatibility": "BACKWARD" })).send().await.unwrap().error_for_status().unwrap();
 
     // What is not ours stands where ours must be.
-    match register(&config(&apicurio.url, "longshore.")).await {
+    match register(&config(&apicurio.url(), "longshore.")).await {
         Err(Error::Incompatible { subject, version: 1, .. }) => assert_eq!(subject, "longshore.build-requests-value"),
         other => panic!("{other:?}"),
     }
     // The first id is taken.
-    match register(&config(&apicurio.url, "mine.")).await {
+    match register(&config(&apicurio.url(), "mine.")).await {
         Err(error @ Error::OtherId { ours: 1, theirs: 2.., .. }) => {
             assert!(!error.is_passing() && error.to_string().contains("mine.build-requests-value"), "{error}");
         }
         other => panic!("{other:?}"),
     }
-    let subjects = get(&apicurio.url, "/subjects").await.unwrap();
+    let subjects = get(&apicurio.url(), "/subjects").await.unwrap();
     assert_eq!(subjects, json!(["longshore.build-requests-value"]), "what could not stay was taken back");
 }
 

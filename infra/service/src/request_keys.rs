@@ -74,9 +74,9 @@ impl RequestKeys {
         &self.control[0]
     }
 
-    /// What a region signs with; `None` if there is no key of it here.
-    pub fn of(&self, region: &RegionName) -> Option<&RequestKey> {
-        self.regions.get(region).and_then(|keys| keys.first())
+    /// A region's: it signs with the first. `None` if there is none of it here.
+    pub fn of(&self, region: &RegionName) -> Option<&[RequestKey]> {
+        self.regions.get(region).map(Vec::as_slice)
     }
 
     /// All that are believed.
@@ -142,7 +142,7 @@ mod tests {
         let before = RequestKeys::load_or_create(folder.path(), std::slice::from_ref(&eu)).expect("made");
         let again = RequestKeys::load_or_create(folder.path(), std::slice::from_ref(&eu)).expect("read");
         assert_eq!((before.own(), before.of(&eu)), (again.own(), again.of(&eu)));
-        assert_ne!(before.own().id(), before.of(&eu).expect("a key").id());
+        assert_ne!(before.own().id(), before.of(&eu).expect("a key")[0].id());
 
         let file = folder.path().join(CONTROL);
         let old = std::fs::read_to_string(&file).expect("a file");

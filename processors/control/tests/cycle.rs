@@ -68,7 +68,7 @@ impl Stage {
     {
         let keys = request_keys();
         let key = match request.event.speaker() {
-            Speaker::Region(region) => keys.of(region).expect("a region of the test"),
+            Speaker::Region(region) => &keys.of(region).expect("a region of the test")[0],
             Speaker::Anyone | Speaker::Control => keys.own(),
         };
         let record = Record::new(request.event.key(), codec::encode(request).expect("encodes"));

@@ -102,8 +102,12 @@ fn records(facts: &Facts) -> Vec<StoredRecord> {
     (0..).zip(&facts.0).map(record).collect()
 }
 
+fn checker() -> FactChecker<Queue> {
+    FactChecker::new(partition(), topics::BUILDS.partitions, &[topics::WORKER_SIGNALS])
+}
+
 fn check_records(records: &[StoredRecord], requests: std::ops::Range<u64>) -> (CheckedFacts, Faults) {
-    let mut checker = FactChecker::<Queue>::new(partition(), topics::BUILDS.partitions, &[topics::WORKER_SIGNALS]);
+    let mut checker = checker();
     records.iter().for_each(|record| checker.record(record));
     checker.finish(requests.start, requests.end)
 }
@@ -308,14 +312,32 @@ fn causes_name_the_requests_that_are_there() {
     assert_eq!(kinds(&faults), [(Uncaused, Some(0)), (Uncaused, Some(1))]);
 }
 
+/// What the queue sent with a transaction.
+fn sent(transaction: u64, index: u64) -> Request<ArtifactRequest> {
+    let order = ReportOrder { sender: format!("queue-{}", partition()), boot: transaction, sequence: index };
+    let event = UnpinRequested { artifact: ArtifactId::of(b"a"), service: id("web") };
+    let (at, actor) = (Timestamp(0), "queue".to_owned());
+    Request { id: id("sent"), at, actor, trace: None, report: Some(order), event: ArtifactRequest::from(event) }
+}
+
+/// Transactions of which no request can be left are not kept; those are that a compacted topic names.
+#[test]
+fn transactions_are_kept_as_long_as_what_they_sent() {
+    let mut checker = checker();
+    let records = records(&whole());
+    // The third begins with the ninth record.
+    checker.keep_transactions(records[8].at, [1].into());
+    records.iter().for_each(|record| checker.record(record));
+    let (checked, faults) = checker.finish(0, 4);
+    assert_eq!((checked.report.transactions, faults.total), (3, 0));
+    let facts = BTreeMap::from([((topics::BUILDS.name, partition()), checked)]);
+    let requests = [(1, 0), (5, 0), (9, 0)].map(|(transaction, index)| sent(transaction, index));
+    let (_, faults) = check_requests::<ArtifactRequest>(&request_records(&requests), &facts);
+    assert_eq!(kinds(&faults), [(Torn, Some(1))], "nothing is known any more of the second");
+}
+
 #[test]
 fn what_processors_send_is_there_once_and_with_its_facts() {
-    let sent = |transaction, index| {
-        let order = ReportOrder { sender: format!("queue-{}", partition()), boot: transaction, sequence: index };
-        let event = UnpinRequested { artifact: ArtifactId::of(b"a"), service: id("web") };
-        let (at, actor) = (Timestamp(0), "queue".to_owned());
-        Request { id: id("sent"), at, actor, trace: None, report: Some(order), event: ArtifactRequest::from(event) }
-    };
     // Transactions begin at 1, 5 and 9.
     let table: &[(&[(u64, u64)], Found)] = &[
         (&[(1, 0), (1, 1), (5, 0), (9, 2)], &[]),

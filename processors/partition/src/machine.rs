@@ -9,6 +9,9 @@
 //!                                       requests are missing: halted, follows until a fact passes them over
 //! ```
 //!
+//! A leader that reads over offsets asks where requests start: in some logs ends of transactions leave such gaps, and retention that
+//! overtakes the leader does. Then it takes over again, and halts there if that is so.
+//!
 //! There is always exactly one effect under way; its answer brings the next one. So nothing is half done between two
 //! calls, and whoever carries effects out decides nothing. Every error ends the role, which then begins anew: that is right
 //! for a fenced writer, a commit that may or may not have happened, and a full disk alike.
@@ -131,6 +134,8 @@ pub struct Machine<P: Wire, S> {
     rest: Duration,
     /// What was applied when the role began: a role that got nowhere is followed by a longer rest.
     began_at: Applied,
+    /// Where the log's facts began when that was last asked.
+    facts_start: u64,
 }
 
 enum Phase<P: Wire> {
@@ -167,6 +172,8 @@ struct Lead<P: Wire> {
     next_wake: Option<Timestamp>,
     /// The last step said that there is more to do at once.
     again: bool,
+    /// What was read behind a gap, while it is asked whether the log has lost what was there.
+    behind_gap: Option<Taken>,
     /// What is being committed.
     committing: Option<Transaction<P::Fact>>,
     /// When a deadline was seen to be due, while the ends are asked for.
@@ -176,7 +183,25 @@ struct Lead<P: Wire> {
     clock: Steady,
 }
 
+/// Requests and signals as they were read, and the positions after them.
+struct Taken {
+    requests: Vec<StoredRecord>,
+    signals: Vec<StoredRecord>,
+    positions: Vec<u64>,
+}
+
 impl<P: Wire> Lead<P> {
+    fn take(&mut self, Taken { requests, signals, positions }: Taken) {
+        self.leader.offer_requests(requests, first(&positions));
+        self.leader.offer_signals(signals, positions.get(1).copied().unwrap_or(0));
+    }
+
+    /// Whether there are offsets that this reading has passed over before its first request.
+    fn is_behind_gap(&self, taken: &Taken) -> bool {
+        let next = taken.requests.first().map_or(first(&taken.positions), |record| record.offset);
+        next > self.leader.requests_position()
+    }
+
     fn now(&mut self, around: Around) -> Timestamp {
         self.clock.read_at(around.now, around.steady)
     }
@@ -186,7 +211,18 @@ impl<P: Wire, S: Projection> Machine<P, S> {
     pub fn new(processor: Arc<P>, gate: Arc<dyn Gate>, place: Place, signals: bool, replica: Replica<P, S>) -> Self {
         let began_at = replica.applied();
         let status = Status { role: Role::Following, error: None };
-        Self { processor, gate, place, signals, replica, phase: Phase::Between, status, rest: REST_MIN, began_at }
+        Self {
+            processor,
+            gate,
+            place,
+            signals,
+            replica,
+            phase: Phase::Between,
+            status,
+            rest: REST_MIN,
+            began_at,
+            facts_start: 0,
+        }
     }
 
     pub fn status(&self) -> &Status {
@@ -229,7 +265,7 @@ impl<P: Wire, S: Projection> Machine<P, S> {
                 Ok(self.follow())
             }
             (Phase::Following, Answer::Read { records, positions }) => {
-                self.replica.follow(&records, first(&positions))?;
+                self.follow_facts(&records, first(&positions))?;
                 Ok(self.follow())
             }
             (Phase::Fencing { end: None }, Answer::Done) => Ok(self.ask_facts_end()),
@@ -247,13 +283,13 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             }
             (Phase::CatchingUp { end }, Answer::Read { records, positions }) => {
                 let position = first(&positions);
-                self.replica.follow(&records, position)?;
+                self.follow_facts(&records, position)?;
                 self.catch_up_further(end, position, around)
             }
             (Phase::AskingWhereToLead, Answer::Offsets(offsets)) => Ok(self.open_to_lead(&offsets)),
             (Phase::OpeningHalted { start }, Answer::Done) => Ok(self.follow_halted(start)),
             (Phase::FollowingHalted { start }, Answer::Read { records, positions }) => {
-                self.replica.follow(&records, first(&positions))?;
+                self.follow_facts(&records, first(&positions))?;
                 let passed_over = self.replica.applied().request_offset >= start;
                 Ok(if passed_over { self.begin(around) } else { self.follow_halted(start) })
             }
@@ -323,12 +359,22 @@ impl<P: Wire, S: Projection> Machine<P, S> {
 
     /// Whether the facts that follow are still there. One offset may be the end of a transaction and no fact; if it was
     /// one, the sequence of the next shows it.
-    fn check_facts(&self, start: u64) -> Result<(), Error> {
-        let (partition, applied) = (self.replica.facts().to_string(), self.replica.applied().fact_offset);
-        if start > applied + TRANSACTION_END_OFFSETS {
-            return Err(Error::FactsLost { partition, applied, start });
-        }
-        Ok(())
+    fn check_facts(&mut self, start: u64) -> Result<(), Error> {
+        self.facts_start = start;
+        let applied = self.replica.applied().fact_offset;
+        if start > applied + TRANSACTION_END_OFFSETS { Err(self.facts_lost(applied)) } else { Ok(()) }
+    }
+
+    fn follow_facts(&mut self, records: &[StoredRecord], position: u64) -> Result<(), Error> {
+        let applied = self.replica.applied().fact_offset;
+        self.replica.follow(records, position).map_err(|error| match error {
+            Error::Unappliable { .. } if self.facts_start > applied => self.facts_lost(applied),
+            error => error,
+        })
+    }
+
+    fn facts_lost(&self, applied: u64) -> Error {
+        Error::FactsLost { partition: self.replica.facts().to_string(), applied, start: self.facts_start }
     }
 
     fn follow_halted(&mut self, start: u64) -> Effect {
@@ -397,8 +443,16 @@ impl<P: Wire, S: Projection> Machine<P, S> {
             leader.offer_signals([], from);
             sources.push((self.signals(), from));
         }
-        let (next_wake, again, committing, due_at) = (None, false, None, Timestamp::default());
-        let lead = Lead { leader, requests, next_wake, again, committing, due_at, clock: Steady::default() };
+        let lead = Lead {
+            leader,
+            requests,
+            next_wake: None,
+            again: false,
+            behind_gap: None,
+            committing: None,
+            due_at: Timestamp::default(),
+            clock: Steady::default(),
+        };
         self.phase = Phase::OpeningToLead(Box::new(lead));
         Effect::Open(sources)
     }
@@ -406,10 +460,15 @@ impl<P: Wire, S: Projection> Machine<P, S> {
     fn lead(&mut self, mut lead: Box<Lead<P>>, answer: Answer, around: Around) -> Result<Effect, Error> {
         match answer {
             Answer::Read { records, positions } => {
-                let (read, heard): (Vec<_>, Vec<_>) =
-                    records.into_iter().partition(|record| record.source == lead.requests);
-                lead.leader.offer_requests(read, first(&positions));
-                lead.leader.offer_signals(heard, positions.get(1).copied().unwrap_or(0));
+                let (requests, signals) = records.into_iter().partition(|record| record.source == lead.requests);
+                let taken = Taken { requests, signals, positions };
+                if lead.is_behind_gap(&taken) && !planted(Bug::PassOverLosses) {
+                    let question = Question::Start(lead.requests.clone());
+                    lead.behind_gap = Some(taken);
+                    self.phase = Phase::Leading(lead);
+                    return Ok(Effect::Ask(vec![question]));
+                }
+                lead.take(taken);
                 self.settle(lead, around)
             }
             Answer::Due => {
@@ -421,6 +480,17 @@ impl<P: Wire, S: Projection> Machine<P, S> {
                 }
                 self.phase = Phase::Leading(lead);
                 Ok(Effect::Ask(questions))
+            }
+            Answer::Offsets(starts) if lead.behind_gap.is_some() => {
+                let start = first(&starts);
+                // They are lost, or another leader has processed them: taking over again shows which.
+                if start > lead.leader.requests_position() {
+                    return Ok(self.begin(around));
+                }
+                if let Some(taken) = lead.behind_gap.take() {
+                    lead.take(taken);
+                }
+                self.settle(lead, around)
             }
             Answer::Offsets(ends) => {
                 let (requests, signals) = (first(&ends), ends.get(1).copied().unwrap_or(0));

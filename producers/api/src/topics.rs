@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
-use longshore_log::TopicPartition;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use longshore_log::{Size, TopicPartition};
 use longshore_schemas::{
     http::{Page, PartitionView, ProcessingView},
     topics,
@@ -20,28 +21,56 @@ use crate::{
 
 /// How often a stream without news shows that it lives.
 const BEAT: Duration = Duration::from_secs(10);
+/// How long a partition may take to say how large it is.
+const SIZE_TIME: Duration = Duration::from_secs(2);
+/// Partitions that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 
 /// `GET /v1/topics`
 pub(crate) async fn list(State(shared): App) -> Answer<Json<Page<PartitionView>>> {
     let mut processing: BTreeMap<_, _> = shared.read.processing().await.into_iter().collect();
-    let mut items = Vec::new();
+    let mut leaders = BTreeMap::new();
     for topic in topics::ALL {
         let processor = processing.get(&(topic.name, 0)).map(|of| of.processor.clone());
-        let mut owners = match processor {
-            Some(processor) => owners(&shared, &processor, topic.name).await,
-            None => BTreeMap::new(),
-        };
-        for partition in 0..topic.partitions {
-            let of = TopicPartition::new(topic.name, partition);
-            let (start, end) = (shared.log.start_offset(&of).await?, shared.log.end_offset(&of).await?);
-            let processing = processing.remove(&(topic.name, partition));
-            let owner = owners.remove(&partition);
-            let processing = processing.map(|of| ProcessingView { owner, ..of });
-            let (topic, records) = (topic.name.to_owned(), end.saturating_sub(start));
-            items.push(PartitionView { topic, partition, start, end, records, processing });
+        if let Some(processor) = processor {
+            let owners = owners(&shared, &processor, topic.name).await;
+            leaders.extend(owners.into_iter().map(|(partition, owner)| ((topic.name, partition), owner)));
         }
     }
+    let partitions = topics::ALL.iter().flat_map(|topic| (0..topic.partitions).map(|number| (topic.name, number)));
+    let views = partitions.map(|of| {
+        let (owner, processing) = (leaders.remove(&of), processing.remove(&of));
+        view(&shared, of, processing.map(|of| ProcessingView { owner, ..of }))
+    });
+    let views: Vec<_> = views.collect();
+    let items = stream::iter(views).buffered(ASKED_AT_ONCE).try_collect().await?;
     Ok(Json(Page { items, next: None }))
+}
+
+async fn view(
+    shared: &Shared,
+    (topic, partition): (&str, u32),
+    processing: Option<ProcessingView>,
+) -> Answer<PartitionView> {
+    let of = TopicPartition::new(topic, partition);
+    let (start, end) = (shared.log.start_offset(&of).await?, shared.log.end_offset(&of).await?);
+    let size = size(shared, &of, start, end).await;
+    let (bytes, bytes_estimated) = (size.map(|size| size.bytes), size.is_some_and(|size| !size.exact));
+    let (topic, records) = (topic.to_owned(), end.saturating_sub(start));
+    Ok(PartitionView { topic, partition, start, end, records, bytes, bytes_estimated, processing })
+}
+
+/// As with the owners: what the log does not say is left out.
+async fn size(shared: &Shared, of: &TopicPartition, start: u64, end: u64) -> Option<Size> {
+    let asked = longshore_log::size(&*shared.log, of, start..end);
+    match tokio::time::timeout(SIZE_TIME, asked).await {
+        Ok(Ok(size)) => Some(size),
+        Ok(Err(error)) => {
+            tracing::warn!(partition = %of, %error, "the log does not say how large a partition is");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// A group's members; a log that does not answer is no reason to show nothing.

@@ -429,13 +429,23 @@ pub(crate) enum LogCommand {
     Topics,
     /// Shows records as they are written, until stopped
     Tail(TailArgs),
-    /// Checks the log: nothing missing, twice or in part, and projections that say the same. Of a server that runs, or of the data folder of a stopped `longshore up`
-    Verify,
+    /// Checks the log: nothing missing, twice or in part, and projections that say the same. Of a server that runs, of the data folder of a stopped `longshore up`, or with --config of a log on Kafka itself
+    Verify(VerifyArgs),
     /// Accepts that the log has lost requests of a partition, which halts until then and says which are lost
     AcceptLoss(AcceptLossArgs),
     /// What no processor could take
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VerifyArgs {
+    /// A control node's TOML file: reads the log from Kafka, without any control node. Only kafka.* is looked at
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting, such as kafka.brokers=one:9092, with or without a file; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -53,7 +53,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Secrets(args) => return roles::secrets::run(&args),
         Command::Config(ConfigCommand::Check(args)) => return roles::config_check::run(&connection, &args, output),
         Command::Worker(args) => return worker::run(&connection, args).await,
-        Command::Log(LogCommand::Verify) => return verify::run(&connection, output).await,
+        Command::Log(LogCommand::Verify(args)) => return verify::run(&connection, &args, output).await,
         Command::Doctor => return doctor::run(&connection, output).await,
         // Taken by main before the flags were read.
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
@@ -73,9 +73,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
 async fn ask(context: &Context, command: Command) -> Result<(), Error> {
     match command {
         // Done before there was a server to ask.
-        Command::Up(_) | Command::Worker(_) | Command::Doctor | Command::Guard | Command::Log(LogCommand::Verify) => {
-            Ok(())
-        }
+        Command::Up(_)
+        | Command::Worker(_)
+        | Command::Doctor
+        | Command::Guard
+        | Command::Log(LogCommand::Verify(_)) => Ok(()),
         Command::Control(_) | Command::Region(_) | Command::S3(_) | Command::Secrets(_) | Command::Config(_) => Ok(()),
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,

@@ -140,7 +140,7 @@ impl Up {
                 listen: ports.before(region.as_str(), nth_port(args.region_listen, index)?),
                 shards_per_region: SHARDS_PER_REGION,
                 secrets: &secrets,
-                request_key: request_keys.of(region).context("a region without a key")?.clone(),
+                request_keys: request_keys.of(region).context("a region without a key")?.to_vec(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
             };

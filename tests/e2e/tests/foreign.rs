@@ -1,7 +1,8 @@
 //! Everybody else's tools on a real cluster: programs in Python and Node.js, which know only the topics and the registry, ask for
 //! builds and follow them to the end; what others publish that makes no sense becomes dead letters, and kcat reads the topics.
+//! Control registers the schemas with a registry of the installation's own (Apicurio), where one of the programs finds them.
 //!
-//! `infra/setup.sh foreign` installs what they need. They are the examples of `infra/docs/producing.md`.
+//! `infra/setup.sh foreign apicurio` installs what they need. They are the examples of `infra/docs/producing.md`.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,18 +12,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::{
+    Client, Process,
     apart::{Apart, Layout},
     path_text,
-    process::wait_for,
+    process::{free_ports, wait_for},
     quick::Quick,
 };
 use longshore_schemas::{
-    CommitSha,
+    CommitSha, codec,
     http::{DeadLetterView, JobStatus, Page},
     topics,
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 const BOUND: Duration = Duration::from_secs(120);
@@ -39,7 +41,8 @@ struct Told {
 struct World {
     apart: Apart,
     brokers: String,
-    registry: String,
+    /// The one of the installation's own.
+    apicurio: longshore_kafka::Apicurio,
     repository: PathBuf,
     commit: CommitSha,
 }
@@ -50,11 +53,12 @@ async fn programs_of_others_publish_builds_and_follow_them() -> Result<()> {
     let repository = folder.path().join("repository");
     let commit = Quick::create(&repository)?.commit("one")?;
     let kafka = spawn_blocking(|| longshore_kafka::Cluster::start(&longshore_kafka::Config::new(1))).await??;
-    let layout = Layout { controls: 1, processes_per_region: 1, ..Layout::new(&["eu"], 1) };
+    let apicurio = spawn_blocking(longshore_kafka::Apicurio::start).await??;
+    let set = vec![format!("schema_registry.url={}", apicurio.url())];
+    let layout = Layout { controls: 1, processes_per_region: 1, set, ..Layout::new(&["eu"], 1) };
     let mut apart = Apart::start(folder.path(), kafka.brokers(), layout).await?;
     apart.start_workers(1)?;
-    let registry = format!("http://{}/registry", apart.controls[0].address);
-    let world = World { apart, brokers: kafka.brokers().to_owned(), registry, repository, commit };
+    let world = World { apart, brokers: kafka.brokers().to_owned(), apicurio, repository, commit };
     let result = play(&world).await;
     if result.is_err() {
         // The test's output is shown when it fails.
@@ -66,18 +70,76 @@ async fn programs_of_others_publish_builds_and_follow_them() -> Result<()> {
 }
 
 async fn play(world: &World) -> Result<()> {
-    garbage_becomes_dead_letters(world).await?;
+    let served = format!("http://{}/registry", world.apart.controls[0].address);
+    schemas_are_registered(world).await?;
+    garbage_becomes_dead_letters(world, &served).await?;
     // After it, on the same partition.
-    built(world, python("build.py")?, "python").await?;
-    built(world, node("build.mjs"), "node").await?;
-    refused(world, python("build.py")?)?;
-    refused(world, node("build.mjs"))?;
-    kcat_reads(world)
+    built(world, (python("build.py")?, &served), "python").await?;
+    built(world, (node("build.mjs"), &world.apicurio.url()), "node").await?;
+    refused(world, (python("build.py")?, &served))?;
+    refused(world, (node("build.mjs"), &served))?;
+    kcat_reads(world)?;
+    a_registry_that_cannot_be_used_is_said(world).await
+}
+
+/// Each by the id that our records carry.
+async fn schemas_are_registered(world: &World) -> Result<()> {
+    let registry = Client::new(&world.apicurio.url(), "")?;
+    for version in &codec::SCHEMAS {
+        let found: Value = registry.get(&format!("/schemas/ids/{}", version.id)).await?;
+        let found: Value = serde_json::from_str(found["schema"].as_str().context("a schema")?)?;
+        ensure!(found == serde_json::from_str::<Value>(version.json)?, "{found} is not {}", version.topic);
+        let path = format!("/subjects/longshore.{}-value/versions/latest", version.topic);
+        let latest: Value = registry.get(&path).await?;
+        ensure!(latest["id"] == version.id, "{latest}");
+    }
+    Ok(())
+}
+
+/// Waited for if it is not there, as anything else that a role stands on; refused if it holds what is not ours.
+async fn a_registry_that_cannot_be_used_is_said(world: &World) -> Result<()> {
+    let nobody = format!("http://127.0.0.1:{}", free_ports(1)?);
+    let mut waiting = control(world, "waiting", &nobody, "longshore.")?;
+    wait_for("control to say that there is no registry", BOUND, async || {
+        waiting.check_running()?;
+        let said = waiting.log_text();
+        Ok((said.contains("the schema registry cannot be used yet") && said.contains(&nobody)).then_some(()))
+    })
+    .await?;
+    waiting.terminate()?;
+    waiting.wait_ended(BOUND)?;
+
+    // Subjects are named after topics, and this one is another's.
+    let (http, registry) = (reqwest::Client::new(), world.apicurio.url());
+    let foreign = json!({ "type": "record", "name": "Other", "fields": [{ "name": "x", "type": "int" }] });
+    let add = http.post(format!("{registry}/subjects/taken.build-requests-value/versions"));
+    add.json(&json!({ "schema": foreign.to_string() })).send().await?.error_for_status()?;
+    let level = http.put(format!("{registry}/config/taken.build-requests-value"));
+    level.json(&json!({ "compatibility": "BACKWARD" })).send().await?.error_for_status()?;
+    let mut refused = control(world, "refused", &registry, "taken.")?;
+    wait_for("control to refuse to start", BOUND, async || Ok(refused.check_running().is_err().then_some(()))).await?;
+    let said = refused.log_text();
+    let expected = "schema_registry.url: subject taken.build-requests-value of the schema registry holds schemas";
+    ensure!(said.contains(expected), "{said}");
+    Ok(())
+}
+
+/// One more control node, with another registry or prefix.
+fn control(world: &World, name: &str, registry: &str, prefix: &str) -> Result<Process> {
+    let folder = &world.apart.folder;
+    let (config, data) = (folder.join("longshore.toml"), folder.join(name));
+    let listen = format!("api.listen=127.0.0.1:{}", free_ports(1)?);
+    let (registry, prefix) = (format!("schema_registry.url={registry}"), format!("kafka.prefix={prefix}"));
+    let mut arguments = vec!["control", "--config", path_text(&config)?, "--data", path_text(&data)?];
+    for set in [&listen, &registry, &prefix] {
+        arguments.extend(["--set", set]);
+    }
+    Process::start("longshore", &arguments, &folder.join(format!("{name}.log")))
 }
 
 /// A build that another program asked for is a job like any, and the program saw its end.
-async fn built(world: &World, command: Command, by: &str) -> Result<()> {
-    let (told, code) = run_build(world, command)?;
+async fn built(world: &World, program: (Command, &str), by: &str) -> Result<()> {
+    let (told, code) = run_build(world, program)?;
     ensure!(told.outcome == "BuildSucceeded" && code == 0, "{told:?}");
     let job = told.event["job"].as_str().context("a job")?.parse()?;
     let view = world.apart.client.job_ended(&job, BOUND).await?;
@@ -89,27 +151,27 @@ async fn built(world: &World, command: Command, by: &str) -> Result<()> {
 }
 
 /// What a processor refuses, it says in its facts.
-fn refused(world: &World, mut command: Command) -> Result<()> {
+fn refused(world: &World, (mut command, registry): (Command, &str)) -> Result<()> {
     command.args(["--output", "/elsewhere"]);
-    let (told, code) = run_build(world, command)?;
+    let (told, code) = run_build(world, (command, registry))?;
     ensure!(told.outcome == "refused" && code == 3, "{told:?}");
     ensure!(told.event["reason"].as_str().is_some_and(|reason| reason.contains("output")), "{told:?}");
     ensure!(!told.request.is_empty());
     Ok(())
 }
 
-fn run_build(world: &World, mut command: Command) -> Result<(Told, i32)> {
+fn run_build(world: &World, (mut command, registry): (Command, &str)) -> Result<(Told, i32)> {
     let repository = format!("file://{}", path_text(&world.repository)?);
     let commit = world.commit.to_string();
     let script = "mkdir -p out && cp server version.txt out/";
     command.args(["--repository", &repository, "--commit", &commit, "--script", script, "--seconds", "90"]);
-    let (output, code) = run(world, command)?;
+    let (output, code) = run(world, command, registry)?;
     let told = serde_json::from_str(&output).with_context(|| format!("it printed {output:?}"))?;
     Ok((told, code))
 }
 
-async fn garbage_becomes_dead_letters(world: &World) -> Result<()> {
-    let (output, code) = run(world, python("garbage.py")?)?;
+async fn garbage_becomes_dead_letters(world: &World, registry: &str) -> Result<()> {
+    let (output, code) = run(world, python("garbage.py")?, registry)?;
     ensure!(code == 0, "{output}");
     let published: Vec<(String, u32, u64)> = serde_json::from_str(&output)?;
     ensure!(published.len() == 15, "{published:?}");
@@ -150,8 +212,8 @@ fn kcat_reads(world: &World) -> Result<()> {
 }
 
 /// Standard output, and the exit code.
-fn run(world: &World, mut command: Command) -> Result<(String, i32)> {
-    command.args(["--brokers", &world.brokers, "--registry", &world.registry]);
+fn run(world: &World, mut command: Command, registry: &str) -> Result<(String, i32)> {
+    command.args(["--brokers", &world.brokers, "--registry", registry]);
     let output = command.output().with_context(|| format!("{command:?}: {MISSING}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let code = output.status.code().with_context(|| format!("{command:?}: {}: {said}", output.status))?;

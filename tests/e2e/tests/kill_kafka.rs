@@ -21,7 +21,7 @@ use longshore_e2e::{
     Client,
     apart::{Apart, Layout},
     path_text,
-    process::{binary_path, wait_for},
+    process::binary_path,
     quick::Quick,
     random::Random,
 };
@@ -129,8 +129,12 @@ async fn kill(
             }
             1 => {
                 let (cluster, node) = (kafka.clone(), random.below(u64::from(BROKERS)) as u32 + 1);
-                spawn_blocking(move || cluster.kill(node).and_then(|()| cluster.restart(node))).await??;
-                in_sync(kafka).await?;
+                let again = move || {
+                    cluster.kill(node)?;
+                    cluster.restart(node)?;
+                    cluster.wait_whole(BOUND)
+                };
+                spawn_blocking(again).await??;
                 "broker"
             }
             3 => {
@@ -151,15 +155,6 @@ async fn kill(
         member.listens().await?;
     }
     Ok(counts)
-}
-
-/// With two of three brokers gone nothing could be acknowledged, so the next is killed once the last one has caught up.
-async fn in_sync(kafka: &Arc<Cluster>) -> Result<()> {
-    wait_for("all replicas to be in sync", BOUND, async || {
-        let kafka = kafka.clone();
-        Ok(spawn_blocking(move || kafka.is_whole()).await??.then_some(()))
-    })
-    .await
 }
 
 /// `longshore log verify` at a running control node.

@@ -1,9 +1,14 @@
 //! The roles apart on a Kafka cluster: what one process took another decides and a third one shows; a region's processes
 //! share its nodes and survive each other.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
+use longshore_control::verify::Report;
 use longshore_e2e::{
     apart::{Apart, Layout},
     path_text,
@@ -35,7 +40,20 @@ async fn roles_share_the_work_and_survive_each_other() -> Result<()> {
         eprintln!("{}", apart.log_ends());
     }
     result?;
-    apart.stop()
+    apart.stop()?;
+    verify_without_control(folder.path())
+}
+
+/// The log can be looked at when nobody serves it.
+fn verify_without_control(folder: &Path) -> Result<()> {
+    let mut verify = Command::new(binary_path("longshore")?);
+    verify.args(["log", "verify", "--output", "json", "--config", path_text(&folder.join("longshore.toml"))?]);
+    let output = verify.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Report = serde_json::from_slice(&output.stdout)?;
+    ensure!(report.is_clean() && report.requests > 0 && report.projections == 0, "{report:?}");
+    ensure!(report.partitions.iter().any(|partition| partition.facts > 0), "{report:?}");
+    Ok(())
 }
 
 async fn play(apart: &mut Apart, brokers: &str) -> Result<()> {
@@ -83,6 +101,13 @@ async fn look_after_the_log(apart: &Apart, brokers: &str) -> Result<()> {
     let mut of_requests = topics.items.iter().filter_map(|view| view.processing.as_ref());
     let led = |of: &ProcessingView| of.owner.as_ref().is_some_and(|owner| owner.starts_with("longshore-control at "));
     ensure!(of_requests.clone().count() == 28 && of_requests.all(led), "{topics:?}");
+    wait_for("the sizes of all partitions", BOUND, async || {
+        let topics: Page<PartitionView> = client.get("/v1/topics").await?;
+        let told = topics.items.iter().all(|view| view.bytes.is_some());
+        let builds = topics.items.iter().filter(|view| view.topic == topics::BUILDS.name);
+        Ok((told && builds.map(|view| view.bytes.unwrap_or(0)).sum::<u64>() > 0).then_some(()))
+    })
+    .await?;
 
     let config = KafkaConfig { manage_topics: false, ..KafkaConfig::new(brokers, topics::ALL) };
     let log = KafkaLog::connect(config).await?;

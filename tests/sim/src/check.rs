@@ -29,6 +29,7 @@ use crate::{
     control::Slot,
     forger::FORGER,
     region::{Region, short},
+    retention::OPERATOR,
     setting::{KINDS, Kind, Setting},
 };
 
@@ -121,6 +122,10 @@ pub(crate) struct Checker {
     references: BTreeMap<(Kind, u32), Reference>,
     dead_letters: usize,
     acknowledged: Vec<Position>,
+    /// Requests of the queue that the log had removed before a fact dealt with them.
+    lost: BTreeSet<(u32, u64)>,
+    /// Facts that the log has removed.
+    trimmed: BTreeMap<(Kind, u32), u64>,
     // Of the queue.
     build_requests: BTreeMap<(u32, u64), Request<BuildRequest>>,
     refused: BTreeSet<RequestId>,
@@ -214,6 +219,24 @@ impl Checker {
         }
     }
 
+    pub(crate) fn lost(&mut self, partition: u32, offsets: std::ops::Range<u64>) {
+        self.lost.extend(offsets.map(|offset| (partition, offset)));
+    }
+
+    pub(crate) fn trimmed(&mut self, kind: Kind, partition: u32, facts: u64) {
+        *self.trimmed.entry((kind, partition)).or_default() += facts;
+    }
+
+    /// What a replica may halt for: the log has lost what it needs, as far as it knows the facts, and it says what to do.
+    fn may_halt(&self, log: &Core, slot: &Slot, told: &str) -> bool {
+        let (kind, partition) = (slot.kind, slot.place.partition);
+        let start = log.start(&TopicPartition::new(kind.requests(), partition)).unwrap_or(0);
+        let requests = slot.part.applied().request_offset < start;
+        let accept = format!("`longshore log accept-loss {} {partition} --from ", kind.name());
+        let facts = self.trimmed.contains_key(&(kind, partition));
+        (requests && told.contains(&accept)) || (facts && told.contains("begins from a snapshot"))
+    }
+
     pub(crate) fn acknowledged(&mut self, position: Position) {
         self.acknowledged.push(position);
     }
@@ -223,8 +246,9 @@ impl Checker {
     /// Invariants 2 and 3, of one part of a replica.
     pub(crate) fn part(&self, log: &Core, slot: &Slot, step: u64) -> Checked {
         let status = slot.part.status();
-        must(status.role != Role::Halted, 2, || {
-            format!("{} halted: {}", slot.name(), status.error.as_deref().unwrap_or("no reason"))
+        let told = status.error.as_deref().unwrap_or("no reason");
+        must(status.role != Role::Halted || self.may_halt(log, slot, told), 2, || {
+            format!("{} halted: {told}", slot.name())
         })?;
         let applied = slot.part.applied();
         let facts = TopicPartition::new(slot.kind.facts(), slot.place.partition);
@@ -232,8 +256,12 @@ impl Checker {
         must(applied.fact_offset <= end, 3, || {
             format!("{} has applied up to {} of {end}", slot.name(), applied.fact_offset)
         })?;
-        let below = log.records(&facts).partition_point(|record| record.offset < applied.fact_offset) as u64;
-        must(applied.sequence == below, 3, || {
+        // One that lacks what the log has removed is further behind than can be counted.
+        let is_there = log.start(&facts).is_ok_and(|start| start <= applied.fact_offset);
+        let trimmed = self.trimmed.get(&(slot.kind, slot.place.partition)).copied().unwrap_or_default();
+        let records = log.records(&facts);
+        let below = trimmed + records.partition_point(|record| record.offset < applied.fact_offset) as u64;
+        must(applied.sequence == below || !is_there, 3, || {
             format!(
                 "{} is at {} with sequence {}, but {below} facts are below",
                 slot.name(),
@@ -334,7 +362,7 @@ impl Checker {
             self.cause(kind, &mut reference, &fact)?;
             check(self, &fact)?;
             if let Some(processed) = fact.event.processed() {
-                self.processed(kind, partition, &mut reference, processed)?;
+                self.processed(kind, partition, &mut reference, processed, fact.actor == OPERATOR)?;
             }
         }
         self.references.insert((kind, partition), reference);
@@ -362,7 +390,15 @@ impl Checker {
     }
 
     /// What lies below the next offset was dealt with: decided, refused, or known from before.
-    fn processed(&mut self, kind: Kind, partition: u32, reference: &mut Reference, processed: &Processed) -> Checked {
+    /// Only what is lost is passed over, and only by who accepts that.
+    fn processed(
+        &mut self,
+        kind: Kind,
+        partition: u32,
+        reference: &mut Reference,
+        processed: &Processed,
+        by_operator: bool,
+    ) -> Checked {
         let from = reference.next_request;
         must(processed.next_offset >= from, 1, || {
             format!("{}/{partition} goes back from {from} to {}", kind.name(), processed.next_offset)
@@ -373,6 +409,12 @@ impl Checker {
         }
         self.refused.extend(processed.refusals.iter().map(|refusal| refusal.request.clone()));
         for ((_, offset), request) in self.build_requests.range((partition, from)..(partition, processed.next_offset)) {
+            if by_operator {
+                must(self.lost.contains(&(partition, *offset)), 1, || {
+                    format!("{} at {offset} was not lost", request.id)
+                })?;
+                continue;
+            }
             let known = self.of_request.contains_key(&request.id) || self.refused.contains(&request.id);
             let wants_job = matches!(request.event, BuildRequest::BuildRequested(_));
             must(known || !wants_job, 1, || format!("{} at {offset} was passed over", request.id))?;

@@ -169,6 +169,14 @@ impl Control {
         (self.up, self.paused, self.life) = (true, false, self.life + 1);
     }
 
+    /// A partition begins again, with what a snapshot of it holds.
+    pub(crate) fn restore(&mut self, number: usize, setting: &Setting, snapshot: &SimStore) {
+        let Slot { kind, place, assigned, ticket, .. } = self.slots[number];
+        // Answers to what was under way are of no use any more.
+        let again = slot(setting, kind, place, snapshot.restored(self.disk.clone()));
+        self.slots[number] = Slot { assigned, ticket: ticket + 1, ..again };
+    }
+
     /// What its clock shows.
     pub(crate) fn clock(&self, now: u64) -> Timestamp {
         let drift = now as i64 * self.clock_drift_ppm / 1_000_000;

@@ -13,7 +13,7 @@
 //! the model of the log. Made up are clocks, disks, buckets, processes and everything between them, and those go wrong:
 //! messages are late, lost or come twice, commits are ambiguous, owners are zombies, processes crash between any two
 //! effects, stand still and come back, disks forget what was not synced, clocks jump, workers and regions lie, and a stranger
-//! forges what they say.
+//! forges what they say. Some logs lose what was still needed, and an operator helps who halted.
 //!
 //! After a while the faults stop, and then everything must come to rest. The same seed makes the same world, event by event.
 
@@ -24,6 +24,7 @@ mod forger;
 mod node;
 mod people;
 mod region;
+mod retention;
 mod rng;
 mod setting;
 mod store;
@@ -50,6 +51,10 @@ pub struct Outcome {
     pub steps: u64,
     pub facts: u64,
     pub virtual_seconds: u64,
+    /// Losses of requests that an operator had to accept.
+    pub accepted: u64,
+    /// Replicas that lacked facts which the log had lost, and began from a snapshot.
+    pub restored: u64,
 }
 
 /// Makes the world of this seed, and lets it run its course.
@@ -58,7 +63,8 @@ pub fn run(seed: u64, whole_trace: bool) -> Outcome {
     let broken = live(&mut world).err();
     let (steps, facts, virtual_seconds) = (world.steps, world.checker.facts, world.now / 1_000);
     let hash = world.trace.hash();
-    Outcome { seed, broken, trace: world.trace.into_lines(), hash, steps, facts, virtual_seconds }
+    let (accepted, restored) = world.retention.map_or((0, 0), |retention| (retention.accepted, retention.restored));
+    Outcome { seed, broken, trace: world.trace.into_lines(), hash, steps, facts, virtual_seconds, accepted, restored }
 }
 
 fn live(world: &mut World) -> Result<(), Broken> {

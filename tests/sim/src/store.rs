@@ -63,6 +63,13 @@ impl SimStore {
     }
 }
 
+impl SimStore {
+    /// The same on another disk, all of it synced.
+    pub(crate) fn restored(&self, disk: Rc<Disk>) -> Self {
+        Self { disk, now: self.now.clone(), synced: self.now.clone(), unsynced: Vec::new() }
+    }
+}
+
 impl Store for SimStore {
     fn get(&self, table: u8, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         self.now.tables.get(table, key)

@@ -19,6 +19,7 @@ use crate::{
     node::Node,
     people::{People, Send},
     region::Region,
+    retention::Retention,
     rng::Rng,
     setting::{Faults, Setting},
     trace::Trace,
@@ -56,6 +57,8 @@ pub(crate) enum Event {
     DiskFree(usize),
     /// Once a second.
     Chaos,
+    Retention,
+    Operator,
     People,
     Deliver(u64),
     Acknowledged(u64, Position),
@@ -111,6 +114,7 @@ pub(crate) struct World {
     agenda: BTreeMap<(u64, u64), Event>,
     order: u64,
     pub(crate) log: Core,
+    pub(crate) retention: Option<Retention>,
     pub(crate) controls: Vec<Control>,
     pub(crate) people: People,
     pub(crate) sends: BTreeMap<u64, Send>,
@@ -139,6 +143,7 @@ impl World {
             agenda: BTreeMap::new(),
             order: 0,
             log,
+            retention: Retention::of(seed),
             controls,
             people: People::new(&setting),
             sends: BTreeMap::new(),
@@ -166,6 +171,7 @@ impl World {
         }
         self.at(5, Event::People);
         self.at(1_000, Event::Chaos);
+        self.begin_retention();
         for worker in 0..self.workers.len() {
             self.at(10, Event::Worker(worker, 0));
         }
@@ -254,6 +260,11 @@ impl World {
                 Ok(())
             }
             Event::Chaos => self.chaos(),
+            Event::Retention => {
+                self.retain();
+                Ok(())
+            }
+            Event::Operator => self.operate(),
             Event::People => self.people(),
             Event::Deliver(send) => self.deliver(send),
             Event::Acknowledged(send, position) => self.acknowledged(send, &position),
@@ -302,10 +313,14 @@ impl World {
 
     fn start_control(&mut self, control: usize) {
         for slot in 0..self.controls[control].slots.len() {
-            let around = self.controls[control].around(slot, self.now);
-            let effect = self.controls[control].slots[slot].part.start(around);
-            self.perform(control, slot, effect);
+            self.start_part(control, slot);
         }
+    }
+
+    pub(crate) fn start_part(&mut self, control: usize, slot: usize) {
+        let around = self.controls[control].around(slot, self.now);
+        let effect = self.controls[control].slots[slot].part.start(around);
+        self.perform(control, slot, effect);
     }
 
     fn is_there(&self, place: Place) -> bool {
@@ -417,12 +432,7 @@ impl World {
         };
         self.note("log", &format!("commit of {owner} from control-{}: {outcome}", place.control));
         if let Ok(positions) = &committed {
-            self.checker.appended(&self.log, positions, self.now);
-            self.wake_readers(positions);
-            let lines = self.checker.committed(&self.log, &self.regions, asked_at, self.now)?;
-            for line in lines {
-                self.note("  fact", &line);
-            }
+            self.committed(positions, asked_at)?;
         }
         if reply == Reply::Truth {
             let answer = match committed {
@@ -431,6 +441,17 @@ impl World {
             };
             let leg = self.leg_of(place.control);
             self.at(leg, Event::Answer(place, answer));
+        }
+        Ok(())
+    }
+
+    /// Tells the checker, and who waits.
+    pub(crate) fn committed(&mut self, positions: &[Position], asked_at: u64) -> Result<(), Broken> {
+        self.checker.appended(&self.log, positions, self.now);
+        self.wake_readers(positions);
+        let lines = self.checker.committed(&self.log, &self.regions, asked_at, self.now)?;
+        for line in lines {
+            self.note("  fact", &line);
         }
         Ok(())
     }
@@ -600,6 +621,9 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.note("world", "the faults stop");
         self.faults = Faults::none();
+        if let Some(retention) = &mut self.retention {
+            retention.calm();
+        }
         for control in &mut self.controls {
             control.cut_until = 0;
             control.clock_offset = 0;

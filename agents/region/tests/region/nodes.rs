@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, World, hello};
+use crate::support::{Node, PATIENCE, World, hello, request_key};
 use longshore_artifact::pack_key;
 use longshore_schemas::{
     PackId,
@@ -15,6 +15,7 @@ use tokio::{
 };
 
 const BEAT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
 
 /// The first report of the region that has this.
 async fn reported<T>(world: &World, see: impl Fn(&RegionReported) -> Option<T>) -> T {
@@ -77,6 +78,36 @@ async fn goals_come_newest_only_and_never_lower() {
         world.goal("web", revision).await;
     }
     assert_eq!(versions, ["web 5.1", "web 6.1"], "the api's goal is one that the node has");
+    shutdown.cancel();
+    region.stopped().await;
+}
+
+/// Only a process of the region can say that a node has gone to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_of_other_processes_are_believed_if_they_are_signed() {
+    let world = World::new().await;
+    let (region, shutdown) = world.region(BEAT).await;
+    let mut node = Node::join(&world, &region, "n1", &[]).await;
+    // What comes after this process's own word is later.
+    let shard = reported(&world, |report| report.seen.first().map(|_| report.shard)).await;
+    for forged in [None, Some(request_key("eu", 8)), Some(request_key("us", 7))] {
+        world.seen_by_another("n1", (shard, 1), forged.as_ref()).await;
+    }
+    let counted = async |reason: &str, count: u64| {
+        let line = format!("longshore_region_untrusted_reports_total{{reason=\"{reason}\"}} {count}");
+        let see = async {
+            while !longshore_service::metrics::text().contains(&line) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, see).await.unwrap_or_else(|_| panic!("{line} never came"));
+    };
+    counted("missing", 1).await;
+    counted("unknown-key", 2).await;
+    assert_eq!(region.connected(), 1);
+    node.say(FromNode::Beat).await;
+    world.seen_by_another("n1", (shard, 1), Some(&request_key("eu", 7))).await;
+    assert!(node.hear().await.is_none(), "it has gone to another");
     shutdown.cancel();
     region.stopped().await;
 }

@@ -13,11 +13,12 @@ use longshore_region::{Limits, Region, RegionConfig};
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, PackId, Timestamp,
-    auth::{RequestKey, Sender},
+    auth::{AUTH, RequestKey, Sender, Signed},
     codec::{self, Message},
     events::{
-        ArtifactFact, ArtifactSource, ArtifactSummary, Cause, Event, Fact, GoalState, GoalVersion, HealthCheck,
-        RegionalGoal, ReplicationStarted, Request, RunSpec, StopSignal, TimerFired, Trigger,
+        ArtifactFact, ArtifactSource, ArtifactSummary, Cause, Event, Fact, FleetReport, GoalState, GoalVersion,
+        HealthCheck, NodeDescription, RegionReported, RegionalGoal, ReplicationStarted, ReportOrder, Request, RunSpec,
+        StopSignal, TimerFired, Trigger,
     },
     http::Role,
     stream::{FromNode, FromRegion, Hello},
@@ -84,11 +85,43 @@ impl World {
             shards_per_region: 2,
             tokens: self.tokens.clone(),
             signer: Signer::new([7; 32]),
-            request_key: RequestKey::new(Sender::Region("eu".parse().expect("valid")), &[7; 32]),
+            request_keys: vec![request_key("eu", 7)],
             data_dir: self.folder.path().join("region"),
             limits: Limits { beat, ..Limits::default() },
         };
         (Region::start(config, shutdown.clone()).await.expect("a region"), shutdown)
+    }
+
+    /// A report of another process of the region, signed or not: this node is with it now.
+    pub(crate) async fn seen_by_another(&self, node: &str, (shard, sequence): (u32, u64), key: Option<&RequestKey>) {
+        let description = NodeDescription {
+            node: node.parse().expect("valid"),
+            zone: "a".parse().expect("valid"),
+            rack: "r1".parse().expect("valid"),
+            host: "127.0.0.1".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+        };
+        let event = FleetReport::from(RegionReported {
+            region: "eu".parse().expect("valid"),
+            shard,
+            seen: vec![description],
+            statuses: Vec::new(),
+            lost: Vec::new(),
+            returned: Vec::new(),
+        });
+        let (id, record_key) = (format!("other-{sequence}").parse().expect("valid"), event.key());
+        let report = Some(ReportOrder { sender: "region/eu/other".to_owned(), boot: 1, sequence });
+        let actor = "region/eu".to_owned();
+        let request = Request { id, at: Timestamp(0), actor, trace: None, report, event };
+        let bytes = codec::encode(&request).expect("valid");
+        let topic = topics::FLEET_REPORTS.name;
+        let auth = key.map(|key| key.sign(Signed { topic, key: record_key.as_bytes(), value: &bytes }));
+        let record = Record::new(record_key, bytes);
+        let record = match auth {
+            Some(auth) => record.with_header(AUTH, auth),
+            None => record,
+        };
+        self.log.append(topic, vec![record]).await.expect("appended");
     }
 
     /// Puts packs and a root into the main bucket.
@@ -172,6 +205,10 @@ impl World {
         };
         tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("nothing of the kind on {name}"))
     }
+}
+
+pub(crate) fn request_key(region: &str, secret: u8) -> RequestKey {
+    RequestKey::new(Sender::Region(region.parse().expect("valid")), &[secret; 32])
 }
 
 fn run() -> RunSpec {

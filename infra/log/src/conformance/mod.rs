@@ -59,7 +59,7 @@ macro_rules! conformance {
             a_commit_is_all_or_nothing, a_refused_batch_leaves_nothing, a_dropped_commit_is_all_or_nothing,
             a_zombie_is_fenced, fencing_is_in_order_with_commits, owners_are_independent,
             a_read_waits_for_records, a_read_waits_on_many_partitions, a_dropped_read_loses_nothing, reads_keep_to_their_limit,
-            a_read_beyond_the_end_is_an_error, no_partition_starves, times_lead_to_offsets,
+            a_read_beyond_the_end_is_an_error, no_partition_starves, times_lead_to_offsets, sizes_are_told,
             reopening_keeps_everything, a_writer_of_before_is_gone_after_reopening, compaction_keeps_the_newest,
             members_share_and_hand_over, groups_are_independent,
         );

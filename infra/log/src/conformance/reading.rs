@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use longshore_schemas::Timestamp;
 
-use super::{PATIENCE, SINGLE, Subject, WIDE, all_of, briefly, partition, record, soon, text, texts};
-use crate::{Error, ReadLimit, Record};
+use super::{
+    COMPACTED, PATIENCE, SINGLE, Subject, WIDE, all_of, briefly, commit, partition, record, soon, text, texts,
+};
+use crate::{Batch, Destination, Error, ReadLimit, Record, Size};
 
 /// A read at the end waits, and the next record wakes it, every time.
 pub async fn a_read_waits_for_records(subject: &dyn Subject) {
@@ -156,4 +158,39 @@ pub async fn times_lead_to_offsets(subject: &dyn Subject) {
     }
     assert_eq!(soon(log.offset_at(&of, Timestamp::from_millis(i64::MAX))).await.unwrap(), end);
     assert_eq!(soon(log.offset_at(&of, Timestamp::from_millis(i64::MIN))).await.unwrap(), 0);
+}
+
+/// What is small is counted, what is large estimated, ends of transactions and large records among them.
+pub async fn sizes_are_told(subject: &dyn Subject) {
+    let log = subject.create().await;
+    let size = async |topic: &str| {
+        let of = partition(topic, 0);
+        let (start, end) = (log.start_offset(&of).await.unwrap(), log.end_offset(&of).await.unwrap());
+        soon(crate::size(&*log, &of, start..end)).await.unwrap()
+    };
+    assert_eq!(size(SINGLE).await, Size { bytes: 0, exact: true });
+    let small = Record::new("key", "value").with_header("name", "content");
+    let mut bytes = small.bytes() as u64;
+    log.append(SINGLE, vec![small.clone()]).await.unwrap();
+    assert_eq!(size(SINGLE).await, Size { bytes, exact: true });
+
+    let mut writer = soon(log.writer("sizes")).await.unwrap();
+    for _ in 0..3 {
+        let records = vec![(Destination::Keyed(SINGLE.into()), small.clone()); 2];
+        commit(&*log, &mut *writer, Batch { records, ..Batch::default() }).await;
+        bytes += 2 * small.bytes() as u64;
+    }
+    assert_eq!(size(SINGLE).await, Size { bytes, exact: true });
+
+    let records: Vec<Record> = (0..3_000).map(|number| record(number, "x".repeat(100 + number % 7))).collect();
+    bytes = records.iter().map(|record| record.bytes() as u64).sum();
+    log.append(COMPACTED, records).await.unwrap();
+    let found = size(COMPACTED).await;
+    assert!(!found.exact && found.bytes.abs_diff(bytes) < bytes / 10, "{found:?} of {bytes}");
+
+    // Three of these are read, and what is before them weighs nothing.
+    let large = Record::new("key", vec![7; 700_000]);
+    log.append(SINGLE, vec![large.clone(); 20]).await.unwrap();
+    let (found, all) = (size(SINGLE).await, 20 * large.bytes() as u64);
+    assert!(!found.exact && found.bytes > all / 3 && found.bytes < 2 * all, "{found:?} of {all}");
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,7 +22,7 @@ pub(super) const TRANSACTION_MILLIS_MAX: u64 = 10_000;
 const SESSION_MILLIS: u64 = 6_000;
 
 /// Settings of librdkafka that the promises of this log depend on: it makes them itself.
-pub const OWN_PROPERTIES: [&str; 17] = [
+const OWN_PROPERTIES: [&str; 17] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -40,6 +41,10 @@ pub const OWN_PROPERTIES: [&str; 17] = [
     "partitioner",
     "transactional.id",
 ];
+
+/// What topics begin with; a topic's name has 249 characters at most.
+const PREFIX_CHARS_MAX: usize = 100;
+const REPLICATION_MAX: u16 = 9;
 
 /// What a client does, in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,29 +226,67 @@ impl<T: Send + Sync> ClientContext for Context<T> {
 
 impl ConsumerContext for Context {}
 
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// As people name it, such as `kafka.brokers`.
+    pub field: String,
+    /// What is wrong with it, and what to do.
+    pub what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.what)
+    }
+}
+
+fn is_address(broker: &str) -> bool {
+    let port = broker.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 impl Config {
-    pub(super) fn check(&self) -> Result<(), Error> {
-        let wrong = |field, reason: String| Err(Error::KafkaConfig { field, reason });
+    /// All that is wrong with the settings, without connecting anywhere.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut found = Vec::new();
+        let mut add = |field: &str, what: String| found.push(Mistake { field: format!("kafka.{field}"), what });
         if self.brokers.trim().is_empty() {
-            return wrong("brokers", "name at least one broker, as host:port".to_owned());
+            add("brokers", "name some brokers as HOST:PORT, with commas between".to_owned());
+        } else {
+            for bad in self.brokers.split(',').filter(|broker| !is_address(broker)) {
+                add("brokers", format!("{bad:?} is no broker's address: write HOST:PORT"));
+            }
         }
-        if !self.prefix.chars().all(|char| char.is_ascii_alphanumeric() || "._-".contains(char)) {
-            return wrong("prefix", format!("{:?}: use letters, digits, dots, dashes and underscores", self.prefix));
+        let is_allowed = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+        if self.prefix.len() > PREFIX_CHARS_MAX || !self.prefix.chars().all(is_allowed) {
+            let prefix = &self.prefix;
+            add("prefix", format!("{prefix:?}: use at most {PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'"));
         }
-        if self.replication == 0 || self.replication > 9 {
-            return wrong("replication", format!("{}: use 1 to 9; 3 for production", self.replication));
+        if !(1..=REPLICATION_MAX).contains(&self.replication) {
+            let what = "use 3, or 1 on a cluster for trying things out";
+            add("replication", format!("{}: {what}; at most {REPLICATION_MAX}", self.replication));
         }
-        if let Some(key) = self.properties.keys().find(|key| OWN_PROPERTIES.contains(&key.as_str())) {
-            return wrong("properties", format!("{key} is set by Longshore: what it promises depends on it"));
+        for (key, value) in &self.properties {
+            let field = format!("properties.{key}");
+            if OWN_PROPERTIES.contains(&key.as_str()) {
+                let what = "Longshore sets this itself, and promises nothing with another value: remove it";
+                add(&field, what.to_owned());
+                continue;
+            }
+            // librdkafka knows its own settings. One by one, for it tells of the first that is wrong.
+            match ClientConfig::new().set(key, value).create_native_config() {
+                Ok(_) => {}
+                Err(KafkaError::ClientConfig(_, reason, _, value)) => add(&field, format!("{value:?}: {reason}")),
+                Err(other) => add(&field, other.to_string()),
+            }
         }
-        // librdkafka knows its own settings.
-        self.base().create_native_config().map(drop).map_err(|error| Error::KafkaConfig {
-            field: "properties",
-            reason: match error {
-                KafkaError::ClientConfig(_, reason, key, value) => format!("{key} = {value:?}: {reason}"),
-                other => other.to_string(),
-            },
-        })
+        found
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let mistakes = self.mistakes();
+        if mistakes.is_empty() { Ok(()) } else { Err(Error::KafkaConfig { mistakes }) }
     }
 
     fn base(&self) -> ClientConfig {
@@ -333,32 +376,46 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn config(change: impl FnOnce(&mut Config)) -> Result<(), String> {
+    fn mistakes(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::new("127.0.0.1:1", longshore_schemas::topics::ALL);
         change(&mut config);
-        config.check().map_err(|error| error.to_string())
+        config.check().map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    fn properties(given: &[(&str, &str)]) -> String {
+        let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        mistakes(|config| config.properties.extend(given))
     }
 
     #[test]
     fn what_cannot_work_is_refused_with_its_field() {
-        assert_eq!(config(|_| ()), Ok(()));
-        let property = |key: &str, value: &str| {
-            let (key, value) = (key.to_owned(), value.to_owned());
-            config(|config| drop(config.properties.insert(key, value)))
-        };
-        assert_eq!(property("socket.timeout.ms", "7000"), Ok(()));
-        assert_eq!(property("security.protocol", "SASL_SSL"), Ok(()));
+        assert_eq!(mistakes(|_| ()), "");
+        assert_eq!(mistakes(|config| config.brokers = "one:9092, [::1]:9092,3.example:1".to_owned()), "");
+        assert_eq!(properties(&[("socket.timeout.ms", "7000"), ("security.protocol", "SASL_SSL")]), "");
         let table = [
-            (config(|config| config.brokers = " ".to_owned()), "kafka.brokers: name at least one"),
-            (config(|config| config.prefix = "a/b".to_owned()), "kafka.prefix: \"a/b\""),
-            (config(|config| config.replication = 0), "kafka.replication: 0"),
-            (property("acks", "1"), "kafka.properties: acks is set by Longshore"),
-            (property("no.such.thing", "1"), "kafka.properties: no.such.thing"),
-            (property("socket.timeout.ms", "soon"), "kafka.properties: socket.timeout.ms = \"soon\""),
+            (mistakes(|config| config.brokers = " ".to_owned()), "kafka.brokers: name some"),
+            (mistakes(|config| config.brokers = "one:9092,two".to_owned()), "kafka.brokers: \"two\" is no"),
+            (mistakes(|config| config.brokers = "one:0".to_owned()), "kafka.brokers: \"one:0\" is no"),
+            (mistakes(|config| config.prefix = "a/b".to_owned()), "kafka.prefix: \"a/b\""),
+            (mistakes(|config| config.prefix = "a".repeat(PREFIX_CHARS_MAX + 1)), "kafka.prefix: \"aaa"),
+            (mistakes(|config| config.replication = 0), "kafka.replication: 0"),
+            (properties(&[("acks", "1")]), "kafka.properties.acks: Longshore sets this itself"),
+            (properties(&[("no.such.thing", "1")]), "kafka.properties.no.such.thing: \"1\": No such"),
+            (properties(&[("socket.timeout.ms", "soon")]), "kafka.properties.socket.timeout.ms: \"soon\""),
         ];
-        for (found, expected) in table {
-            let error = found.expect_err(expected);
-            assert!(error.contains(expected), "{error:?} says {expected:?}");
+        for (told, expected) in table {
+            assert!(told.starts_with(expected), "{told:?} says {expected:?}");
+            assert_eq!(told.matches("kafka.").count(), 1, "{told}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let told = mistakes(|config| {
+            (config.brokers, config.prefix, config.replication) = ("one,two".to_owned(), "a b".to_owned(), 10);
+            let bad = [("acks", "1"), ("no.such.thing", "1"), ("socket.timeout.ms", "soon"), ("client.rack", "r1")];
+            config.properties.extend(bad.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        });
+        assert_eq!(told.matches("kafka.").count(), 7, "{told}");
     }
 }

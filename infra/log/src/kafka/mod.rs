@@ -45,7 +45,7 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-pub use self::client::{Client, Figures, OWN_PROPERTIES};
+pub use self::client::{Client, Figures, Mistake};
 use self::{
     append::Appender,
     client::{Context, Watch},

@@ -111,6 +111,8 @@ struct Source {
     queue: PartitionQueue<Context>,
     /// Taken from the queue and not returned yet: it was too large for its read.
     waiting: Option<StoredRecord>,
+    /// Taken from the queue and not mended yet. librdkafka tells of it once, and may read on only then.
+    trouble: Option<KafkaError>,
 }
 
 pub(super) struct KafkaReader {
@@ -143,7 +145,7 @@ impl KafkaReader {
             let mut queue = queue.ok_or_else(|| Error::UnknownTopic { topic: of.topic.to_string() })?;
             let wake = reader.wake.clone();
             queue.set_nonempty_callback(move || wake.notify_one());
-            reader.sources.push(Source { of, topic, position, queue, waiting: None });
+            reader.sources.push(Source { of, topic, position, queue, waiting: None, trouble: None });
         }
         let consumer = &reader.hub.consumer;
         consumer
@@ -152,26 +154,22 @@ impl KafkaReader {
         Ok(reader)
     }
 
-    /// Takes what is there, within the limit.
-    fn take(&mut self, limit: ReadLimit) -> Result<Vec<StoredRecord>, Trouble> {
+    /// Takes what is there, within the limit. Partitions in trouble are left alone until they are mended.
+    fn take(&mut self, limit: ReadLimit) -> Vec<StoredRecord> {
         let (records_max, bytes_max) = (limit.records.max(1), limit.bytes);
         let (mut records, mut bytes) = (Vec::new(), 0);
         let count = self.sources.len();
         self.turn = (self.turn + 1) % count.max(1);
         for index in (self.turn..count).chain(0..self.turn) {
             let source = &mut self.sources[index];
-            while records.len() < records_max {
+            while records.len() < records_max && source.trouble.is_none() {
                 let record = match source.waiting.take() {
                     Some(record) => record,
                     None => match source.queue.poll(Duration::ZERO) {
                         None => break,
                         Some(Ok(message)) => stored(&source.of, &message),
                         Some(Err(error)) => {
-                            if records.is_empty() {
-                                return Err(Trouble { index, error });
-                            }
-                            // It comes again, or was of the moment only.
-                            tracing::debug!(%error, partition = %source.of, "reading");
+                            source.trouble = Some(error);
                             break;
                         }
                     },
@@ -179,14 +177,14 @@ impl KafkaReader {
                 let size = record.record.bytes();
                 if !records.is_empty() && bytes + size > bytes_max {
                     source.waiting = Some(record);
-                    return Ok(records);
+                    return records;
                 }
                 bytes += size;
                 source.position = record.offset + 1;
                 records.push(record);
             }
         }
-        Ok(records)
+        records
     }
 
     /// Follows positions that moved over what is not a record. To be called when the queues are empty.
@@ -214,8 +212,9 @@ impl KafkaReader {
         restarted.map_err(|error| Error::kafka("reading", error))
     }
 
-    /// What to do about an error of one partition: nothing, go on elsewhere, or tell. Whether the position moved.
-    async fn mend(&mut self, Trouble { index, error }: Trouble) -> Result<bool, Error> {
+    /// What to do about an error of one partition: nothing, go on elsewhere, or tell. Whether the position moved. Where it breaks
+    /// off, the next read begins with it again.
+    async fn mend(&mut self, index: usize, error: KafkaError) -> Result<bool, Error> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(Error::kafka("reading", error));
         }
@@ -253,29 +252,27 @@ fn list(sources: &[Source]) -> Result<TopicPartitionList, Error> {
     Ok(list)
 }
 
-/// A partition that could not be read.
-struct Trouble {
-    index: usize,
-    error: KafkaError,
-}
-
 #[async_trait]
 impl Reader for KafkaReader {
     async fn read(&mut self, limit: ReadLimit) -> Result<Vec<StoredRecord>, Error> {
         loop {
-            match self.take(limit) {
-                Ok(records) if !records.is_empty() => return Ok(records),
-                Ok(_) => {
-                    if self.moved()? {
-                        return Ok(Vec::new());
-                    }
+            let troubled = |(index, source): (usize, &Source)| Some((index, source.trouble.clone()?));
+            if let Some((index, error)) = self.sources.iter().enumerate().find_map(troubled) {
+                let moved = self.mend(index, error).await?;
+                self.sources[index].trouble = None;
+                if moved {
+                    return Ok(Vec::new());
                 }
-                Err(trouble) => {
-                    if self.mend(trouble).await? {
-                        return Ok(Vec::new());
-                    }
-                    continue;
-                }
+            }
+            let records = self.take(limit);
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            if self.moved()? {
+                return Ok(Vec::new());
+            }
+            if self.sources.iter().any(|source| source.trouble.is_some()) {
+                continue;
             }
             // Too long a wait is no error, and a wake-up that came before is not lost.
             let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;

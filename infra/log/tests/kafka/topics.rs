@@ -1,8 +1,10 @@
 //! Topics that others made, or changed.
 
-use longshore_log::{Error, Log, ReadLimit, Record, kafka::KafkaLog};
+use std::time::{Duration, Instant};
 
-use crate::{TOPIC, config, first, shared, soon};
+use longshore_log::{Batch, Destination, Error, Log, ReadLimit, Record, TopicPartition, kafka::KafkaLog};
+
+use crate::{PATIENCE, TOPIC, config, first, shared, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_with_dangerous_settings_is_refused_with_what_mends_it() {
@@ -48,11 +50,7 @@ async fn reading_what_retention_deleted_goes_on_after_it() {
     soon(log.append(TOPIC, records)).await.unwrap();
     let mut early = log.reader(vec![(first(), 0)]).unwrap();
     assert_eq!(soon(early.read(ReadLimit { records: 1, ..ReadLimit::default() })).await.unwrap().len(), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("offsets.json");
-    let wanted = format!(r#"{{"version":1,"partitions":[{{"topic":"{name}","partition":0,"offset":15}}]}}"#);
-    std::fs::write(&file, wanted).unwrap();
-    shared().tool("DeleteRecordsCommand", &["--offset-json-file", file.to_str().unwrap()]).unwrap();
+    delete_before(&name, 0, 15);
     assert_eq!(soon(log.start_offset(&first())).await.unwrap(), 15);
     let mut late = log.reader(vec![(first(), 3)]).unwrap();
     let mut offsets = Vec::new();
@@ -60,4 +58,50 @@ async fn reading_what_retention_deleted_goes_on_after_it() {
         offsets.extend(soon(late.read(ReadLimit::default())).await.unwrap().into_iter().map(|stored| stored.offset));
     }
     assert_eq!(offsets, [15, 16, 17, 18, 19]);
+}
+
+/// One partition of several is out of range, and its reader is busy with the others, or leaves each read early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_out_of_range_is_read_on_whatever_its_reader_does_meanwhile() {
+    const OTHERS: u64 = 3_000;
+    let config = config(shared().brokers(), 2);
+    let name = format!("{}{TOPIC}", config.prefix);
+    let log = soon(KafkaLog::connect(config)).await.unwrap();
+    let mut writer = soon(log.writer("owner")).await.unwrap();
+    let partitions = [first(), TopicPartition::new(TOPIC, 1)];
+    for (of, count) in partitions.iter().zip([20, OTHERS]) {
+        let record = |number| (Destination::Exact(of.clone()), Record::new("key", format!("{number}")));
+        let batch = Batch { records: (0..count).map(record).collect(), consumed: Vec::new() };
+        soon(writer.commit(batch)).await.unwrap();
+    }
+    delete_before(&name, 0, 15);
+    // Each read takes so few that the error of the one comes while there are records of the other; and the other way
+    // round each read is given up as soon as it waits.
+    for briefly in [false, true] {
+        let mut reader = log.reader(partitions.iter().map(|of| (of.clone(), 0)).collect()).unwrap();
+        let (mut found, begun) = (Vec::new(), Instant::now());
+        while found.len() < 5 + OTHERS as usize {
+            assert!(begun.elapsed() < PATIENCE, "only {} of {} records were read", found.len(), 5 + OTHERS);
+            let limit = ReadLimit { records: 7, ..ReadLimit::default() };
+            if briefly {
+                let waited = tokio::time::timeout(Duration::from_millis(1), reader.read(limit)).await;
+                found.extend(waited.map_or_else(|_| Vec::new(), |read| read.unwrap()));
+            } else {
+                found.extend(soon(reader.read(limit)).await.unwrap());
+            }
+        }
+        let of_first: Vec<u64> =
+            found.iter().filter(|stored| stored.source == first()).map(|stored| stored.offset).collect();
+        assert_eq!(of_first, [15, 16, 17, 18, 19]);
+    }
+}
+
+/// As retention does it.
+fn delete_before(topic: &str, partition: u32, offset: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("offsets.json");
+    let wanted =
+        format!(r#"{{"version":1,"partitions":[{{"topic":"{topic}","partition":{partition},"offset":{offset}}}]}}"#);
+    std::fs::write(&file, wanted).unwrap();
+    shared().tool("DeleteRecordsCommand", &["--offset-json-file", file.to_str().unwrap()]).unwrap();
 }

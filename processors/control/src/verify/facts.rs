@@ -1,7 +1,7 @@
 //! One fact partition: nothing missing, nothing twice, nothing in part.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
     time::Duration,
@@ -15,7 +15,7 @@ use longshore_schemas::{
     topics::Topic,
 };
 
-use super::{FaultKind, Faults, PartitionReport, misplaced};
+use super::{FaultKind, Faults, PartitionReport, misplaced, sender};
 
 /// A request's id may come again once processors have forgotten it, which they do a day after the log has.
 const IDS_KEPT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
@@ -25,7 +25,7 @@ pub struct CheckedFacts {
     pub report: PartitionReport,
     /// The name under which this partition's processor sends requests.
     pub(super) sender: String,
-    /// The first sequence of each transaction, ascending.
+    /// The first sequence of each transaction of which the log may have requests left, ascending.
     pub(super) transactions: Vec<u64>,
     /// By offset, the hash of the id of each request that led to facts.
     pub(super) causes: BTreeMap<u64, u64>,
@@ -57,7 +57,12 @@ pub struct FactChecker<P> {
     open: bool,
     /// Facts are missing, so the next one may be the rest of an output.
     after_gap: bool,
-    transactions: Vec<u64>,
+    transactions: u64,
+    /// See [`CheckedFacts::transactions`].
+    kept: Vec<u64>,
+    /// Of transactions stored before this the log has no request left but of these.
+    kept_since: Timestamp,
+    named: BTreeSet<u64>,
     next_request: u64,
     /// The request last consumed in this transaction.
     last_request: Option<u64>,
@@ -88,7 +93,10 @@ impl<P: Wire> FactChecker<P> {
             output: None,
             open: false,
             after_gap: false,
-            transactions: Vec::new(),
+            transactions: 0,
+            kept: Vec::new(),
+            kept_since: Timestamp(i64::MIN),
+            named: BTreeSet::new(),
             next_request: 0,
             last_request: None,
             ids: HashMap::new(),
@@ -103,6 +111,12 @@ impl<P: Wire> FactChecker<P> {
     /// Causes are kept of the requests from this one on, so that memory does not grow with the age of the log.
     pub fn expired_before(&mut self, offset: u64) {
         self.expired_before = offset;
+    }
+
+    /// Transactions are kept from this time on, and those that are `named`, which are known to have sent what is left. Memory
+    /// then grows with what the log keeps of requests, and not with its age.
+    pub fn keep_transactions(&mut self, since: Timestamp, named: BTreeSet<u64>) {
+        (self.kept_since, self.named) = (since, named);
     }
 
     /// The next record of the partition.
@@ -140,7 +154,10 @@ impl<P: Wire> FactChecker<P> {
         self.decided_at = self.decided_at.max(fact.at);
         if !self.open {
             self.open = true;
-            self.transactions.push(fact.sequence);
+            self.transactions += 1;
+            if record.at >= self.kept_since || self.named.contains(&fact.sequence) {
+                self.kept.push(fact.sequence);
+            }
         }
         match fact.event.processed() {
             Some(processed) => self.end_transaction(offset, &fact, processed),
@@ -307,14 +324,14 @@ impl<P: Wire> FactChecker<P> {
             topic: P::Fact::TOPIC.name.to_owned(),
             partition: self.of.partition,
             facts: self.facts,
-            transactions: self.transactions.len() as u64,
+            transactions: self.transactions,
             outputs: self.outputs,
             refusals: self.refusals,
             waiting: end.saturating_sub(next),
         };
-        let sender = format!("{}-{}", P::NAME, self.of.partition);
-        let Self { transactions, causes, faults, .. } = self;
-        (CheckedFacts { report, sender, transactions, causes, next_request: next }, faults)
+        let sender = sender::<P>(self.of.partition);
+        let Self { kept, causes, faults, .. } = self;
+        (CheckedFacts { report, sender, transactions: kept, causes, next_request: next }, faults)
     }
 }
 

@@ -25,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
+    time::Duration,
 };
 
 use longshore_fleet::Fleet;
@@ -35,8 +36,11 @@ use longshore_queue::Queue;
 use longshore_replication::Replication;
 use longshore_runtime::Wire;
 use longshore_schemas::{
+    Timestamp,
     codec::{self, Message},
-    events::{DeadLetter, Event, Fact, FactEvent, GoalState, Request},
+    events::{
+        ArtifactRequest, BuildRequest, DeadLetter, Event, Fact, FactEvent, FleetReport, GoalRequest, GoalState, Request,
+    },
     topics::{self, Topic},
 };
 use serde::{Deserialize, Serialize};
@@ -51,6 +55,8 @@ use crate::{Error, PartitionFingerprint};
 
 /// Faults that are told one by one; further ones are only counted.
 pub const FAULTS_MAX: usize = 100;
+/// Facts and requests of one transaction may be stored at times of two clocks.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -197,7 +203,8 @@ impl Verified {
 
 async fn read(log: &dyn Log, running: bool) -> Result<Verified, Error> {
     let (facts, requests, faults) = (BTreeMap::new(), BTreeMap::new(), Faults::default());
-    let mut verifier = Verifier { log, running, dead: dead(log).await?, facts, requests, faults };
+    let (dead, oldest, named) = (dead(log).await?, oldest_request(log).await?, senders_of_goal_state(log).await?);
+    let mut verifier = Verifier { log, running, dead, oldest, named, facts, requests, faults };
     verifier.facts::<Queue>(&[topics::WORKER_SIGNALS]).await?;
     verifier.facts::<Replication>(&[]).await?;
     verifier.facts::<Goals>(&[]).await?;
@@ -224,6 +231,10 @@ struct Verifier<'a> {
     running: bool,
     /// Offsets of requests that were set aside, by topic and partition.
     dead: BTreeMap<(String, u32), BTreeSet<u64>>,
+    /// When the first request was stored that the log still has.
+    oldest: Timestamp,
+    /// The transactions that `goal-state` is of, which keeps the newest of each key for ever; by the name of the sender.
+    named: BTreeMap<String, BTreeSet<u64>>,
     /// By topic and partition, in the order of the processors.
     facts: BTreeMap<(&'static str, u32), CheckedFacts>,
     requests: BTreeMap<(&'static str, u32), CheckedRequests>,
@@ -241,6 +252,8 @@ impl Verifier<'_> {
             let requests = TopicPartition::new(P::Request::TOPIC.name, partition);
             let mut checker = FactChecker::<P>::new(partition, topic.partitions, signals);
             checker.expired_before(self.log.start_offset(&requests).await?);
+            let named = self.named.remove(&sender::<P>(partition)).unwrap_or_default();
+            checker.keep_transactions(self.oldest, named);
             let of = TopicPartition::new(topic.name, partition);
             each(self.log, &of, |record| checker.record(record)).await?;
             let (start, end) = (self.log.start_offset(&requests).await?, self.log.end_offset(&requests).await?);
@@ -295,6 +308,46 @@ async fn dead(log: &dyn Log) -> Result<BTreeMap<(String, u32), BTreeSet<u64>>, E
     })
     .await?;
     Ok(dead)
+}
+
+/// The time of the oldest request that retention has left, but for `goal-state`, less what clocks may differ by.
+async fn oldest_request(log: &dyn Log) -> Result<Timestamp, Error> {
+    let mut oldest = Timestamp(i64::MAX);
+    for topic in [BuildRequest::TOPIC, ArtifactRequest::TOPIC, GoalRequest::TOPIC, FleetReport::TOPIC] {
+        for partition in 0..log.partitions(topic.name)? {
+            let of = TopicPartition::new(topic.name, partition);
+            let (start, end) = (log.start_offset(&of).await?, log.end_offset(&of).await?);
+            let mut reader = log.reader(vec![(of.clone(), start)])?;
+            while reader.position(&of).is_some_and(|position| position < end) {
+                let records = reader.read(ReadLimit { records: 1, ..ReadLimit::default() }).await?;
+                if let Some(first) = records.first() {
+                    oldest = oldest.min(first.at);
+                    break;
+                }
+            }
+        }
+    }
+    let apart = i64::try_from(CLOCKS_APART_MAX.as_millis()).unwrap_or(i64::MAX);
+    Ok(Timestamp(oldest.millis().saturating_sub(apart)))
+}
+
+async fn senders_of_goal_state(log: &dyn Log) -> Result<BTreeMap<String, BTreeSet<u64>>, Error> {
+    let mut named = BTreeMap::<_, BTreeSet<u64>>::new();
+    for partition in 0..log.partitions(GoalState::TOPIC.name)? {
+        each(log, &TopicPartition::new(GoalState::TOPIC.name, partition), |record| {
+            let request = record.record.value.as_deref().map(codec::decode::<Request<GoalState>>);
+            if let Some(Ok(Request { report: Some(order), .. })) = request {
+                named.entry(order.sender).or_default().insert(order.boot);
+            }
+        })
+        .await?;
+    }
+    Ok(named)
+}
+
+/// The name under which a processor sends requests.
+fn sender<P: Processor>(partition: u32) -> String {
+    format!("{}-{partition}", P::NAME)
 }
 
 /// Every record of a partition, in order, up to the end that it has now.

@@ -141,6 +141,11 @@ impl<P: Wire> Leader<P> {
         self.requests.offer(records, position);
     }
 
+    /// What comes after the last request offered.
+    pub fn requests_position(&self) -> u64 {
+        self.requests.position
+    }
+
     /// Records of the signal partition, alike.
     pub fn offer_signals(&mut self, records: impl IntoIterator<Item = StoredRecord>, position: u64) {
         self.signals.offer(records, position);

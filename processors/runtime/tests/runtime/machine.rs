@@ -237,6 +237,26 @@ fn facts_that_are_lost_halt_a_replica_for_good() {
     }
 }
 
+/// One offset may be the end of a transaction. That it was a fact shows with the next, and then the same is said.
+#[test]
+fn one_fact_that_is_lost_is_told_as_many_are() {
+    let around = at(1_000, 0);
+    let mut leader = machine();
+    lead(&mut leader, around);
+    let Effect::Commit(batch) = leader.handle(asked("r", "q-1"), around) else { panic!("there are facts") };
+    let record = batch.records.into_iter().map(|(_, record)| record).nth(1).expect("Processed");
+    let second = stored(topics::BUILDS.name, 0, 1, record);
+
+    let (mut follower, around) = (machine(), Around { assigned: false, ..around });
+    follower.start(around);
+    assert!(matches!(follower.handle(Answer::Offsets(vec![1]), around), Effect::Open(_)));
+    follower.handle(Answer::Done, around);
+    let read = Answer::Read { records: vec![second], positions: vec![2] };
+    assert!(matches!(follower.handle(read, around), Effect::End));
+    let told = follower.status().error.clone().unwrap_or_default();
+    assert!(told.contains("facts 0 to 0 of builds/0 were removed"), "{told}");
+}
+
 /// Another replica with the same state.
 fn replica_of(machine: &Machine<Toy<1>, Kept>) -> Replica<Toy<1>, Kept> {
     let kept = Kept { tables: machine.replica().store().tables.clone(), applied: Some(machine.replica().applied()) };
@@ -293,6 +313,60 @@ fn requests_that_are_lost_halt_a_leader_until_that_is_accepted() {
     assert!(matches!(refused, Refused::NothingLost { .. }), "{refused}");
     let without = Found { last_fact: None, facts_end: 7, requests_start: 5 };
     accept::<Toy<1>>(0, Lost { from: 0, to: 5 }, &without, "ada", around.now).expect_err("its facts are lost too");
+}
+
+/// Retention may be faster than a leader, which then reads on where the log goes on.
+#[test]
+fn a_leader_that_retention_overtakes_halts_before_it_decides_more() {
+    let around = at(1_000, 0);
+    let read = |offsets: &[u64], end: u64| {
+        let record = |offset: &u64| {
+            let id = format!("r-{offset}");
+            stored(topics::BUILD_REQUESTS.name, 0, *offset, record(&request(&id, &format!("q-{offset}"))))
+        };
+        Answer::Read { records: offsets.iter().map(record).collect(), positions: vec![end, 0] }
+    };
+    // Offset 0 is processed; then what is read next, and where the log starts by then.
+    let table = [
+        (read(&[1], 2), None, true),
+        (read(&[2, 4], 5), Some(0), true),
+        (read(&[2], 3), Some(1), true),
+        (read(&[2], 3), Some(2), false),
+        (read(&[7], 8), Some(7), false),
+        // All is gone.
+        (read(&[], 9), Some(9), false),
+        (read(&[], 2), Some(0), true),
+    ];
+    for (read, start, well) in table {
+        let mut machine = machine();
+        lead(&mut machine, around);
+        machine.handle(asked("r-0", "q-1"), around);
+        machine.handle(committed(2), around);
+        let told = format!("{read:?}, start {start:?}");
+        let next = match (machine.handle(read, around), start) {
+            (Effect::Ask(asked), Some(start)) => {
+                assert_eq!(asked, [Question::Start(requests())], "{told}");
+                machine.handle(Answer::Offsets(vec![start]), around)
+            }
+            (next, None) => next,
+            (next, Some(_)) => panic!("{told}: {next:?}"),
+        };
+        if well {
+            assert!(matches!(next, Effect::Commit(_) | Effect::Read { .. }), "{told}: {next:?}");
+            continue;
+        }
+        // Whether another has processed them meanwhile, its facts say.
+        assert!(matches!(next, Effect::TakeWriter(_)), "{told}");
+        let start = start.expect("it has lost something");
+        for answer in [Answer::Done, Answer::Offsets(vec![2, 0]), Answer::Done] {
+            machine.handle(answer, around);
+        }
+        let next = machine.handle(Answer::Offsets(vec![start, 0, 0, 0]), around);
+        assert!(matches!(next, Effect::Open(from) if from == [(builds(), 2)]), "{told}");
+        let accept = format!("accept-loss toy 0 --from 1 --to {start}");
+        assert!(machine.status().error.as_ref().is_some_and(|error| error.contains(&accept)), "{told}");
+        assert_eq!(machine.status().role, Role::Halted, "{told}");
+    }
 }
 
 #[test]

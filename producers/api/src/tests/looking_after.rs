@@ -101,6 +101,9 @@ async fn every_partition_is_listed_with_who_processes_it() {
     let partition = topics::partition_of(b"default", topics::BUILD_REQUESTS.partitions);
     let [view] = with_records.as_slice() else { panic!("one record: {with_records:?}") };
     assert_eq!((view.topic.as_str(), view.partition, view.start, view.end), ("build-requests", partition, 0, 1));
+    assert_eq!((view.bytes, view.bytes_estimated), (Some(requested("r-1").bytes() as u64), false));
+    let empty = page.items.iter().find(|view| view.records == 0).expect("others are empty");
+    assert_eq!(empty.bytes, Some(0));
     let processing = view.processing.as_ref().expect("the toy says that it leads");
     assert_eq!((processing.role.as_str(), processing.lag), ("leading", 1));
 }

@@ -1,23 +1,31 @@
 //! `longshore log verify`: whether a log is whole, and its projections say what it says. A server that runs looks itself, and
-//! streams what it found; of a `longshore up` that is stopped the data folder is read here.
+//! streams what it found; of a `longshore up` that is stopped the data folder is read here, and so is a log on Kafka that no control
+//! node serves.
 
 use std::path::Path;
 
-use longshore_control::verify::{Report, verify};
-use longshore_log::local::{Config as LogConfig, LocalLog};
+use longshore_control::verify::{Report, verify, verify_running};
+use longshore_log::{
+    kafka::KafkaLog,
+    local::{Config as LogConfig, LocalLog},
+};
 use longshore_schemas::topics;
 use longshore_worker::client::{self, Client};
 
 use super::tail::{Event, Parser};
 use crate::{
-    args::Connection,
+    args::{Connection, VerifyArgs},
     defaults::{Speaker, Target, UpFile},
     error::Error,
     output::{self, Format},
+    roles::settings::Settings,
 };
 
 /// Asks the server, if one was named or runs on the data folder; otherwise reads the folder.
-pub(super) async fn run(connection: &Connection, format: Format) -> Result<(), Error> {
+pub(super) async fn run(connection: &Connection, args: &VerifyArgs, format: Format) -> Result<(), Error> {
+    if args.config.is_some() || !args.set.is_empty() {
+        return on_kafka(args, format).await;
+    }
     if connection.api.is_some() || UpFile::read(&connection.data)?.is_some() {
         let client = Target::find(connection, Speaker::Person)?.client()?;
         let where_it_is = client.base().to_string();
@@ -50,6 +58,18 @@ async fn ask(client: &Client) -> Result<Report, Error> {
         return Err(Error::Refused(format!("the server cannot read the log: {reason}")));
     }
     Err(Error::Refused("the server stopped before it had read the log; ask again".to_owned()))
+}
+
+/// Reads from the brokers what is there. Anybody may write meanwhile, so it is read as of a server that runs; there are no
+/// projections here.
+async fn on_kafka(args: &VerifyArgs, format: Format) -> Result<(), Error> {
+    let other = |error: longshore_log::Error| Error::Other(error.into());
+    let config = Settings::load_log(args.config.as_deref(), &args.set)?;
+    let place = format!("on Kafka at {}", config.brokers);
+    let log = KafkaLog::connect(config).await.map_err(other)?;
+    let report = verify_running(&*log, || Ok(Vec::new())).await.map_err(|error| Error::Other(error.into()))?;
+    log.close().await;
+    show(&report, format, &place, "Start nothing anew, and call for help")
 }
 
 /// Works on the folder of a `longshore up` that does not run: the log has one user at a time.

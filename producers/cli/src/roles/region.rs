@@ -32,7 +32,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) shards_per_region: u32,
     pub(crate) secrets: &'a Secrets,
-    pub(crate) request_key: RequestKey,
+    pub(crate) request_keys: Vec<RequestKey>,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: &'a limits::Settings,
 }
@@ -49,7 +49,7 @@ impl Parts<'_> {
             shards_per_region: self.shards_per_region,
             tokens: self.secrets.tokens.clone(),
             signer: self.secrets.signer.clone(),
-            request_key: self.request_key,
+            request_keys: self.request_keys,
             data_dir: self.data_dir,
             limits: RegionLimits::of(self.limits),
         };
@@ -91,7 +91,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         listen: settings.region.listen,
         shards_per_region: settings.shards_per_region,
         secrets: &secrets,
-        request_key: secrets::request_key(&settings.secrets(), region)?,
+        request_keys: secrets::region_keys(&settings.secrets(), region)?,
         data_dir: data.path.clone(),
         limits: &limits,
     };

@@ -88,11 +88,10 @@ pub(crate) fn request_keys(folder: &Path, regions: &[RegionName]) -> anyhow::Res
     Ok(keys)
 }
 
-/// What a region signs with.
-pub(crate) fn request_key(folder: &Path, region: &RegionName) -> anyhow::Result<RequestKey> {
+/// What a region signs with, and believes its other processes by.
+pub(crate) fn region_keys(folder: &Path, region: &RegionName) -> anyhow::Result<Vec<RequestKey>> {
     let file = request_keys::region_file(&folder.join(REQUEST_KEYS), region);
-    let keys = request_keys::request_keys(&file, &Sender::Region(region.clone()))?;
-    keys.into_iter().next().with_context(|| format!("{} holds no key", file.display()))
+    Ok(request_keys::request_keys(&file, &Sender::Region(region.clone()))?)
 }
 
 /// `longshore secrets`

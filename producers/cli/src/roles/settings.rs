@@ -87,7 +87,6 @@ const KEYS: &[&str] = &[
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
 const REGION_MARK: &str = "{region}";
-const PREFIX_CHARS_MAX: usize = 100;
 const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
 const SHARDS_MAX: u32 = 1_024;
 
@@ -315,13 +314,26 @@ pub(crate) struct Checked {
     pub(crate) limits: limits::Settings,
 }
 
+/// One error of all of them.
+fn all(mistakes: Vec<Mistake>) -> Error {
+    let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
+    Error::Usage(lines.join("\nerror: "))
+}
+
 impl Settings {
     /// Reads and checks, and says all that is wrong at once.
     pub(crate) fn load(args: &RoleArgs, data: &Path, role: Role, known: &[&'static Limit]) -> Result<Checked, Error> {
-        Self::examine(args, data, role, known).map_err(|mistakes| {
-            let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
-            Error::Usage(lines.join("\nerror: "))
-        })
+        Self::examine(args, data, role, known).map_err(all)
+    }
+
+    /// The log as one uses it who only reads it; nothing else is looked at.
+    pub(crate) fn load_log(config: Option<&Path>, set: &[String]) -> Result<kafka::Config, Error> {
+        let settings = Self::read(config, set, Path::new(crate::args::DATA_DEFAULT)).map_err(all)?;
+        let mut log = settings.log(Role::Control);
+        let found = log.mistakes().into_iter().map(|kafka::Mistake { field, what }| Mistake { field, what });
+        let found: Vec<_> = found.collect();
+        log.manage_topics = false;
+        if found.is_empty() { Ok(log) } else { Err(all(found)) }
     }
 
     /// As [`Settings::load`], with the mistakes as a list.
@@ -331,7 +343,7 @@ impl Settings {
         role: Role,
         known: &[&'static Limit],
     ) -> Result<Checked, Vec<Mistake>> {
-        let settings = Self::read(args, data)?;
+        let settings = Self::read(args.config.as_deref(), &args.set, data)?;
         let mut mistakes = settings.check(role);
         let limits = settings.limits(&args.limits, known);
         mistakes.extend(limits.as_ref().err().cloned());
@@ -341,10 +353,10 @@ impl Settings {
         }
     }
 
-    fn read(args: &RoleArgs, data: &Path) -> Result<Self, Vec<Mistake>> {
+    fn read(config: Option<&Path>, given: &[String], data: &Path) -> Result<Self, Vec<Mistake>> {
         let elsewhere = |what: String| Mistake { field: String::new(), what };
         let mut set = Vec::new();
-        for text in &args.set {
+        for text in given {
             let pair = text.split_once('=');
             match pair.and_then(|(name, value)| Some((*KEYS.iter().find(|key| **key == name)?, value))) {
                 Some((key, value)) => set.push((key, value.to_owned())),
@@ -358,7 +370,7 @@ impl Settings {
         if data != Path::new(crate::args::DATA_DEFAULT) {
             set.push(("data", data.display().to_string()));
         }
-        let sources = Sources { file: args.config.clone(), keys: KEYS.to_vec(), flags: Vec::new(), set };
+        let sources = Sources { file: config.map(Path::to_owned), keys: KEYS.to_vec(), flags: Vec::new(), set };
         config::load_all(&sources)
             .map_err(|mistakes| mistakes.iter().map(|mistake| elsewhere(mistake.to_string())).collect())
     }
@@ -376,7 +388,9 @@ impl Settings {
     pub(crate) fn check(&self, role: Role) -> Vec<Mistake> {
         let mut found = Found::default();
         self.check_regions(role, &mut found);
-        self.kafka.check(&mut found);
+        for mistake in self.log(role).mistakes() {
+            found.add(&mistake.field, mistake.what);
+        }
         self.s3.check(&mut found);
         self.schema_registry.check(&mut found);
         match role {
@@ -409,7 +423,7 @@ impl Settings {
         let folder = self.secrets();
         Secrets::load(&folder)?;
         match (role, &self.region.name) {
-            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::request_key(&folder, name).map(drop),
+            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::region_keys(&folder, name).map(drop),
             (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
             _ => Ok(()),
         }
@@ -524,32 +538,6 @@ struct Found(Vec<Mistake>);
 impl Found {
     fn add(&mut self, field: &str, what: impl Into<String>) {
         self.0.push(Mistake { field: field.to_owned(), what: what.into() });
-    }
-}
-
-impl Kafka {
-    fn check(&self, found: &mut Found) {
-        let is_address = |text: &str| {
-            let port = text.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
-        };
-        if self.brokers.trim().is_empty() {
-            found.add("kafka.brokers", "name some brokers as HOST:PORT, with commas between");
-        } else if let Some(bad) = self.brokers.split(',').find(|broker| !is_address(broker)) {
-            found.add("kafka.brokers", format!("{bad:?} is no broker's address: write HOST:PORT"));
-        }
-        let is_topic = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if self.prefix.len() > PREFIX_CHARS_MAX || !self.prefix.chars().all(is_topic) {
-            let what = format!("use at most {PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'");
-            found.add("kafka.prefix", what);
-        }
-        if self.replication == 0 {
-            found.add("kafka.replication", "use 3, or 1 on a cluster for trying things out");
-        }
-        for own in self.properties.keys().filter(|key| kafka::OWN_PROPERTIES.contains(&key.as_str())) {
-            let what = "Longshore sets this itself, and promises nothing with another value: remove it";
-            found.add(&format!("kafka.properties.{own}"), what);
-        }
     }
 }
 
@@ -741,7 +729,7 @@ mod tests {
                 ],
                 &[
                     "kafka.brokers: \"one\"",
-                    "kafka.prefix: use at most",
+                    "kafka.prefix: \"a b\": use at most",
                     "kafka.properties.acks: Longshore sets",
                     "s3.endpoint: \"s3:9000\" is no URL",
                     "schema_registry.url: say where",

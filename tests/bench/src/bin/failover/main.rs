@@ -114,7 +114,7 @@ async fn measure(controls: u32, brokers: u32) -> Result<Figures> {
         let flowing = flows(&watch, &load, killed).await;
         broker.push(told(&apart, "broker", flowing)?);
         on_cluster(&cluster, move |cluster| cluster.restart(node)).await?;
-        whole(&cluster).await?;
+        on_cluster(&cluster, |cluster| cluster.wait_whole(BOUND)).await?;
     }
     stop.cancel();
     let acknowledged = loading.await??;
@@ -162,15 +162,6 @@ fn told(apart: &Apart, of: &str, flowing: Result<f64>) -> Result<f64> {
 async fn on_cluster(cluster: &Arc<Cluster>, task: impl FnOnce(&Cluster) -> Result<()> + Send + 'static) -> Result<()> {
     let cluster = cluster.clone();
     tokio::task::spawn_blocking(move || task(&cluster)).await?
-}
-
-/// Waits until no partition lacks a replica.
-async fn whole(cluster: &Arc<Cluster>) -> Result<()> {
-    wait_for("all replicas to be in sync", BOUND, async || {
-        let cluster = cluster.clone();
-        Ok(tokio::task::spawn_blocking(move || cluster.is_whole()).await??.then_some(()))
-    })
-    .await
 }
 
 fn worst(values: &[f64]) -> f64 {
