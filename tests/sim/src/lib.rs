@@ -51,10 +51,6 @@ pub struct Outcome {
     pub steps: u64,
     pub facts: u64,
     pub virtual_seconds: u64,
-    /// Losses of requests that an operator had to accept.
-    pub accepted: u64,
-    /// Replicas that lacked facts which the log had lost, and began from a snapshot.
-    pub restored: u64,
 }
 
 /// Makes the world of this seed, and lets it run its course.
@@ -63,8 +59,7 @@ pub fn run(seed: u64, whole_trace: bool) -> Outcome {
     let broken = live(&mut world).err();
     let (steps, facts, virtual_seconds) = (world.steps, world.checker.facts, world.now / 1_000);
     let hash = world.trace.hash();
-    let (accepted, restored) = world.retention.map_or((0, 0), |retention| (retention.accepted, retention.restored));
-    Outcome { seed, broken, trace: world.trace.into_lines(), hash, steps, facts, virtual_seconds, accepted, restored }
+    Outcome { seed, broken, trace: world.trace.into_lines(), hash, steps, facts, virtual_seconds }
 }
 
 fn live(world: &mut World) -> Result<(), Broken> {

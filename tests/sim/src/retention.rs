@@ -42,9 +42,6 @@ pub(crate) struct Retention {
     rng: Rng,
     /// In thousandths, each second, for a loss.
     losses: u64,
-    /// Losses of requests that an operator accepted, and replicas that were started from a snapshot.
-    pub(crate) accepted: u64,
-    pub(crate) restored: u64,
     snapshots: BTreeMap<(Kind, u32), SimStore>,
 }
 
@@ -53,7 +50,7 @@ impl Retention {
     pub(crate) fn of(seed: u64) -> Option<Self> {
         let mut rng = Rng::new(!seed);
         let losses = 2 + rng.range(0..40);
-        rng.chance(WORLDS).then_some(Self { rng, losses, accepted: 0, restored: 0, snapshots: BTreeMap::new() })
+        rng.chance(WORLDS).then_some(Self { rng, losses, snapshots: BTreeMap::new() })
     }
 
     /// It takes nothing more that is needed.
@@ -184,9 +181,6 @@ impl World {
             Ok(batch) => {
                 let (claim, at) = (self.log.take(&owner::<P>(partition)), self.log_time());
                 let positions = self.log.commit(&claim, batch, at).expect("nobody came between");
-                if let Some(retention) = &mut self.retention {
-                    retention.accepted += 1;
-                }
                 self.note(OPERATOR, &format!("accepts that {requests} has lost {} to {}", lost.from, lost.to));
                 self.committed(&positions, self.now)
             }
@@ -199,9 +193,8 @@ impl World {
     fn start_from_snapshot(&mut self, control: usize, slot: usize) {
         let part = &self.controls[control].slots[slot];
         let (of, name) = ((part.kind, part.place.partition), part.name());
-        let Some(retention) = &mut self.retention else { return };
-        let Some(snapshot) = retention.snapshots.get(&of).cloned() else { return };
-        retention.restored += 1;
+        let snapshot = self.retention.as_ref().and_then(|retention| retention.snapshots.get(&of)).cloned();
+        let Some(snapshot) = snapshot else { return };
         self.note(OPERATOR, &format!("starts {name} of control-{control} from a snapshot"));
         let setting = self.setting.clone();
         self.controls[control].restore(slot, &setting, &snapshot);

@@ -10,21 +10,15 @@ const SEEDS_FULL: u64 = 2_000;
 fn every_world_keeps_every_invariant() {
     let seeds = if std::env::var_os("FULL").is_some() { SEEDS_FULL } else { SEEDS };
     let begun = std::time::Instant::now();
-    let (mut facts, mut steps, mut accepted, mut restored) = (0, 0, 0, 0);
+    let (mut facts, mut steps) = (0, 0);
     for seed in 1..=seeds {
         let outcome = run(seed, false);
         assert!(outcome.broken.is_none(), "{}\n{}", outcome.trace.join("\n"), summary(&outcome));
         assert!(outcome.facts > 0, "nothing happens in the world of seed {seed}");
         facts += outcome.facts;
         steps += outcome.steps;
-        accepted += outcome.accepted;
-        restored += outcome.restored;
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    println!(
-        "{seeds} worlds, {steps} events, {facts} facts in {seconds:.1} s; {accepted} losses accepted, {restored} replicas restored"
-    );
-    assert!(accepted > 0 && restored > 0, "the log loses what is needed: {accepted} and {restored}");
+    println!("{seeds} worlds, {steps} events, {facts} facts in {:.1} s", begun.elapsed().as_secs_f64());
 }
 
 #[test]
