@@ -144,15 +144,16 @@ async fn a_cache_that_lacks_files_of_a_commit_is_never_built_from() {
     let first = lab.commit(&[("file", b"1")]);
     root(lab.build(lab.spec(&first, build)).await);
     let cache = fs::read_dir(lab.folder.path().join("work/cache")).expect("readable").flatten().next().expect("cached");
+    let repository = lab.repository.clone();
     let object = |name: &str| {
-        let id = git(&lab.repository, &["rev-parse", name]);
-        format!("objects/{}/{}", &id[..2], id[2..].trim())
+        let id = git(&repository, &["rev-parse", name]);
+        format!("objects/{}/{}", &id[..2], &id[2..])
     };
 
     // A fetch that was killed when it had written the commit and its tree.
     let second = lab.commit(&[("file", b"2")]);
     for name in [second.clone(), format!("{second}^{{tree}}")] {
-        let (from, to) = (lab.repository.join(".git").join(object(&name)), cache.path().join(object(&name)));
+        let (from, to) = (repository.join(".git").join(object(&name)), cache.path().join(object(&name)));
         fs::create_dir_all(to.parent().expect("a folder")).expect("created");
         fs::copy(from, to).expect("copied");
     }

@@ -25,16 +25,22 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Load {
     log: Arc<KafkaLog>,
     next: AtomicU64,
+    open: AtomicU64,
 }
 
 impl Load {
     pub(crate) fn new(log: Arc<KafkaLog>) -> Self {
-        Self { log, next: AtomicU64::new(0) }
+        Self { log, next: AtomicU64::new(0), open: AtomicU64::new(0) }
     }
 
     /// The number of the next request.
     pub(crate) fn next(&self) -> u64 {
         self.next.load(Ordering::Acquire)
+    }
+
+    /// Requests that are not acknowledged yet.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Until `stop`; then waits for what is under way. The numbers of all requests, each of which was acknowledged.
@@ -47,7 +53,8 @@ impl Load {
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             for _ in 0..per_tick {
                 let number = self.next.fetch_add(1, Ordering::AcqRel);
-                sending.spawn(send(self.log.clone(), number));
+                self.open.fetch_add(1, Ordering::AcqRel);
+                sending.spawn(send(self.clone(), number));
             }
             while let Some(sent) = sending.try_join_next() {
                 sent??;
@@ -60,11 +67,12 @@ impl Load {
     }
 }
 
-async fn send(log: Arc<KafkaLog>, number: u64) -> Result<()> {
+async fn send(load: Arc<Load>, number: u64) -> Result<()> {
     let queue = number % QUEUES + number / (QUEUES * PER_QUEUE) * QUEUES;
     let record = builds::record(&builds::spec()?, &format!("queue-{queue}"), &format!("failover-{number}"))?;
     for _ in 0..2_000 {
-        if log.append(topics::BUILD_REQUESTS.name, vec![record.clone()]).await.is_ok() {
+        if load.log.append(topics::BUILD_REQUESTS.name, vec![record.clone()]).await.is_ok() {
+            load.open.fetch_sub(1, Ordering::AcqRel);
             return Ok(());
         }
         tokio::time::sleep(RETRY_AFTER).await;

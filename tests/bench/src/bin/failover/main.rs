@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use longshore_bench::{Goal, Report};
 use longshore_e2e::{
@@ -142,11 +142,9 @@ async fn leader(apart: &Apart) -> Result<usize> {
 /// Seconds until each partition told of a request that was written after the kill.
 async fn flows(watch: &Watch, load: &Load, killed: Instant) -> Result<f64> {
     let first = load.next();
-    wait_for("facts to flow again", BOUND, async || {
-        ensure!(killed.elapsed() < BOUND, "facts do not flow");
-        Ok(watch.all_beyond(first).then_some(()))
-    })
-    .await?;
+    wait_for("facts to flow again", BOUND, async || Ok(watch.all_beyond(first).then_some(()))).await.with_context(
+        || format!("facts of requests from {first} on: {}; {} are not acknowledged", watch.told(), load.open()),
+    )?;
     Ok(killed.elapsed().as_secs_f64())
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -22,10 +23,17 @@ struct Seen {
     times: BTreeMap<u64, u32>,
     /// The highest request of each partition.
     last: BTreeMap<u32, u64>,
+    ended: Option<String>,
 }
 
 impl Watch {
-    pub(crate) async fn run(self: Arc<Self>, log: Arc<KafkaLog>) -> Result<()> {
+    pub(crate) async fn run(self: Arc<Self>, log: Arc<KafkaLog>) {
+        let Err(error) = self.follow(log).await;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).ended =
+            Some(format!("; the reading has ended: {error:#}"));
+    }
+
+    async fn follow(&self, log: Arc<KafkaLog>) -> Result<Infallible> {
         let partitions = 0..topics::BUILDS.partitions;
         let sources = partitions.map(|partition| (TopicPartition::new(topics::BUILDS.name, partition), 0)).collect();
         let mut reader = log.reader(sources)?;
@@ -50,6 +58,13 @@ impl Watch {
     pub(crate) fn all_beyond(&self, first: u64) -> bool {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.last.len() == topics::BUILDS.partitions as usize && seen.last.values().all(|last| *last >= first)
+    }
+
+    /// How far each partition is, and how the reading ended if it did, for whoever looks why it stands.
+    pub(crate) fn told(&self) -> String {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last: Vec<String> = seen.last.iter().map(|(partition, last)| format!("{partition} has {last}")).collect();
+        format!("{}{}", last.join(", "), seen.ended.as_deref().unwrap_or_default())
     }
 
     pub(crate) fn times(&self, number: u64) -> u32 {
