@@ -5,12 +5,15 @@
 //! apache-avro, and no length is believed. apache-avro stays what says how it must be ([`reference`]): tests hold every
 //! message against it, byte for byte and in both directions.
 //!
+//! A record of an older version is first written as the newest would have it ([`resolve`]); one of the newest costs nothing more.
+//!
 //! The schemas are the files under `schemas/avro/`, one per topic and version. A test holds the newest of each against
 //! the Rust types. A released file is never edited: `RELEASED` pins its hash, and the golden bytes of every version are
 //! read with today's code.
 
 mod read;
 pub mod reference;
+mod resolve;
 mod write;
 
 use std::{
@@ -21,6 +24,7 @@ use std::{
 use apache_avro::{AvroSchema, Schema};
 use serde::{Serialize, de, de::DeserializeOwned, ser};
 
+use self::resolve::Resolution;
 use crate::{
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Fact, FleetFact, FleetReport,
@@ -104,19 +108,45 @@ pub static SCHEMAS: [SchemaVersion; 12] = [
     SchemaVersion { id: 12, topic: "dead-letters", version: 1, json: include_str!("../avro/dead-letters.v1.avsc") },
 ];
 
-/// The newest schema of one topic.
+/// The newest schema of one topic, and those before it.
 pub struct Codec {
     id: u32,
     topic: &'static str,
     json: &'static str,
     reference: OnceLock<reference::Reference>,
+    older: Vec<Older>,
+}
+
+struct Older {
+    id: u32,
+    json: &'static str,
+    /// Made when the first record of it is met.
+    resolution: OnceLock<Result<Resolution, String>>,
 }
 
 impl Codec {
-    fn of(topic: &'static str) -> Self {
-        let version = SCHEMAS.iter().rfind(|s| s.topic == topic).expect("every message's topic has a schema");
-        let SchemaVersion { id, topic, json, .. } = *version;
-        Self { id, topic, json, reference: OnceLock::new() }
+    fn of(versions: &[SchemaVersion], topic: &'static str) -> Self {
+        let mut versions = versions.iter().filter(|version| version.topic == topic).rev();
+        let SchemaVersion { id, topic, json, .. } = *versions.next().expect("every message's topic has a schema");
+        let older = versions.map(|version| Older { id: version.id, json: version.json, resolution: OnceLock::new() });
+        Self { id, topic, json, reference: OnceLock::new(), older: older.collect() }
+    }
+
+    /// What a record of an older schema would be in the newest.
+    #[cold]
+    fn resolve(&self, id: u32, datum: &mut &[u8]) -> Result<Vec<u8>, CodecError> {
+        let topic = self.topic;
+        let older = self.older.iter().find(|older| older.id == id).ok_or(CodecError::UnknownSchema { id, topic })?;
+        let resolution = older.resolution.get_or_init(|| {
+            let [written, newest] = [older.json, self.json].map(Schema::parse_str);
+            let [written, newest] = [written, newest].map(|schema| schema.map_err(|error| error.to_string()));
+            Resolution::new(&written?, &newest?).map_err(|error| error.to_string())
+        });
+        let resolved = match resolution {
+            Ok(resolution) => resolution.apply(datum),
+            Err(reason) => Err(DatumError::new(reason)),
+        };
+        resolved.map_err(|source| CodecError::Malformed { id, topic, source })
     }
 }
 
@@ -129,7 +159,7 @@ macro_rules! messages {
     ($($message:ty => $topic:ident),+ $(,)?) => {
         $(impl Message for $message {
             fn codec() -> &'static Codec {
-                static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::of(topics::$topic.name));
+                static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::of(&SCHEMAS, topics::$topic.name));
                 &CODEC
             }
         })+
@@ -163,9 +193,9 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, CodecError> {
     Ok(bytes)
 }
 
-/// Reads a message; its schema id must be one of the message's topic.
+/// Reads a message of any version; its schema id must be one of the message's topic.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, CodecError> {
-    decode_with(bytes, |_, datum| read::from_bytes(datum))
+    decode_with(M::codec(), bytes, |datum| read::from_bytes(datum))
 }
 
 fn header(codec: &Codec) -> Vec<u8> {
@@ -175,18 +205,163 @@ fn header(codec: &Codec) -> Vec<u8> {
     bytes
 }
 
+/// `read` gets what the newest schema has written, or would have.
 fn decode_with<M: Message>(
+    codec: &Codec,
     bytes: &[u8],
-    read: impl FnOnce(&'static Codec, &mut &[u8]) -> Result<M, DatumError>,
+    read: impl FnOnce(&mut &[u8]) -> Result<M, DatumError>,
 ) -> Result<M, CodecError> {
-    let codec = M::codec();
     let (header, mut datum) = bytes.split_at_checked(HEADER_BYTES).ok_or(CodecError::NotWireFormat)?;
     let [MAGIC, id @ ..] = header else { return Err(CodecError::NotWireFormat) };
     let id = u32::from_be_bytes(id.try_into().expect("a header has four bytes after the first"));
     let topic = codec.topic;
-    if id != codec.id {
-        return Err(CodecError::UnknownSchema { id, topic });
-    }
-    let message = read(codec, &mut datum).map_err(|source| CodecError::Malformed { id, topic, source })?;
+    let malformed = |source| CodecError::Malformed { id, topic, source };
+    let message = if id == codec.id {
+        read(&mut datum).map_err(malformed)?
+    } else {
+        let resolved = codec.resolve(id, &mut datum)?;
+        read(&mut resolved.as_slice()).map_err(malformed)?
+    };
     if datum.is_empty() { Ok(message) } else { Err(CodecError::Trailing { bytes: datum.len(), topic }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::{types::Value, writer::datum::GenericDatumWriter};
+    use serde_json::json;
+
+    use super::*;
+    use crate::events::{Cause, Consumed, JobCanceled, Trigger};
+
+    const NEWEST: u32 = 1_000;
+
+    /// Today's schema of the facts of builds as the second version. The first had no `trace`, no `report` and one event less,
+    /// and a text that nobody needs any more.
+    fn versions() -> [SchemaVersion; 2] {
+        let today = SCHEMAS.iter().find(|version| version.topic == topics::BUILDS.name).expect("a schema");
+        let mut first: serde_json::Value = serde_json::from_str(today.json).expect("JSON");
+        let fields = first["fields"].as_array_mut().expect("fields");
+        fields.retain(|field| field["name"] != "trace");
+        fields.insert(0, json!({ "name": "note", "type": "string" }));
+        for field in fields {
+            match field["name"].as_str() {
+                Some("cause") => {
+                    let consumed = &mut field["type"]["fields"][2]["type"][0];
+                    assert_eq!(consumed["name"], "Consumed");
+                    consumed["fields"].as_array_mut().expect("fields").retain(|field| field["name"] != "report");
+                }
+                Some("event") => {
+                    let events = field["type"].as_array_mut().expect("events");
+                    events.retain(|event| event["name"] != "JobRequeued");
+                }
+                _ => {}
+            }
+        }
+        let json = first.to_string().leak();
+        [
+            SchemaVersion { id: today.id, topic: today.topic, version: 1, json },
+            SchemaVersion { id: NEWEST, topic: today.topic, version: 2, json: today.json },
+        ]
+    }
+
+    fn record(fields: Vec<(&str, Value)>) -> Value {
+        Value::Record(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    fn text(text: &str) -> Value {
+        Value::String(text.to_owned())
+    }
+
+    /// As a release that knew the first version only would have written it.
+    fn old_record(version: &SchemaVersion) -> Vec<u8> {
+        let schema = Schema::parse_str(version.json).expect("a schema");
+        let consumed = vec![
+            ("topic", text("build-requests")),
+            ("partition", Value::Long(2)),
+            ("offset", Value::Long(17)),
+            ("request", text("r-1")),
+        ];
+        let trigger = Value::Union(0, Box::new(record(consumed)));
+        let cause = record(vec![("index", Value::Long(0)), ("count", Value::Long(2)), ("trigger", trigger)]);
+        // It stood third where it stands fourth now.
+        let canceled = record(vec![("job", text("web-1")), ("attempt", Value::Long(3))]);
+        let fact = record(vec![
+            ("note", text("forgotten")),
+            ("sequence", Value::Long(5)),
+            ("at", Value::TimestampMillis(1_700_000_000_123)),
+            ("actor", text("ada")),
+            ("cause", cause),
+            ("event", Value::Union(2, Box::new(canceled))),
+        ]);
+        let mut bytes = [&[MAGIC][..], &version.id.to_be_bytes()].concat();
+        let writer = GenericDatumWriter::builder(&schema).build().expect("a writer");
+        writer.write_value(&mut bytes, fact).expect("it follows the schema");
+        bytes
+    }
+
+    fn decode(codec: &Codec, bytes: &[u8]) -> Result<Fact<BuildFact>, CodecError> {
+        decode_with(codec, bytes, |datum| read::from_bytes(datum))
+    }
+
+    #[test]
+    fn what_an_older_schema_has_written_is_read() {
+        let versions = versions();
+        crate::evolution::check(&versions).expect("such a change is allowed");
+        let codec = Codec::of(&versions, topics::BUILDS.name);
+        let old = old_record(&versions[0]);
+        let consumed = Consumed {
+            topic: "build-requests".to_owned(),
+            partition: 2,
+            offset: 17,
+            request: "r-1".parse().expect("an id"),
+            report: None,
+        };
+        let expected = Fact {
+            sequence: 5,
+            at: crate::Timestamp(1_700_000_000_123),
+            actor: "ada".into(),
+            trace: None,
+            cause: Cause { index: 0, count: 2, trigger: Trigger::Consumed(consumed) },
+            event: BuildFact::from(JobCanceled { job: "web-1".parse().expect("a job"), attempt: 3 }),
+        };
+        assert_eq!(decode(&codec, &old).expect("an old record"), expected);
+        // The newest is read as ever, and ids are not mistaken for each other.
+        let mut new = header(&codec);
+        write::to_bytes(&expected, &mut new).expect("can be written");
+        assert_eq!(decode(&codec, &new).expect("a new record"), expected);
+        new[1..HEADER_BYTES].copy_from_slice(&versions[0].id.to_be_bytes());
+        decode(&codec, &new).expect_err("not what the older schema writes");
+        new[1..HEADER_BYTES].copy_from_slice(&7_u32.to_be_bytes());
+        assert!(matches!(decode(&codec, &new), Err(CodecError::UnknownSchema { id: 7, .. })));
+    }
+
+    #[test]
+    fn old_records_that_are_damaged_are_errors() {
+        let versions = versions();
+        let codec = Codec::of(&versions, topics::BUILDS.name);
+        let old = old_record(&versions[0]);
+        for end in 0..old.len() {
+            decode(&codec, &old[..end]).expect_err("cut short");
+        }
+        assert!(matches!(decode(&codec, &[&old[..], &[0]].concat()), Err(CodecError::Trailing { bytes: 1, .. })));
+        for position in HEADER_BYTES..old.len() {
+            for mask in [1, 0x80, 0xff] {
+                let mut flipped = old.clone();
+                flipped[position] ^= mask;
+                // Some flips give another valid text; none may panic.
+                let _ = decode(&codec, &flipped);
+            }
+        }
+    }
+
+    #[test]
+    fn every_version_can_be_read_as_the_newest() {
+        for (index, newest) in SCHEMAS.iter().enumerate() {
+            let codec = Codec::of(&SCHEMAS[..=index], newest.topic);
+            for older in &codec.older {
+                let [written, newest] = [older.json, codec.json].map(|json| Schema::parse_str(json).expect("a schema"));
+                Resolution::new(&written, &newest).expect("resolves");
+            }
+        }
+    }
 }

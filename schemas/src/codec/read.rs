@@ -16,18 +16,18 @@ pub(super) fn from_bytes<'de, T: de::Deserialize<'de>>(bytes: &mut &'de [u8]) ->
     Ok(value)
 }
 
-struct Reader<'de> {
-    left: &'de [u8],
+pub(super) struct Reader<'de> {
+    pub(super) left: &'de [u8],
 }
 
 impl<'de> Reader<'de> {
-    fn byte(&mut self) -> Result<u8, DatumError> {
+    pub(super) fn byte(&mut self) -> Result<u8, DatumError> {
         let (byte, left) = self.left.split_first().ok_or_else(cut)?;
         self.left = left;
         Ok(*byte)
     }
 
-    fn long(&mut self) -> Result<i64, DatumError> {
+    pub(super) fn long(&mut self) -> Result<i64, DatumError> {
         let mut zigzag = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -46,11 +46,11 @@ impl<'de> Reader<'de> {
     }
 
     /// The index of a union's branch or an enum's symbol.
-    fn index(&mut self) -> Result<u32, DatumError> {
+    pub(super) fn index(&mut self) -> Result<u32, DatumError> {
         self.narrow()
     }
 
-    fn counted(&mut self) -> Result<&'de [u8], DatumError> {
+    pub(super) fn counted(&mut self) -> Result<&'de [u8], DatumError> {
         let length = self.narrow::<usize>()?;
         let (bytes, left) = self.left.split_at_checked(length).ok_or_else(cut)?;
         self.left = left;
@@ -62,7 +62,7 @@ impl<'de> Reader<'de> {
     }
 
     /// How many elements the next block of a list or map has; 0 is its end.
-    fn block(&mut self) -> Result<u64, DatumError> {
+    pub(super) fn block(&mut self) -> Result<u64, DatumError> {
         let count = self.long()?;
         if count < 0 {
             // The block's size in bytes follows, for those who skip it.

@@ -39,5 +39,6 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, CodecError> {
 
 /// What [`super::decode`] must read.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, CodecError> {
-    decode_with(bytes, |codec, datum| Reference::of(codec).reader.read_deser(datum).map_err(DatumError::new))
+    let codec = M::codec();
+    decode_with(codec, bytes, |datum| Reference::of(codec).reader.read_deser(datum).map_err(DatumError::new))
 }

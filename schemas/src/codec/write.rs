@@ -15,12 +15,12 @@ pub(super) fn to_bytes<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(),
     value.serialize(&mut Writer { out })
 }
 
-struct Writer<'a> {
-    out: &'a mut Vec<u8>,
+pub(super) struct Writer<'a> {
+    pub(super) out: &'a mut Vec<u8>,
 }
 
 impl Writer<'_> {
-    fn long(&mut self, value: i64) {
+    pub(super) fn long(&mut self, value: i64) {
         let mut zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
         while zigzag >= 0x80 {
             self.out.push(zigzag as u8 | 0x80);
@@ -29,12 +29,12 @@ impl Writer<'_> {
         self.out.push(zigzag as u8);
     }
 
-    fn length(&mut self, length: usize) -> Result<(), DatumError> {
+    pub(super) fn length(&mut self, length: usize) -> Result<(), DatumError> {
         self.long(i64::try_from(length).map_err(|_| DatumError::new("a length above 2^63-1"))?);
         Ok(())
     }
 
-    fn counted(&mut self, bytes: &[u8]) -> Result<(), DatumError> {
+    pub(super) fn counted(&mut self, bytes: &[u8]) -> Result<(), DatumError> {
         self.length(bytes.len())?;
         self.out.extend_from_slice(bytes);
         Ok(())
