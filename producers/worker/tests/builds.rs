@@ -144,8 +144,9 @@ async fn a_cache_that_lacks_files_of_a_commit_is_never_built_from() {
     let first = lab.commit(&[("file", b"1")]);
     root(lab.build(lab.spec(&first, build)).await);
     let cache = fs::read_dir(lab.folder.path().join("work/cache")).expect("readable").flatten().next().expect("cached");
+    let repository = lab.repository.clone();
     let object = |name: &str| {
-        let id = git(&lab.repository, &["rev-parse", name]);
+        let id = git(&repository, &["rev-parse", name]);
         format!("objects/{}/{}", &id[..2], id[2..].trim())
     };
 
@@ -229,5 +230,24 @@ async fn much_output_is_kept_whole() {
     let lines: Vec<_> = log.lines().filter(|line| line.starts_with("line number")).collect();
     assert_eq!(lines.len(), 40_000);
     assert_eq!(lines.last(), Some(&"line number 39999 of a long log"));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_told_while_the_rest_is_uploaded() {
+    let mut lab = Lab::start().await;
+    let commit = lab.commit(&[]);
+    lab.server.events().holds_back = true;
+    let job = lab.queue(lab.spec(&commit, "head -c 30000000 /dev/urandom > out"), None).await;
+    root(lab.finished(&job).await);
+    {
+        let events = lab.server.events();
+        assert!(events.uploaded.len() > 2 && !events.told.is_empty());
+        assert!(events.told.iter().all(|pack| events.uploaded.contains(pack)), "only what was asked for");
+        let mut once = events.told.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), events.told.len(), "each once");
+    }
     lab.end().await;
 }
