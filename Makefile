@@ -62,6 +62,7 @@ bench: ## list the benchmarks
 	@echo 'make bench-processor  requests into facts and state on Kafka, against the bare client and Kafka Streams'
 	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'
 	@echo 'make bench-failover   kill -9 of control nodes and brokers under load: until facts flow again; lost and doubled'
+	@echo 'make bench-replicate  from the last uploaded byte until ten regions have all: copied meanwhile, against after'
 	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'
 
 bench-latency bench-failover: SETUP = kafka

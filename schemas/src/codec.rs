@@ -28,7 +28,7 @@ use self::resolve::Resolution;
 use crate::{
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Fact, FleetFact, FleetReport,
-        GoalFact, GoalRequest, GoalState, Request, WorkerSignal,
+        GoalFact, GoalRequest, GoalState, PackHint, Request, WorkerSignal,
     },
     topics,
 };
@@ -88,7 +88,7 @@ pub struct SchemaVersion {
 }
 
 /// Every schema that was ever released or is about to be, oldest first.
-pub static SCHEMAS: [SchemaVersion; 12] = [
+pub static SCHEMAS: [SchemaVersion; 14] = [
     SchemaVersion { id: 1, topic: "build-requests", version: 1, json: include_str!("../avro/build-requests.v1.avsc") },
     SchemaVersion { id: 2, topic: "builds", version: 1, json: include_str!("../avro/builds.v1.avsc") },
     SchemaVersion {
@@ -106,6 +106,8 @@ pub static SCHEMAS: [SchemaVersion; 12] = [
     SchemaVersion { id: 10, topic: "worker-signals", version: 1, json: include_str!("../avro/worker-signals.v1.avsc") },
     SchemaVersion { id: 11, topic: "build-logs", version: 1, json: include_str!("../avro/build-logs.v1.avsc") },
     SchemaVersion { id: 12, topic: "dead-letters", version: 1, json: include_str!("../avro/dead-letters.v1.avsc") },
+    SchemaVersion { id: 13, topic: "pack-hints", version: 1, json: include_str!("../avro/pack-hints.v1.avsc") },
+    SchemaVersion { id: 14, topic: "artifacts", version: 2, json: include_str!("../avro/artifacts.v2.avsc") },
 ];
 
 /// The newest schema of one topic, and those before it.
@@ -183,6 +185,7 @@ messages! {
     Request<GoalState> => GOAL_STATE,
     Request<WorkerSignal> => WORKER_SIGNALS,
     Request<BuildLog> => BUILD_LOGS,
+    Request<PackHint> => PACK_HINTS,
     DeadLetter => DEAD_LETTERS,
 }
 

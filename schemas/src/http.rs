@@ -168,7 +168,24 @@ pub struct ReplicaView {
     pub packs_done: u32,
     pub packs: u32,
     pub bytes_copied: u64,
+    /// Of the packs that are done, copied or not; reckoned from their number while it is being copied.
+    #[serde(default)]
+    pub bytes_done: u64,
+    #[serde(default)]
+    pub bytes: u64,
+    /// Of late, while it is being copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// When it will be done at that rate.
+    #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub expected_at: Option<Timestamp>,
+    /// Why it is not there, if the region failed last.
     pub error: Option<String>,
+    /// What went wrong last, though it goes on since, and how often something did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    #[serde(default)]
+    pub failures: u32,
     #[serde(with = "rfc3339::option")]
     pub reported_at: Option<Timestamp>,
 }
@@ -332,11 +349,15 @@ pub struct BeatAnswer {
     pub current: bool,
 }
 
-/// `POST /v1/jobs/{job}/attempts/{attempt}/uploads`: at most [`UPLOADS_MAX`] packs a call.
+/// `POST /v1/jobs/{job}/attempts/{attempt}/uploads`: at most [`UPLOADS_MAX`] packs a call, of each kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UploadsBody {
+    /// Those to upload.
     pub packs: Vec<PackSize>,
+    /// Those that are uploaded, and of which no earlier call said so: regions are told, and copy them while the build still runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored: Vec<PackSize>,
 }
 
 pub const UPLOADS_MAX: usize = 64;

@@ -45,10 +45,12 @@ pub const GOAL_STATE: Topic = topic("goal-state", 4, Retention::Compacted);
 pub const WORKER_SIGNALS: Topic = topic("worker-signals", 4, Retention::For(Duration::from_secs(6 * 60 * 60)));
 /// References to log segments in the bucket.
 pub const BUILD_LOGS: Topic = topic("build-logs", 4, days(1));
+/// Packs that builds which still run have uploaded: regions copy them ahead. What is lost costs time only.
+pub const PACK_HINTS: Topic = topic("pack-hints", 4, days(1));
 /// Records that no processor could take, with where they stood and why.
 pub const DEAD_LETTERS: Topic = topic("dead-letters", 1, Retention::Forever);
 
-pub const ALL: [Topic; 12] = [
+pub const ALL: [Topic; 13] = [
     BUILD_REQUESTS,
     BUILDS,
     ARTIFACT_REQUESTS,
@@ -60,6 +62,7 @@ pub const ALL: [Topic; 12] = [
     GOAL_STATE,
     WORKER_SIGNALS,
     BUILD_LOGS,
+    PACK_HINTS,
     DEAD_LETTERS,
 ];
 

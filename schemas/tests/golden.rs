@@ -124,6 +124,12 @@ fn build_logs() -> Vec<BuildLog> {
     vec![LogSegmentStored { job: id("default-17"), attempt: 2, index: 0, bytes: 1_000, object }.into()]
 }
 
+fn pack_hints() -> Vec<PackHint> {
+    let packs = [(b"one", 4_000_000), (b"two", 1)];
+    let packs = packs.map(|(content, bytes)| UploadedPack { pack: PackId::of(content), bytes }).to_vec();
+    vec![PacksUploaded { job: id("default-17"), attempt: 2, packs }.into()]
+}
+
 fn artifact_requests() -> Vec<ArtifactRequest> {
     let (artifact, service, region) = (artifact(), id("web"), id("eu"));
     let error = Some("pack not found".to_owned());
@@ -148,6 +154,7 @@ fn artifacts() -> Vec<ArtifactFact> {
         ArtifactUnpinned { artifact, service: id("web") }.into(),
         ArtifactRetired { artifact }.into(),
         processed().into(),
+        ReplicaRegionsSet { artifact, regions: vec![id("eu"), id("us")], added: vec![id("us")] }.into(),
     ]
 }
 
@@ -403,6 +410,7 @@ fn every_topics_golden_bytes_read_as_before() {
     check("goal-state", requests(goal_state()));
     check("fleet-reports", requests(fleet_reports()));
     check("fleet", facts(fleet()));
+    check("pack-hints", requests(pack_hints()));
     let letter = DeadLetter {
         topic: "build-requests".into(),
         partition: 1,

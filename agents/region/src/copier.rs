@@ -43,6 +43,7 @@ use crate::{
     mender::{What, Word, Words},
     outbox::Outbox,
     reports::Reports,
+    turns::sleep_until,
 };
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -108,14 +109,13 @@ impl Jobs {
 impl Copier {
     pub(crate) fn open(
         config: &RegionConfig,
+        copy: Copy,
         outbox: Arc<Outbox>,
         reports: Arc<Reports>,
         damaged: Words,
     ) -> Result<Self, Error> {
         let ledger = Ledger::open(config.data_dir.join("copier.json"), Pending::default())?;
         let pending = ledger.content().clone();
-        let permits = Arc::new(Semaphore::new(config.limits.pack_copies_max.max(1)));
-        let copy = Copy { main: config.main_bucket.clone(), own: config.bucket.clone(), permits };
         Ok(Self {
             region: config.region.clone(),
             log: config.log.clone(),
@@ -299,13 +299,6 @@ impl Copier {
         if let Err(error) = self.ledger.store(self.pending.clone()) {
             tracing::warn!(region = %self.region, %error, "the copier's position is not on disk; a restart reads more of the log");
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

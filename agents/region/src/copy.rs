@@ -1,33 +1,51 @@
-//! Copies one artifact from bucket to bucket: what is lacking, verified, the root last.
+//! Copies packs from bucket to bucket: what is lacking, verified; and of an artifact, the root last.
 //!
+//! ```text
+//! head own ─ there: done
+//!    └─ not there ─▶ turn ─▶ (head own, if that took time) ─┬─ get main, verify, put own
+//!                                                          └─ one service has both: it copies to incoming/, that is read and
+//!                                                             verified, and it copies again to the pack's own place
+//! ```
+//!
+//! What lies in a pack's own place was verified before it was put there, whoever dies in between.
 //! Wrong bytes are never copied on: they are moved away, and said to be wrong. Regions that have what the main bucket lost give it back.
 //!
 //! The root in a region's bucket says that every pack it names is there: nodes may begin once they find it.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use longshore_artifact::{ArtifactRoot, PackRef, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_artifact::{ArtifactRoot, PACK_BYTES_MAX, PackRef, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_region_policy::turns::Source;
 use longshore_s3::{Bucket, Error as BucketError};
-use longshore_schemas::{ArtifactId, PackId};
-use tokio::sync::Semaphore;
+use longshore_schemas::{ArtifactId, PackId, events::UploadedPack};
+use tokio::time::Instant;
 
-use crate::quarantine::{Held, inspect, set_aside, set_root_aside};
+use crate::{
+    quarantine::{Held, inspect, set_aside, set_root_aside},
+    turns::{Turn, Turns},
+};
 
-/// Packs of one artifact that are looked for or copied at the same time; how many of them are in memory, the permits say.
+/// Packs of one artifact that are looked for or copied at the same time; how many of them are in memory, the turns say.
 const PACKS_AT_ONCE: usize = 32;
+/// After this, another process of the region may have put the pack there meanwhile.
+const WAITED: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The two buckets, and how much may be under way between them.
 #[derive(Clone)]
 pub(crate) struct Copy {
     pub(crate) main: Bucket,
     pub(crate) own: Bucket,
-    /// One for each pack in memory, of all artifacts together.
-    pub(crate) permits: Arc<Semaphore>,
+    /// One for each pack in memory, whomever it is for.
+    pub(crate) turns: Turns,
+    /// Whether the service copies itself.
+    pub(crate) by_service: Arc<AtomicBool>,
+    /// Where it copies to, of this process alone: what begins the keys.
+    pub(crate) incoming: Arc<str>,
 }
 
 pub(crate) struct Copied {
@@ -82,6 +100,16 @@ pub(crate) enum CopyError {
     Missing { pack: PackId },
 }
 
+impl CopyError {
+    /// Whether it may be otherwise at the next try, without anyone doing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Read { source, .. } | Self::Write { source, .. } => source.is_transient(),
+            Self::Root { .. } | Self::WrongBytes { .. } | Self::Missing { .. } => false,
+        }
+    }
+}
+
 impl Copy {
     pub(crate) async fn artifact(&self, artifact: &ArtifactId, progress: &Progress) -> Result<Copied, CopyError> {
         progress.packs_done.store(0, Ordering::Relaxed);
@@ -98,9 +126,10 @@ impl Copy {
             }
         };
         let count = u32::try_from(packs.len()).unwrap_or(u32::MAX);
+        let source = Source::Artifact(*artifact);
         // No `spawn`: dropping this future drops every transfer with it.
         stream::iter(packs)
-            .map(|pack| self.pack(pack, progress))
+            .map(|pack| self.pack(&source, pack, progress))
             .buffer_unordered(PACKS_AT_ONCE)
             .try_for_each(|()| std::future::ready(Ok(())))
             .await?;
@@ -108,18 +137,105 @@ impl Copy {
         Ok(Copied { packs: count })
     }
 
-    async fn pack(&self, PackRef { pack, bytes }: PackRef, progress: &Progress) -> Result<(), CopyError> {
-        let key = pack_key(&pack);
-        let there = self.own.head(&key).await.map_err(|source| CopyError::Write { key: key.clone(), source })?;
+    async fn pack(&self, source: &Source, wanted: PackRef, progress: &Progress) -> Result<(), CopyError> {
+        let PackRef { pack, bytes } = wanted;
         // What is there was verified when it was put; a wrong size is not that.
-        if there != Some(bytes) {
-            let _permit = self.permits.acquire().await.expect("the permits are never closed");
-            let content = self.right_bytes(&pack, bytes).await?;
-            self.own.put(&key, content).await.map_err(|source| CopyError::Write { key, source })?;
+        if self.size_here(&pack).await? != Some(bytes)
+            && let Some(mut turn) = self.turn(source, &pack, bytes, |size| size == bytes).await?
+        {
+            if !self.copied_by_service(&pack, bytes).await? {
+                let content = self.right_bytes(&pack, bytes).await?;
+                self.put(&pack, content).await?;
+            }
+            turn.moved(bytes);
             progress.bytes_copied.fetch_add(bytes, Ordering::Relaxed);
         }
         progress.packs_done.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A pack that a build has uploaded, by its worker's word, which is believed in nothing: only bytes with the pack's name are
+    /// copied, and others are left for replication to look at. Answers how many bytes were.
+    pub(crate) async fn ahead(&self, source: &Source, hinted: &UploadedPack) -> Result<Ahead, CopyError> {
+        let UploadedPack { pack, bytes } = hinted;
+        if self.size_here(pack).await?.is_some() {
+            return Ok(Ahead::Here);
+        }
+        let Some(mut turn) = self.turn(source, pack, (*bytes).min(PACK_BYTES_MAX as u64), |_| true).await? else {
+            return Ok(Ahead::Here);
+        };
+        let mut copied = *bytes;
+        if !self.copied_by_service(pack, *bytes).await? {
+            let key = pack_key(pack);
+            let content = match self.main.get(&key, PACK_BYTES_MAX as u64).await {
+                Ok(content) if PackId::of(&content) == *pack => content,
+                Ok(_) | Err(BucketError::NotFound { .. } | BucketError::TooLarge { .. }) => {
+                    return Ok(Ahead::NotAsSaid);
+                }
+                Err(source) => return Err(CopyError::Read { key, source }),
+            };
+            copied = content.len() as u64;
+            self.put(pack, content).await?;
+        }
+        turn.moved(copied);
+        Ok(Ahead::Copied(copied))
+    }
+
+    async fn size_here(&self, pack: &PackId) -> Result<Option<u64>, CopyError> {
+        let key = pack_key(pack);
+        self.own.head(&key).await.map_err(|source| CopyError::Write { key, source })
+    }
+
+    async fn put(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
+        let key = pack_key(pack);
+        self.own.put(&key, content).await.map_err(|source| CopyError::Write { key, source })
+    }
+
+    /// A turn to copy the pack; `None` if somebody else did, while it was waited for.
+    async fn turn(
+        &self,
+        source: &Source,
+        pack: &PackId,
+        bytes: u64,
+        is_right: impl Fn(u64) -> bool,
+    ) -> Result<Option<Turn>, CopyError> {
+        let asked = Instant::now();
+        let turn = self.turns.take(source, *pack, bytes).await;
+        if asked.elapsed() >= WAITED && self.size_here(pack).await?.is_some_and(is_right) {
+            return Ok(None);
+        }
+        Ok(Some(turn))
+    }
+
+    /// Has the service copy the pack, if it does that, and looks at what it copied. `false` if it has to be done otherwise.
+    async fn copied_by_service(&self, pack: &PackId, bytes: u64) -> Result<bool, CopyError> {
+        if !self.by_service.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let (key, incoming) = (pack_key(pack), format!("{}{pack}", self.incoming));
+        match self.own.copy_from(&self.main, &key, &incoming).await {
+            Ok(()) => {}
+            // It may be missing, or not what it should be: whoever reads it finds out.
+            Err(BucketError::NotFound { .. }) => return Ok(false),
+            Err(error) if error.is_refusal() => {
+                tracing::warn!(main = ?self.main, own = ?self.own, %error, "the service does not copy by itself; packs are read and written instead");
+                self.by_service.store(false, Ordering::Relaxed);
+                return Ok(false);
+            }
+            Err(source) => return Err(CopyError::Read { key, source }),
+        }
+        let written = |source| CopyError::Write { key: incoming.clone(), source };
+        let right = match self.own.get(&incoming, bytes).await {
+            Ok(content) => content.len() as u64 == bytes && PackId::of(&content) == *pack,
+            Err(BucketError::TooLarge { .. }) => false,
+            Err(source) => return Err(written(source)),
+        };
+        if right {
+            let copied = self.own.copy_from(&self.own, &incoming, &key).await;
+            copied.map_err(|source| CopyError::Write { key, source })?;
+        }
+        self.own.delete(&incoming).await.map_err(written)?;
+        Ok(right)
     }
 
     /// A pack of the main bucket. Wrong bytes are moved away, so that whoever has the right ones can put them there.
@@ -146,8 +262,9 @@ impl Copy {
         let json = json.map_err(|source| CopyError::Read { key: key.clone(), source })?;
         let root = ArtifactRoot::from_json(artifact, &json);
         let packs = root.map_err(|source| CopyError::Root { artifact: *artifact, source })?.all_packs();
+        let source = Source::Artifact(*artifact);
         let given: Vec<Given> = stream::iter(packs)
-            .map(|pack| self.give_pack_back(pack))
+            .map(|pack| self.give_pack_back(&source, pack))
             .buffer_unordered(PACKS_AT_ONCE)
             .try_collect()
             .await?;
@@ -164,17 +281,18 @@ impl Copy {
         Ok(back)
     }
 
-    async fn give_pack_back(&self, wanted: PackRef) -> Result<Given, CopyError> {
+    async fn give_pack_back(&self, source: &Source, wanted: PackRef) -> Result<Given, CopyError> {
         let PackRef { pack, bytes } = wanted;
         let key = pack_key(&pack);
         let there = self.main.head(&key).await.map_err(|source| CopyError::Read { key: key.clone(), source })?;
         if there.is_some() {
             return Ok(Given::NotNeeded);
         }
-        let _permit = self.permits.acquire().await.expect("the permits are never closed");
+        let mut turn = self.turns.take(source, pack, bytes).await;
         let held = inspect(&self.own, &pack, bytes).await;
         match held.map_err(|source| CopyError::Read { key: key.clone(), source })? {
             Held::Right(content) => {
+                turn.moved(bytes);
                 let put = self.main.put_if_absent(&key, content).await;
                 put.map_err(|source| CopyError::Write { key, source })?;
                 Ok(Given::Yes)
@@ -182,6 +300,15 @@ impl Copy {
             Held::Wrong(_) | Held::Gone => Ok(Given::Damaged(wanted)),
         }
     }
+}
+
+/// What became of a hint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    Here,
+    Copied(u64),
+    /// The main bucket has no such pack.
+    NotAsSaid,
 }
 
 #[derive(Debug, Default)]

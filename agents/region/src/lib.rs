@@ -1,16 +1,18 @@
 //! The region role: everything between the log and the nodes of one region.
 //!
 //! ```text
-//!  log: artifacts ──▶ copier ── main bucket ▶ own bucket ──▶ ReplicaReported ─┐
+//!  log: pack-hints ─▶ hints ──┐
+//!  log: artifacts ──▶ copier ─┴─ main bucket ▶ own bucket ─▶ ReplicaReported ─┐
 //!  log: goal-state ─▶ goal board ─┐                                           ├─▶ outbox ─▶ log: requests
 //!                                 ▼                                           │
 //!  nodes ◀═══ TCP ═══▶ session (one per node) ── beats, reports ─▶ levels ────┘ ◀─ peers ◀─ log: other processes' reports
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
+//! - `hints`: copies what builds that still run have uploaded; `turns`: whose pack is copied next, for both.
 //! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack, and gives back to the main bucket
 //!   what was lost there.
-//! - `mender`: looks at packs that a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
+//! - `scrub`: looks at replicas all the time; `mender`: at packs that it or a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
@@ -29,6 +31,7 @@ mod copier;
 mod copy;
 mod error;
 mod goals;
+mod hints;
 mod mender;
 mod nodes;
 mod outbox;
@@ -36,10 +39,18 @@ mod peers;
 mod quarantine;
 mod reports;
 mod roots;
+mod scrub;
 mod session;
 mod tracker;
+mod turns;
+mod walk;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use longshore_log::Log;
 use longshore_region_policy::levels;
@@ -58,14 +69,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use copier::Copier;
+use copy::Copy;
 pub use error::Error;
 use goals::GoalBoard;
+use hints::Hints;
 use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
 use peers::Peers;
 use reports::Reports;
 use roots::Roots;
+use scrub::Scrubber;
+use turns::Turns;
 
 /// What a region needs.
 #[derive(Clone)]
@@ -99,6 +114,14 @@ pub struct Limits {
     pub pack_copies_max: usize,
     /// Artifacts that are copied at the same time.
     pub artifact_copies_max: usize,
+    /// Into the region's bucket, by all of its processes together.
+    pub copy_bytes_per_second: u64,
+    /// Whether a service that has both buckets is asked to copy by itself.
+    pub copies_by_service: bool,
+    /// Read of replicas to look at them, by each process.
+    pub scrub_bytes_per_second: u64,
+    /// Between the beginnings of two looks at an artifact, at least.
+    pub scrub_interval: Duration,
     /// Nodes connected.
     pub connections_max: usize,
     /// A node beats this often; after three missed beats it is lost.
@@ -116,7 +139,25 @@ static CONNECTIONS: Limit =
 static PACK_COPIES: Limit =
     Limit::settable("region.pack_copies", 8, "packs on their way, 8 MiB of memory each", "the others wait");
 static ARTIFACT_COPIES: Limit =
-    Limit::settable("region.artifact_copies", 4, "artifacts copied at once", "the others wait");
+    Limit::settable("region.artifact_copies", 16, "artifacts copied at once", "the others wait");
+static COPY_RATE: Limit = Limit::settable(
+    "region.copy_mib_per_second",
+    100_000,
+    "MiB/s copied into the region, by its processes together",
+    "packs wait for their turn",
+);
+static SCRUB_RATE: Limit = Limit::settable(
+    "region.scrub_kib_per_second",
+    4_096,
+    "KiB/s read of replicas by each process, to look at them",
+    "packs wait for their turn",
+);
+static HINTED: Limit = Limit::fixed(
+    "region.hinted_packs",
+    hints::HINTED_MAX as u64,
+    "packs of builds that run, which wait to be copied",
+    "the log keeps the others",
+);
 static FRAME_BYTES: Limit =
     Limit::fixed("region.frame_bytes", FRAME_BYTES_MAX as u64, "bytes of one message", "the connection is closed");
 static NODE_SERVICES: Limit = Limit::fixed(
@@ -135,8 +176,18 @@ static TRACKER_QUEUE: Limit =
     Limit::fixed("region.tracker_queue", tracker::QUEUE_MAX as u64, "events of nodes", "the nodes' connections wait");
 
 /// The limits of a region.
-pub static LIMITS: &[&Limit] =
-    &[&CONNECTIONS, &PACK_COPIES, &ARTIFACT_COPIES, &FRAME_BYTES, &NODE_SERVICES, &OUTBOUND, &TRACKER_QUEUE];
+pub static LIMITS: &[&Limit] = &[
+    &CONNECTIONS,
+    &PACK_COPIES,
+    &ARTIFACT_COPIES,
+    &COPY_RATE,
+    &SCRUB_RATE,
+    &HINTED,
+    &FRAME_BYTES,
+    &NODE_SERVICES,
+    &OUTBOUND,
+    &TRACKER_QUEUE,
+];
 
 impl Limits {
     /// The defaults, but for what was set.
@@ -146,6 +197,8 @@ impl Limits {
             connections_max: settings.count(&CONNECTIONS),
             pack_copies_max: settings.count(&PACK_COPIES),
             artifact_copies_max: settings.count(&ARTIFACT_COPIES),
+            copy_bytes_per_second: settings.of(&COPY_RATE) * MIB,
+            scrub_bytes_per_second: settings.of(&SCRUB_RATE) * KIB,
             ..Self::default()
         }
     }
@@ -157,6 +210,10 @@ impl Default for Limits {
         Self {
             pack_copies_max: count(&PACK_COPIES),
             artifact_copies_max: count(&ARTIFACT_COPIES),
+            copy_bytes_per_second: COPY_RATE.default * MIB,
+            copies_by_service: true,
+            scrub_bytes_per_second: SCRUB_RATE.default * KIB,
+            scrub_interval: Duration::from_secs(10 * 60),
             connections_max: count(&CONNECTIONS),
             beat: Duration::from_secs(10),
             report_interval: Duration::from_secs(1),
@@ -165,6 +222,9 @@ impl Default for Limits {
         }
     }
 }
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
 
 /// Beats that a node may miss.
 pub const MISSED_BEATS_MAX: u32 = 3;
@@ -197,7 +257,25 @@ impl Region {
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
         let roots = Arc::new(Roots::new(config.bucket.clone(), damaged.clone()));
-        let copier = Copier::open(&config, outbox.clone(), reports.clone(), damaged.clone())?;
+        let turns = Turns::new(config.limits.pack_copies_max, config.limits.copy_bytes_per_second);
+        let by_service = config.limits.copies_by_service && config.bucket.may_copy_from(&config.main_bucket);
+        let copy = Copy {
+            main: config.main_bucket.clone(),
+            own: config.bucket.clone(),
+            turns: turns.clone(),
+            by_service: Arc::new(AtomicBool::new(by_service)),
+            incoming: format!("incoming/{}/", outbox.process()).into(),
+        };
+        let copier = Copier::open(&config, copy.clone(), outbox.clone(), reports.clone(), damaged.clone())?;
+        let hints = Hints::new(config.region.clone(), config.log.clone(), outbox.clone(), reports.clone(), copy);
+        let scrubber = Scrubber::open(
+            config.bucket.clone(),
+            &config.limits,
+            &config.data_dir,
+            damaged.clone(),
+            outbox.clone(),
+            reports.clone(),
+        )?;
         let (tracker, tracker_events) = tracker::channel();
         let sessions =
             Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
@@ -217,7 +295,10 @@ impl Region {
         );
         tasks.spawn(peers.await?.run(shutdown.clone()));
         tasks.spawn(follower.run(shutdown.clone()));
+        tasks.spawn(turns.run(reports.clone(), shutdown.clone()));
         tasks.spawn(copier.run(shutdown.clone()));
+        tasks.spawn(hints.run(shutdown.clone()));
+        tasks.spawn(scrubber.run(shutdown.clone()));
         tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);

@@ -9,15 +9,21 @@
 //! A pack that was moved away is lent no more: tickets for it find nothing, and are lent again a second later, until the right
 //! bytes are there. If the region dies between moving and reporting, the next node that finds nothing says so, and it goes on from there.
 //!
+//! Artifacts share packs: with a pack that is gone, every artifact of the region that has it is reported.
+//!
 //! No node's word is taken: the region looks itself. Looking costs a read, so a node that was wrong several times is
 //! not listened to for a while.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use longshore_artifact::PackRef;
 use longshore_s3::Bucket;
 use longshore_schemas::{
-    ArtifactId, NodeId, RegionName,
+    ArtifactId, NodeId, PackId, RegionName,
     events::{ArtifactRequest, ReplicaReported, ReplicaStatus},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -26,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     outbox::Outbox,
     quarantine::{Held, inspect, set_aside, set_root_aside},
+    walk::{self, Walk},
 };
 
 /// Words that wait. More are dropped: whoever needs the pack says it again.
@@ -34,6 +41,8 @@ const QUEUE_MAX: usize = 64;
 const REST: Duration = Duration::from_secs(5);
 /// So often a node may be wrong within [`DOUBT`].
 const WRONG_WORDS_MAX: u32 = 3;
+/// Packs that are gone, of which artifacts are looked for at once.
+const GONE_MAX: usize = 1_000;
 const DOUBT: Duration = Duration::from_secs(600);
 
 /// That something of an artifact is damaged.
@@ -71,6 +80,8 @@ pub(crate) struct Mender {
     words: mpsc::Receiver<Word>,
     looked_at: BTreeMap<(ArtifactId, What), Instant>,
     doubted: BTreeMap<NodeId, Doubt>,
+    /// Packs that are gone, and the artifact of which that was reported: others may have them, too.
+    gone: BTreeMap<PackId, ArtifactId>,
 }
 
 struct Doubt {
@@ -81,12 +92,20 @@ struct Doubt {
 impl Mender {
     pub(crate) fn new(region: RegionName, bucket: Bucket, outbox: Arc<Outbox>) -> (Self, Words) {
         let (sender, words) = mpsc::channel(QUEUE_MAX);
-        let (looked_at, doubted) = (BTreeMap::new(), BTreeMap::new());
-        (Self { region, bucket, outbox, words, looked_at, doubted }, Words(sender))
+        let (looked_at, doubted, gone) = Default::default();
+        (Self { region, bucket, outbox, words, looked_at, doubted, gone }, Words(sender))
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        while let Some(Some(word)) = shutdown.run_until_cancelled(self.words.recv()).await {
+        loop {
+            // Words first: many packs that are gone cost one walk.
+            if !self.gone.is_empty() && (self.words.is_empty() || self.gone.len() >= GONE_MAX) {
+                if shutdown.run_until_cancelled(self.report_others(&shutdown)).await.is_none() {
+                    return;
+                }
+                continue;
+            }
+            let Some(Some(word)) = shutdown.run_until_cancelled(self.words.recv()).await else { return };
             self.forget();
             let thing = (word.artifact, word.what);
             if self.is_doubted(word.node.as_ref()) || self.looked_at.contains_key(&thing) {
@@ -107,7 +126,7 @@ impl Mender {
     }
 
     /// Whether something was wrong with it; then it has been moved away and reported.
-    async fn look(&self, word: &Word, shutdown: &CancellationToken) -> Result<bool, longshore_s3::Error> {
+    async fn look(&mut self, word: &Word, shutdown: &CancellationToken) -> Result<bool, longshore_s3::Error> {
         let found = match &word.what {
             What::Pack(pack) => self.look_at_pack(pack).await?,
             What::Root => {
@@ -115,18 +134,47 @@ impl Mender {
             }
         };
         let Some(found) = found else { return Ok(false) };
-        let error = format!("in the region's bucket, {found}; it is copied anew");
-        tracing::error!(region = %self.region, artifact = %word.artifact, found_by = ?word.node, error, "an artifact is damaged");
+        if let What::Pack(pack) = &word.what {
+            self.gone.insert(pack.pack, word.artifact);
+        }
+        tracing::error!(region = %self.region, artifact = %word.artifact, found_by = ?word.node, found, "an artifact is damaged");
+        self.report(word.artifact, &found, shutdown).await;
+        Ok(true)
+    }
+
+    async fn report(&self, artifact: ArtifactId, found: &str, shutdown: &CancellationToken) {
         let reported = ReplicaReported {
-            artifact: word.artifact,
+            artifact,
             region: self.region.clone(),
             status: ReplicaStatus::Failed,
             packs_done: 0,
             bytes_copied: 0,
-            error: Some(error),
+            error: Some(format!("in the region's bucket, {found}; it is copied anew")),
         };
         self.outbox.send(vec![ArtifactRequest::from(reported)], shutdown).await;
-        Ok(true)
+    }
+
+    /// Every other artifact that has one of the packs that are gone. What cannot be read now is found by the scrubber, or by a node.
+    async fn report_others(&mut self, shutdown: &CancellationToken) {
+        let gone = std::mem::take(&mut self.gone);
+        let packs: BTreeSet<PackId> = gone.keys().copied().collect();
+        let mut walk = Walk::new(&self.bucket);
+        loop {
+            let (artifact, root) = match walk.next().await {
+                Ok(Some(artifact)) => (artifact, walk::read(&self.bucket, &artifact).await),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(region = %self.region, %error, "which artifacts share a damaged pack cannot be looked up");
+                    return;
+                }
+            };
+            let Ok(Some(Ok(root))) = root else { continue };
+            let shared = root.all_packs().into_iter().map(|pack| pack.pack).find(|pack| packs.contains(pack));
+            let Some(pack) = shared.filter(|pack| gone.get(pack) != Some(&artifact)) else { continue };
+            tracing::error!(region = %self.region, %artifact, %pack, "an artifact shares a damaged pack");
+            self.report(artifact, &format!("pack {pack}, which it shares with {}, was damaged", gone[&pack]), shutdown)
+                .await;
+        }
     }
 
     async fn look_at_pack(&self, PackRef { pack, bytes }: &PackRef) -> Result<Option<String>, longshore_s3::Error> {

@@ -74,6 +74,11 @@ impl Outbox {
         &self.sender
     }
 
+    /// What this process is called among those of its region.
+    pub(crate) fn process(&self) -> &str {
+        self.sender.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Returns once the log has all of them; `false` if `shutdown` came first.
     pub(crate) async fn send<E: Event>(&self, events: Vec<E>, shutdown: &CancellationToken) -> bool
     where

@@ -105,6 +105,11 @@ impl Reports {
         self.with_levels(|levels| levels.is_elsewhere(node))
     }
 
+    /// How many processes of the region are there, this one included.
+    pub(crate) fn processes(&self) -> u64 {
+        self.with_levels(|levels| levels.others().count() as u64 + 1)
+    }
+
     /// Of the processes of the region that are there, each thing is one's to do; when that one is gone, it is another's.
     pub(crate) fn is_to_do(&self, own: &str, what: &str) -> bool {
         let mine = (weight(own, what), own);

@@ -25,8 +25,12 @@ use crate::{
 /// Attempts of one request, the first included.
 const ATTEMPTS_MAX: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of what is sent, at least so much gets through, of several objects at once.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// How long a service may take to begin its answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How AWS's own endpoints are shown.
+const AWS: &str = "AWS ";
 /// Objects in one page of a listing.
 const PAGE_OBJECTS_MAX: i32 = 1000;
 
@@ -63,6 +67,7 @@ pub struct Bucket(Arc<Inner>);
 struct Inner {
     client: Client,
     endpoint: String,
+    access_key: Option<String>,
     region: String,
     bucket: String,
     prefix: String,
@@ -105,10 +110,11 @@ impl Bucket {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
-        let endpoint = config.endpoint.clone().unwrap_or_else(|| format!("AWS {}", config.region));
+        let endpoint = config.endpoint.clone().unwrap_or_else(|| format!("{AWS}{}", config.region));
         let client = Client::from_conf(settings);
         let (region, bucket, prefix) = (config.region.clone(), config.bucket.clone(), config.prefix.clone());
-        Ok(Self(Arc::new(Inner { client, endpoint, region, bucket, prefix })))
+        let access_key = config.access_key.clone();
+        Ok(Self(Arc::new(Inner { client, endpoint, access_key, region, bucket, prefix })))
     }
 
     pub fn name(&self) -> &str {
@@ -191,7 +197,34 @@ impl Bucket {
         let request = self.0.client.put_object().bucket(self.name()).key(self.full(key));
         let request = request.checksum_algorithm(ChecksumAlgorithm::Crc32);
         let request = request.set_if_none_match(if_absent.then(|| "*".to_owned()));
-        request.body(ByteStream::from(bytes)).customize().disable_payload_signing().send().await
+        // The answer begins once all was sent.
+        let time = READ_TIMEOUT + Duration::from_secs(bytes.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(time).build();
+        // The client computes no checksum that the operation does not require, though it is asked for one, unless it is told so here.
+        let of_puts = aws_sdk_s3::config::Config::builder()
+            .timeout_config(timeouts)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
+        let request = request.body(ByteStream::from(bytes)).customize();
+        request.config_override(of_puts).disable_payload_signing().send().await
+    }
+
+    /// Whether the other bucket is likely one that this one's service can copy from: it is the same service, asked with the same
+    /// keys. Whether it may, [`Bucket::copy_from`] will tell.
+    pub fn may_copy_from(&self, other: &Self) -> bool {
+        let (own, other) = (&self.0, &other.0);
+        let both_aws = own.endpoint.starts_with(AWS) && other.endpoint.starts_with(AWS);
+        (own.endpoint == other.endpoint || both_aws) && own.access_key == other.access_key
+    }
+
+    /// Stores a copy of an object of another bucket, or of another key, in place of what was there; the service copies, and no byte
+    /// comes by here. What it copies is as right or as wrong as it was.
+    pub async fn copy_from(&self, other: &Self, other_key: &str, key: &str) -> Result<(), Error> {
+        let source = format!("{}/{}", other.name(), escaped(&other.full(other_key)));
+        let request = self.0.client.copy_object().bucket(self.name()).key(self.full(key)).copy_source(source);
+        request.send().await.map(drop).map_err(|error| match self.sorted(key, &error) {
+            Error::NotFound { .. } => Error::NotFound { bucket: other.name().to_owned(), key: other_key.to_owned() },
+            error => error,
+        })
     }
 
     /// The object's size, or `None` if it is not there.
@@ -251,6 +284,20 @@ impl std::fmt::Debug for Bucket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bucket({} at {})", self.0.bucket, self.0.endpoint)
     }
+}
+
+/// A key as it stands in a header that is read as a URL's path.
+fn escaped(key: &str) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            text.push(byte.into());
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
 }
 
 fn check(config: &BucketConfig) -> Result<(), Error> {

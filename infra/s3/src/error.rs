@@ -87,6 +87,17 @@ impl Error {
         }
     }
 
+    /// Whether the service does not do what was asked, or not for these keys: it will not later either.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::AccessDenied { .. } => true,
+            Self::Service { code, .. } => {
+                matches!(code.as_str(), "NotImplemented" | "MethodNotAllowed" | "405" | "501")
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the same request may succeed later without anyone doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -94,7 +105,9 @@ impl Error {
             Self::Service { code, .. } => {
                 matches!(
                     code.as_str(),
-                    "InternalError"
+                    "BadDigest"
+                        | "IncompleteBody"
+                        | "InternalError"
                         | "ServiceUnavailable"
                         | "SlowDown"
                         | "RequestTimeout"

@@ -249,3 +249,33 @@ async fn errors_say_what_to_do() {
     let error = connect(good).await.get("k", 1).await.expect_err("stopped");
     assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{error}");
 }
+
+#[tokio::test]
+async fn copies_are_the_services_own_work() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let server = start(dir.path()).await;
+    let main = bucket(&server).await;
+    let other = |change: fn(&mut BucketConfig)| {
+        let mut config = BucketConfig { bucket: "other".into(), prefix: "odd prefix+/".into(), ..settings(&server) };
+        change(&mut config);
+        async move { Bucket::connect(&config).await.expect("connected") }
+    };
+    let own = other(|_| {}).await;
+    own.ensure_exists().await.expect("created");
+    let bytes = noise(1_000_000);
+    main.put("packs/a b+c", bytes.clone()).await.expect("stored");
+    assert!(own.may_copy_from(&main) && main.may_copy_from(&own));
+    own.copy_from(&main, "packs/a b+c", "packs/d").await.expect("copied");
+    own.copy_from(&own, "packs/d", "packs/e f").await.expect("copied");
+    assert_eq!(own.get("packs/e f", BYTES_MAX).await.expect("there"), bytes);
+    let traffic = server.counters().of("main", "packs/");
+    assert_eq!((traffic.gets, traffic.get_bytes), (1, 1_000_000), "a copy leaves its bucket once");
+    match own.copy_from(&main, "packs/none", "packs/x").await {
+        Err(Error::NotFound { bucket, key }) => assert_eq!((bucket.as_str(), key.as_str()), ("main", "packs/none")),
+        other => panic!("{other:?}"),
+    }
+    let elsewhere = other(|config| config.endpoint = Some("http://127.0.0.1:1".into())).await;
+    let as_other = other(|config| config.access_key = Some("someone".into())).await;
+    assert!(!elsewhere.may_copy_from(&main) && !as_other.may_copy_from(&main));
+    assert!(as_other.copy_from(&main, "packs/a b+c", "packs/x").await.expect_err("unknown keys").is_refusal());
+}

@@ -156,7 +156,11 @@ fn answer(event: &PinRequested, run: Option<RunSpec>, refusal: Option<String>) -
     PinAnswered { service, deploy, artifact, run, refusal }.into()
 }
 
-fn replica(state: &dyn Store, artifact: ArtifactId, region: &RegionName) -> Result<Option<Replica>, StateError> {
+pub(crate) fn replica(
+    state: &dyn Store,
+    artifact: ArtifactId,
+    region: &RegionName,
+) -> Result<Option<Replica>, StateError> {
     tables::REPLICAS.get(state, &(artifact, region.clone()))
 }
 

@@ -3,7 +3,7 @@
 use longshore_processor::{Order, Range, StateError, StoreMut};
 use longshore_schemas::{
     ArtifactId, RegionName, Timestamp,
-    events::{ArtifactFact, Fact, ReplicaStatus, ReplicationStarted},
+    events::{ArtifactFact, Fact, ReplicaRegionsSet, ReplicaStatus, ReplicationStarted},
 };
 
 use crate::tables::{self, Artifact, Pin, Replica, Status};
@@ -15,6 +15,7 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
     match &fact.event {
         ArtifactFact::ReplicationStarted(event) => started(state, event, at),
         ArtifactFact::ReplicaProgressed(event) => change_replica(state, event.artifact, &event.region, at, |replica| {
+            replica.bytes_per_second = rate(replica, event.bytes_copied, at);
             replica.status = Some(ReplicaStatus::Copying);
             replica.packs_done = event.packs_done;
             replica.bytes_copied = event.bytes_copied;
@@ -26,6 +27,7 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
                 replica.status = Some(ReplicaStatus::Stored);
                 replica.packs_done = packs;
                 replica.bytes_copied = event.bytes_copied;
+                replica.bytes_per_second = 0;
                 replica.error = None;
             })
         }
@@ -38,7 +40,10 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
             })?;
             change_replica(state, event.artifact, &event.region, at, |replica| {
                 replica.status = Some(ReplicaStatus::Failed);
+                replica.bytes_per_second = 0;
                 replica.error = Some(event.error.clone());
+                replica.last_error = replica.error.clone();
+                replica.failures = replica.failures.saturating_add(1);
             })
         }
         ArtifactFact::ReplicationCompleted(event) => change_artifact(state, event.artifact, |artifact| {
@@ -53,11 +58,16 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
             tables::PINS.delete(state, &(event.artifact, event.service.clone()));
             Ok(())
         }
-        ArtifactFact::ArtifactRetired(event) => change_artifact(state, event.artifact, |artifact| {
-            artifact.status = Status::Retired;
-            artifact.completed_at = None;
-        }),
+        ArtifactFact::ArtifactRetired(event) => {
+            let before = tables::ARTIFACTS.expect(state.as_store(), &event.artifact)?;
+            count_plan(state, &before, -1)?;
+            change_artifact(state, event.artifact, |artifact| {
+                artifact.status = Status::Retired;
+                artifact.completed_at = None;
+            })
+        }
         ArtifactFact::Processed(_) => Ok(()),
+        ArtifactFact::ReplicaRegionsSet(event) => regions_set(state, event),
     }
 }
 
@@ -68,6 +78,7 @@ fn started(state: &mut dyn StoreMut, event: &ReplicationStarted, at: Timestamp) 
     let before = tables::ARTIFACTS.get(state.as_store(), &id)?;
     if let Some(before) = &before {
         tables::BY_TIME.delete(state, &(before.built_at, id));
+        count_plan(state, before, -1)?;
     }
     keep_replicas(state, id, regions, before.is_some_and(|before| before.status != Status::Retired))?;
     let name = (id, summary.name.clone());
@@ -86,7 +97,49 @@ fn started(state: &mut dyn StoreMut, event: &ReplicationStarted, at: Timestamp) 
         built_at: at,
         completed_at: None,
     };
+    count_plan(state, &artifact, 1)?;
     tables::ARTIFACTS.put(state, &id, &artifact)
+}
+
+/// The artifact is what it was, and has to be elsewhere as well, or no longer everywhere.
+fn regions_set(state: &mut dyn StoreMut, event: &ReplicaRegionsSet) -> Evolved {
+    let ReplicaRegionsSet { artifact: id, regions, added } = event;
+    let mut artifact = tables::ARTIFACTS.expect(state.as_store(), id)?;
+    count_plan(state, &artifact, -1)?;
+    keep_replicas(state, *id, regions, true)?;
+    artifact.regions = regions.clone();
+    if !added.is_empty() && artifact.status == Status::Deployable {
+        artifact.status = Status::Replicating;
+        artifact.completed_at = None;
+    }
+    count_plan(state, &artifact, 1)?;
+    tables::ARTIFACTS.put(state, id, &artifact)
+}
+
+fn count_plan(state: &mut dyn StoreMut, artifact: &Artifact, change: i64) -> Evolved {
+    if artifact.status == Status::Retired {
+        return Ok(());
+    }
+    let plan = tables::plan(&artifact.regions);
+    let count = tables::PLANS.get(state.as_store(), &plan)?.unwrap_or(0).saturating_add_signed(change);
+    if count == 0 {
+        tables::PLANS.delete(state, &plan);
+        return Ok(());
+    }
+    tables::PLANS.put(state, &plan, &count)
+}
+
+/// Bytes per second, with the last report counting a third, once there are two of them.
+fn rate(before: &Replica, bytes_copied: u64, at: Timestamp) -> u64 {
+    let Some(reported_at) = before.reported_at.filter(|_| before.status == Some(ReplicaStatus::Copying)) else {
+        return 0;
+    };
+    let millis = u64::try_from(at.since(reported_at).as_millis()).unwrap_or(u64::MAX).max(1);
+    let last = bytes_copied.saturating_sub(before.bytes_copied).saturating_mul(1_000) / millis;
+    match before.bytes_per_second {
+        0 => last,
+        earlier => (earlier / 3).saturating_mul(2).saturating_add(last / 3),
+    }
 }
 
 /// A row for each of these regions and no others; `valid` says whether what earlier rows say still holds.

@@ -9,6 +9,9 @@
 //!        └──▶ ArtifactPinned ──PinAnswered──▶ goals
 //! ```
 //!
+//! Once the installation's regions are others than before, whoever leads sees to every artifact that is not retired (`backfill`):
+//! first those that services need, then the newest.
+//!
 //! An artifact's name is the hash of its content. So the same artifact may be built twice, under two names, or with
 //! another way to run it: it is then started again with what was said last, and the regions' copies stay as they are.
 //!
@@ -17,10 +20,12 @@
 //!
 //! What replication does not know: packs and buckets (regions verify and report), and what a service runs.
 
+mod backfill;
 mod decide;
 mod evolve;
 pub mod tables;
 
+pub use backfill::Soft;
 use longshore_processor::{Decision, Processor, StateError, Store, StoreMut, TableInfo};
 use longshore_schemas::{
     RegionName, Timestamp,
@@ -49,20 +54,19 @@ impl Replication {
 
 impl Processor for Replication {
     const NAME: &'static str = "replication";
-    const STATE_VERSION: u32 = 2;
+    const STATE_VERSION: u32 = 3;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = ArtifactRequest;
     type Fact = ArtifactFact;
     /// There are no signals to replication.
     type Signal = ArtifactRequest;
-    /// Nothing here depends on who leads or on time.
-    type Soft = ();
+    type Soft = Soft;
 
     fn decide(
         &self,
         state: &dyn Store,
-        (): &mut (),
+        _: &mut Soft,
         request: &Request<ArtifactRequest>,
         _: Timestamp,
     ) -> Result<Decision<ArtifactFact>, StateError> {
@@ -77,7 +81,7 @@ impl Processor for Replication {
     fn signal(
         &self,
         _: &dyn Store,
-        (): &mut (),
+        _: &mut Soft,
         _: &Request<ArtifactRequest>,
         _: Timestamp,
     ) -> Result<Decision<ArtifactFact>, StateError> {
@@ -88,11 +92,11 @@ impl Processor for Replication {
         evolve::evolve(state, fact)
     }
 
-    fn next_wake(&self, _: &dyn Store, (): &mut (), _: Timestamp) -> Result<Option<Timestamp>, StateError> {
-        Ok(None)
+    fn next_wake(&self, state: &dyn Store, soft: &mut Soft, now: Timestamp) -> Result<Option<Timestamp>, StateError> {
+        Ok(self.has_others(state, soft)?.then_some(now))
     }
 
-    fn wake(&self, _: &dyn Store, (): &mut (), _: Timestamp) -> Result<Decision<ArtifactFact>, StateError> {
-        Ok(Decision::nothing())
+    fn wake(&self, state: &dyn Store, soft: &mut Soft, _: Timestamp) -> Result<Decision<ArtifactFact>, StateError> {
+        self.backfill(state, soft)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! What an artifact is ([`ARTIFACTS`]) seldom changes; what a region says of it ([`REPLICAS`]) does, and is small.
 
+use std::collections::BTreeSet;
+
 use longshore_processor::{Table, TableInfo};
 use longshore_schemas::{
     ArtifactId, ArtifactName, RegionName, RequestId, ServiceName, Timestamp,
@@ -24,8 +26,17 @@ pub const BY_TIME: Table<(Timestamp, ArtifactId), ()> = Table::new(4, "by_time")
 /// When an artifact was last built under a name: its place in [`BY_NAME`].
 pub const NAMES: Table<(ArtifactId, ArtifactName), Timestamp> = Table::new(5, "names");
 
+/// How many artifacts that are not retired must be in just these regions, by [`plan`].
+pub const PLANS: Table<String, u64> = Table::new(6, "plans");
+
 pub const ALL: &[TableInfo] =
-    &[ARTIFACTS.info(), REPLICAS.info(), PINS.info(), BY_NAME.info(), BY_TIME.info(), NAMES.info()];
+    &[ARTIFACTS.info(), REPLICAS.info(), PINS.info(), BY_NAME.info(), BY_TIME.info(), NAMES.info(), PLANS.info()];
+
+/// A set of regions as a text.
+pub fn plan(regions: &[RegionName]) -> String {
+    let regions: BTreeSet<&str> = regions.iter().map(RegionName::as_str).collect();
+    regions.into_iter().collect::<Vec<_>>().join(",")
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artifact {
@@ -68,8 +79,13 @@ pub struct Replica {
     pub packs_done: u32,
     /// Copied from the main bucket for this artifact.
     pub bytes_copied: u64,
+    /// Of late; 0 if it is not known, or nothing is copied.
+    pub bytes_per_second: u64,
     /// Why the region failed, if that is what it said last.
     pub error: Option<String>,
+    /// Why it failed last, whatever it said since.
+    pub last_error: Option<String>,
+    pub failures: u32,
     /// When it last said something new.
     pub reported_at: Option<Timestamp>,
 }

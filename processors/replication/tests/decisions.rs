@@ -4,7 +4,7 @@ mod common;
 
 use common::{PACKS, Step::*, check, driver, id, run};
 use longshore_processor::{Memory, Order, Processor, Range, Store};
-use longshore_replication::{Config, ERROR_BYTES_MAX, Replication, tables};
+use longshore_replication::{Config, ERROR_BYTES_MAX, Replication, Soft, tables};
 use longshore_schemas::{
     ArtifactId, ArtifactName, RegionName, Timestamp,
     events::{ArtifactFact, ArtifactRetired, Cause, Fact, ReplicaStatus, TimerFired, Trigger},
@@ -217,6 +217,115 @@ fn a_new_region_gets_what_is_built_again() {
     assert_eq!(shown, "started one in eu us");
 }
 
+/// Takes over with these regions, and does all that is to do then.
+fn take_over(regions: &[&str], state: &mut Memory) -> Vec<String> {
+    let replication = Replication::new(Config { regions: regions.iter().map(|name| region(name)).collect() });
+    let (mut soft, now, mut shown) = (Soft::default(), Timestamp(1_000_000), Vec::new());
+    while replication.next_wake(state, &mut soft, now).expect("memory").is_some() {
+        let decision = replication.wake(state, &mut soft, now).expect("memory");
+        for event in decision.facts {
+            shown.push(common::in_words(&common::show_fact(&event)));
+            let trigger = Trigger::TimerFired(TimerFired { due: now });
+            let cause = Cause { index: 0, count: 1, trigger };
+            let fact = Fact { sequence: 0, at: now, actor: "timer".into(), trace: None, cause, event };
+            Replication::evolve(state, &fact).expect("applies");
+        }
+    }
+    shown
+}
+
+#[test]
+fn new_regions_get_what_there_is_and_what_services_need_comes_first() {
+    let mut driver = driver("eu us");
+    let second = std::time::Duration::from_secs(1);
+    check(&mut driver, &[(Built("one", "greeter", "./a"), "started one in eu us"), (Stored("one", "eu"), "stored eu")]);
+    driver.advance(second);
+    check(&mut driver, &[(Built("two", "greeter", "./a"), "started two in eu us"), (Stored("two", "eu"), "stored eu")]);
+    driver.advance(second);
+    check(
+        &mut driver,
+        &[
+            (Built("three", "greeter", "./a"), "started three in eu us"),
+            (Stored("three", "eu"), "stored eu"),
+            (Stored("three", "us"), "stored us, completed three"),
+            (Stored("one", "us"), "stored us, completed one"),
+            (Pin("one", "web", "d1", "eu us"), "pinned one by web, answer d1: run ./a"),
+        ],
+    );
+    let (mut state, times) = (driver.state().clone(), |state: &Memory| {
+        tables::BY_TIME.list(state, &Range::all(), Order::Ascending, 10).expect("memory")
+    });
+    let before = times(&state);
+    assert_eq!(take_over(&["us", "eu"], &mut state), [""; 0], "the same regions in another order");
+    assert_eq!(
+        take_over(&["eu", "us", "ap"], &mut state),
+        [
+            "regions of one: eu us ap; new: ap",
+            "regions of three: eu us ap; new: ap",
+            "regions of two: eu us ap; new: ap"
+        ]
+    );
+    assert_eq!(take_over(&["eu", "us", "ap"], &mut state), [""; 0], "once");
+    assert_eq!(status(&state, "one"), tables::Status::Replicating);
+    assert_eq!(times(&state), before, "nothing is newer than it was");
+    // Where it was it may be deployed meanwhile.
+    let deploy = |state: &Memory, regions| decide(state, common::pin("one", "web", "d2", regions));
+    assert_eq!(deploy(&state, "eu us"), "pinned one by web, answer d2: run ./a");
+    assert!(deploy(&state, "eu ap").contains("not in region ap yet (0 of 30 packs)"), "{}", deploy(&state, "eu ap"));
+
+    // One goes: what only waited for it is complete.
+    assert_eq!(
+        take_over(&["eu"], &mut state),
+        [
+            "regions of one: eu; new: ",
+            "completed one",
+            "regions of three: eu; new: ",
+            "completed three",
+            "regions of two: eu; new: ",
+            "completed two"
+        ]
+    );
+    let replicas = tables::REPLICAS.list(&state, &Range::prefix(&id("one")), Order::Ascending, 10).expect("memory");
+    assert_eq!(replicas.len(), 1, "nobody reports for a region that is gone");
+}
+
+#[test]
+fn many_artifacts_are_back_filled_in_parts() {
+    let mut driver = driver("eu");
+    let names: Vec<&'static str> = (0..200).map(|n| &*format!("artifact-{n}").leak()).collect();
+    for name in &names {
+        driver.request(common::built(name, "greeter", "./a"));
+    }
+    let mut state = driver.state().clone();
+    assert_eq!(take_over(&["eu", "us"], &mut state).len(), names.len());
+    let plans = tables::PLANS.list(&state, &Range::all(), Order::Ascending, 10).expect("memory");
+    assert_eq!(plans, [("eu,us".to_owned(), names.len() as u64)]);
+}
+
+#[test]
+fn progress_has_a_rate_and_what_failed_is_remembered() {
+    let mut driver = driver("eu");
+    let second = std::time::Duration::from_secs(1);
+    check(&mut driver, &[(Built("one", "greeter", "./a"), "started one in eu")]);
+    let replica = |driver: &longshore_processor::testing::Driver<Replication>| {
+        tables::REPLICAS.expect(driver.state(), &(id("one"), region("eu"))).expect("a row")
+    };
+    // Packs done, of 1,000 bytes each, and the rate after it; a second between each two.
+    for (done, rate) in [(2, 0), (5, 3_000), (11, 4_000), (11, 4_000), (12, 2_832)] {
+        driver.request(common::report("one", "eu", ReplicaStatus::Copying, done, None));
+        assert_eq!(replica(&driver).bytes_per_second, rate, "after {done} packs");
+        driver.advance(second);
+    }
+    driver.request(common::report("one", "eu", ReplicaStatus::Failed, 12, Some("the bucket is away")));
+    driver.request(common::report("one", "eu", ReplicaStatus::Copying, 13, None));
+    let seen = replica(&driver);
+    assert_eq!((seen.bytes_per_second, seen.error.as_deref(), seen.failures), (0, None, 1));
+    assert_eq!(seen.last_error.as_deref(), Some("the bucket is away"));
+    driver.request(common::report("one", "eu", ReplicaStatus::Stored, PACKS, None));
+    assert_eq!(replica(&driver).bytes_per_second, 0);
+    driver.assert_replay();
+}
+
 fn decide(state: &Memory, event: impl Into<longshore_schemas::events::ArtifactRequest>) -> String {
     decide_by(&Replication::new(Config { regions: vec![region("eu")] }), state, event)
 }
@@ -234,5 +343,5 @@ fn decide_by(
         report: None,
         event: event.into(),
     };
-    common::show(&replication.decide(state, &mut (), &request, Timestamp(0)).expect("memory"))
+    common::show(&replication.decide(state, &mut Soft::default(), &request, Timestamp(0)).expect("memory"))
 }

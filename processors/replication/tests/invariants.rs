@@ -78,6 +78,7 @@ impl Model {
             ArtifactFact::ArtifactUnpinned(e) => {
                 assert!(self.pins.remove(&(e.artifact, e.service.to_string())), "was not pinned");
             }
+            ArtifactFact::ReplicaRegionsSet(_) => panic!("the regions are always the same here"),
             ArtifactFact::ArtifactRetired(_) | ArtifactFact::Processed(_) => {}
         }
     }

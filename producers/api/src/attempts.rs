@@ -9,7 +9,7 @@ use axum::{Json as Answered, extract::State, http::StatusCode};
 use longshore_artifact::{PACK_BYTES_MAX, pack_key};
 use longshore_schemas::{
     JobId,
-    events::{BuildLog, Heartbeat, LogSegmentStored, WorkerSignal},
+    events::{BuildLog, Heartbeat, LogSegmentStored, PackHint, PacksUploaded, UploadedPack, WorkerSignal},
     http::{
         BeatAnswer, FinishBody, JobStatus, JobView, LOG_SEGMENT_BYTES_MAX, LogAnswer, LogBody, LogSegment, PackSize,
         UPLOADS_MAX, Upload, UploadsAnswer, UploadsBody,
@@ -48,25 +48,46 @@ pub(crate) async fn beat(State(shared): App, asker: Asker, OfAttempt(of): OfAtte
 /// `POST /v1/jobs/{job}/attempts/{attempt}/uploads`
 pub(crate) async fn uploads(
     State(shared): App,
+    asker: Asker,
     OfAttempt(of): OfAttempt,
     Json(body): Json<UploadsBody>,
 ) -> Answer<Answered<UploadsAnswer>> {
-    if body.packs.len() > UPLOADS_MAX {
-        return Err(above(&UPLOADS, format_args!("packs: ask for at most {UPLOADS_MAX} at a time")));
-    }
-    if let Some(PackSize { pack, bytes }) =
-        body.packs.iter().find(|pack| !(1..=PACK_BYTES_MAX as u64).contains(&pack.bytes))
-    {
-        let says = format_args!("packs: {pack} has {bytes} bytes; a pack has 1 to {PACK_BYTES_MAX}");
-        return Err(above(&PACK_BYTES, says));
-    }
+    check_packs("packs", &body.packs)?;
+    check_packs("stored", &body.stored)?;
     require_current(&shared, &of)?;
+    hint(&shared, &asker, &of, body.stored).await;
     let mut uploads = Vec::with_capacity(body.packs.len());
     for PackSize { pack, bytes } in body.packs {
         let put = shared.bucket.presign_put(&pack_key(&pack), UPLOAD_URL_VALID, bytes).await?;
         uploads.push(Upload { pack, url: put.url, headers: put.headers });
     }
     Ok(Answered(UploadsAnswer { uploads }))
+}
+
+fn check_packs(field: &str, packs: &[PackSize]) -> Answer<()> {
+    if packs.len() > UPLOADS_MAX {
+        return Err(above(&UPLOADS, format_args!("{field}: name at most {UPLOADS_MAX} at a time")));
+    }
+    match packs.iter().find(|pack| !(1..=PACK_BYTES_MAX as u64).contains(&pack.bytes)) {
+        Some(PackSize { pack, bytes }) => {
+            let says = format_args!("{field}: {pack} has {bytes} bytes; a pack has 1 to {PACK_BYTES_MAX}");
+            Err(above(&PACK_BYTES, says))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Tells the regions of packs that are stored. A hint that is lost costs time, and no call fails for it.
+async fn hint(shared: &Shared, asker: &Asker, of: &AttemptCredential, stored: Vec<PackSize>) {
+    if stored.is_empty() {
+        return;
+    }
+    let AttemptCredential { job, attempt, .. } = of.clone();
+    let packs = stored.into_iter().map(|PackSize { pack, bytes }| UploadedPack { pack, bytes }).collect();
+    let asker = Asker { actor: asker.actor.clone(), id: new_id(), trace: None };
+    if let Err(failure) = append(shared, &asker, PackHint::from(PacksUploaded { job, attempt, packs })).await {
+        tracing::warn!(job = %of.job, ?failure, "the regions are not told of packs; they copy them after the build");
+    }
 }
 
 /// `POST /v1/jobs/{job}/attempts/{attempt}/log`

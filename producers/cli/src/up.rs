@@ -143,6 +143,8 @@ impl Up {
                 request_keys: request_keys.of(region).context("a region without a key")?.to_vec(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
+                // All buckets are on one disk here, which would do it twice; and the bytes of each hop are to be seen.
+                copies_by_service: false,
             };
             let running = parts.start(&roles_stop).await?;
             ports.keep(region.as_str(), running.address())?;

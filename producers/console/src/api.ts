@@ -40,7 +40,13 @@ export interface Replica {
   packs_done: number;
   packs: number;
   bytes_copied: number;
+  bytes_done: number;
+  bytes: number;
+  bytes_per_second?: number;
+  expected_at?: string;
   error: string | null;
+  last_error?: string;
+  failures: number;
 }
 
 export interface Artifact {
@@ -151,6 +157,7 @@ const KINDS: Record<string, string[]> = {
     "ArtifactPinned",
     "ArtifactUnpinned",
     "ArtifactRetired",
+    "ReplicaRegionsSet",
   ],
   goals: [
     "DeployAccepted",

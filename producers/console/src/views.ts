@@ -50,9 +50,20 @@ export function artifactsView(artifacts: Artifact[], regions: string[], deploy: 
 function replica(replica: Replica | undefined): HTMLElement | string {
   if (!replica) return "–";
   if (replica.status === "Stored") return badge("stored");
-  if (replica.status === "Failed") return el("span", { title: replica.error ?? "" }, badge("failed"));
-  const label = `${replica.packs_done} of ${replica.packs} packs`;
-  return el("progress", { max: String(Math.max(1, replica.packs)), value: String(replica.packs_done), title: label }, label);
+  const packs = `${replica.packs_done} of ${replica.packs} packs`;
+  const bytes = `${mebibytes(replica.bytes_done)} of ${mebibytes(replica.bytes)}`;
+  const failed = replica.failures > 0 && `failed ${replica.failures}×, last: ${replica.last_error ?? replica.error ?? ""}`;
+  const title = [packs, bytes, failed].filter(Boolean).join("\n");
+  if (replica.status === "Failed") return el("span", { title }, badge("failed"), el("small", {}, ` ${packs}`));
+  const max = String(Math.max(1, replica.packs));
+  const rate = replica.bytes_per_second ? `${mebibytes(replica.bytes_per_second)}/s` : "";
+  const left = replica.expected_at ? `, ${duration(new Date().toISOString(), replica.expected_at)} left` : "";
+  return el(
+    "span",
+    { title },
+    el("progress", { max, value: String(replica.packs_done) }, packs),
+    el("small", {}, replica.status ? `${packs} ${rate}${left}` : "waiting"),
+  );
 }
 
 export interface ServiceActions {

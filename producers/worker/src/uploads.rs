@@ -7,6 +7,8 @@
 //! ```
 //!
 //! 412 means that the pack is there already: the same bytes, since its name is their hash.
+//!
+//! What is stored is told with a later call, or with one of its own, each second: regions copy it while the build still runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +30,8 @@ use crate::{beats::AttemptApi, client, wait_after};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// For one PUT of up to 8 MiB.
 const PUT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Stored packs are told this often.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How much of a bucket's answer is shown.
@@ -64,14 +68,16 @@ type Wish = (PackSize, oneshot::Sender<Result<Upload, Error>>);
 pub(crate) struct Uploads {
     http: reqwest::Client,
     wishes: mpsc::Sender<Wish>,
+    stored: mpsc::Sender<PackSize>,
 }
 
 impl Uploads {
     pub(crate) fn start(api: AttemptApi) -> Self {
         let (wishes, queue) = mpsc::channel(UPLOADS_MAX);
+        let (stored, news) = mpsc::channel(UPLOADS_MAX);
         let http = api.plain().clone();
-        tokio::spawn(ask(api, queue));
-        Self { http, wishes }
+        tokio::spawn(ask(api, queue, news));
+        Self { http, wishes, stored }
     }
 
     async fn try_put(&self, pack: PackId, bytes: &Bytes) -> Result<(), Error> {
@@ -84,6 +90,8 @@ impl Uploads {
             with_headers(put, &upload.headers).send().await.map_err(|e| Error::Unreachable(e.without_url()))?;
         let status = response.status();
         if status.is_success() || status == reqwest::StatusCode::PRECONDITION_FAILED {
+            // If too many wait to be told, this one is not: that costs time only.
+            let _ = self.stored.try_send(PackSize { pack, bytes: bytes.len() as u64 });
             return Ok(());
         }
         let text = response.text().await.unwrap_or_default().chars().take(SHOWN_CHARS_MAX).collect();
@@ -119,12 +127,28 @@ pub(crate) fn with_headers(mut put: reqwest::RequestBuilder, headers: &[(String,
     put
 }
 
-/// Asks for all that wait at once. Ends with the sink.
-async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>) {
+/// Asks for all that wait at once, and tells what is stored. Ends with the sink.
+async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::Receiver<PackSize>) {
     let mut wishes = Vec::with_capacity(UPLOADS_MAX);
-    while queue.recv_many(&mut wishes, UPLOADS_MAX).await > 0 {
+    let mut stored = Vec::new();
+    let mut tell_at = Instant::now();
+    loop {
+        tokio::select! {
+            count = queue.recv_many(&mut wishes, UPLOADS_MAX) => if count == 0 { return },
+            Some(pack) = news.recv(), if stored.len() < UPLOADS_MAX => {
+                stored.push(pack);
+                continue;
+            }
+            () = tokio::time::sleep_until(tell_at), if !stored.is_empty() => {}
+        }
         let packs = wishes.iter().map(|(pack, _)| pack.clone()).collect();
-        let mut answer = api.uploads(&UploadsBody { packs }).await.map_err(Arc::new);
+        let mut told = Vec::new();
+        if tell_at <= Instant::now() {
+            told.append(&mut stored);
+            tell_at = Instant::now() + TELL_INTERVAL;
+        }
+        // What was told and not heard is not told again: a hint may be lost.
+        let mut answer = api.uploads(&UploadsBody { packs, stored: told }).await.map_err(Arc::new);
         for (size, sender) in wishes.drain(..) {
             let upload = match &mut answer {
                 Ok(answer) => take(&mut answer.uploads, size.pack).ok_or(Error::Unanswered),

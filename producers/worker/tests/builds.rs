@@ -232,3 +232,22 @@ async fn much_output_is_kept_whole() {
     assert_eq!(lines.last(), Some(&"line number 39999 of a long log"));
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_told_while_the_rest_is_uploaded() {
+    let mut lab = Lab::start().await;
+    let commit = lab.commit(&[]);
+    lab.server.events().holds_back = true;
+    let job = lab.queue(lab.spec(&commit, "head -c 30000000 /dev/urandom > out"), None).await;
+    root(lab.finished(&job).await);
+    {
+        let events = lab.server.events();
+        assert!(events.uploaded.len() > 2 && !events.told.is_empty());
+        assert!(events.told.iter().all(|pack| events.uploaded.contains(pack)), "only what was asked for");
+        let mut once = events.told.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), events.told.len(), "each once");
+    }
+    lab.end().await;
+}

@@ -30,6 +30,7 @@ events! {
         ArtifactUnpinned => e.artifact,
         ArtifactRetired => e.artifact,
         Processed => { let _ = e; "processed" },
+        ReplicaRegionsSet => e.artifact,
     }
 }
 
@@ -161,4 +162,15 @@ pub struct ArtifactUnpinned {
 #[avro(namespace = "longshore")]
 pub struct ArtifactRetired {
     pub artifact: ArtifactId,
+}
+
+/// The installation's regions have changed, and so has where the artifact must be. Copies in regions that stay are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ReplicaRegionsSet {
+    pub artifact: ArtifactId,
+    /// Every one, the new ones included.
+    pub regions: Vec<RegionName>,
+    /// Those that have it to copy.
+    pub added: Vec<RegionName>,
 }

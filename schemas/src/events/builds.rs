@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Processed, RunSpec, StringMap, events, symbols};
 use crate::{
-    ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, QueueName, RequestId, Timestamp, WorkerId, auth::Speaker,
+    ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, PackId, QueueName, RequestId, Timestamp, WorkerId,
+    auth::Speaker,
 };
 
 events! {
@@ -46,6 +47,13 @@ events! {
     /// Where a build's output can be read. Key: the attempt.
     BuildLog on BUILD_LOGS by |e| {
         LogSegmentStored => format_args!("{}/{}", e.job, e.attempt),
+    }
+}
+
+events! {
+    /// What of a build that still runs is in the main bucket already. Key: the attempt.
+    PackHint on PACK_HINTS by |e| {
+        PacksUploaded => format_args!("{}/{}", e.job, e.attempt),
     }
 }
 
@@ -274,4 +282,22 @@ pub struct LogSegmentStored {
     pub bytes: u32,
     /// The object's key in the main bucket.
     pub object: String,
+}
+
+/// Packs that an attempt has uploaded, by its worker's word: who copies one looks at its bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct PacksUploaded {
+    pub job: JobId,
+    pub attempt: u32,
+    pub packs: Vec<UploadedPack>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct UploadedPack {
+    pub pack: PackId,
+    #[serde(with = "crate::avro::long")]
+    #[avro(with)]
+    pub bytes: u64,
 }

@@ -25,6 +25,8 @@ impl Pending {
             ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
                 self.add(started.summary.artifact);
             }
+            ArtifactFact::ReplicaRegionsSet(set) if set.added.contains(region) => self.add(set.artifact),
+            ArtifactFact::ReplicaRegionsSet(set) if !set.regions.contains(region) => self.remove(&set.artifact),
             ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),
             ArtifactFact::ReplicaStored(stored) => self.stored_elsewhere(&stored.artifact, &stored.region),
             // It was stored, and is damaged. If it is pending already, this says nothing new.

@@ -8,7 +8,7 @@ use longshore_region::Region;
 use longshore_s3::Bucket;
 use longshore_schemas::{
     PackId,
-    events::{ArtifactRequest, ReplicaFailed, ReplicaReported, ReplicaStatus, Request},
+    events::{ReplicaFailed, ReplicaStatus},
     stream::{FromNode, FromRegion},
 };
 use tokio::{
@@ -18,23 +18,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Node, PATIENCE, World};
+use crate::support::{Node, PATIENCE, World, is_right, until};
 
 const BEAT: Duration = Duration::from_secs(10);
-
-/// The first report after `skip` others of this kind.
-async fn report(world: &World, status: ReplicaStatus, skip: usize) -> ReplicaReported {
-    let mut seen = 0;
-    world
-        .until(|request: Request<ArtifactRequest>| match request.event {
-            ArtifactRequest::ReplicaReported(reported) if reported.status == status => {
-                seen += 1;
-                (seen > skip).then_some(reported)
-            }
-            _ => None,
-        })
-        .await
-}
 
 /// Flips a bit; answers the right bytes.
 async fn damage(bucket: &Bucket, pack: PackRef) -> Bytes {
@@ -49,26 +35,13 @@ fn quarantined(pack: PackRef) -> String {
     format!("quarantine/{}", pack_key(&pack.pack))
 }
 
-async fn is_right(bucket: &Bucket, pack: PackRef) -> bool {
-    let content = bucket.get(&pack_key(&pack.pack), pack.bytes).await;
-    content.is_ok_and(|content| PackId::of(&content) == pack.pack)
-}
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// A region that has an artifact of so many packs.
 async fn stored(packs: u32) -> (World, Region, CancellationToken, longshore_artifact::ArtifactRoot) {
     let world = World::new().await;
     let root = world.publish(packs).await;
     world.start_replication(&root).await;
     let (region, shutdown) = world.region(BEAT).await;
-    report(&world, ReplicaStatus::Stored, 0).await;
+    world.report(ReplicaStatus::Stored, 0).await;
     (world, region, shutdown, root)
 }
 
@@ -81,7 +54,7 @@ async fn a_damaged_pack_is_moved_away_reported_and_copied_anew() {
     let mut node = Node::join(&world, &region, "n1", &[]).await;
     node.say(FromNode::PackDamaged { artifact, pack: bad.pack }).await;
 
-    let failed = report(&world, ReplicaStatus::Failed, 0).await;
+    let failed = world.report(ReplicaStatus::Failed, 0).await;
     let error = failed.error.expect("it says why");
     assert!(error.contains(&bad.pack.to_string()) && error.contains("quarantine/"), "{error}");
     assert_eq!(world.own.head(&pack_key(&bad.pack)).await.expect("asked"), None, "no ticket leads to it any more");
@@ -89,14 +62,14 @@ async fn a_damaged_pack_is_moved_away_reported_and_copied_anew() {
 
     // What replication makes of the report brings the copier back.
     world.fact(ReplicaFailed { artifact, region: "eu".parse().expect("valid"), error }).await;
-    report(&world, ReplicaStatus::Stored, 1).await;
+    world.report(ReplicaStatus::Stored, 1).await;
     assert!(is_right(&world.own, bad).await);
     println!("recovery of a damaged pack in the regional bucket: {:?}", begun.elapsed());
 
     // As after a crash between moving and reporting: whoever finds nothing says so.
     world.own.delete(&pack_key(&gone.pack)).await.expect("deleted");
     node.say(FromNode::PackDamaged { artifact, pack: gone.pack }).await;
-    let error = report(&world, ReplicaStatus::Failed, 1).await.error.expect("it says why");
+    let error = world.report(ReplicaStatus::Failed, 1).await.error.expect("it says why");
     assert!(error.contains(&gone.pack.to_string()), "{error}");
     shutdown.cancel();
     region.stopped().await;
@@ -119,7 +92,7 @@ async fn the_region_looks_itself_and_stops_listening_to_a_node_that_is_wrong() {
     damage(&world.own, packs[5]).await;
     let mut honest = Node::join(&world, &region, "honest", &[]).await;
     honest.say(FromNode::PackDamaged { artifact, pack: packs[5].pack }).await;
-    let error = report(&world, ReplicaStatus::Failed, 0).await.error.expect("it says why");
+    let error = world.report(ReplicaStatus::Failed, 0).await.error.expect("it says why");
     assert!(error.contains(&packs[5].pack.to_string()), "that is the first one that was believed: {error}");
     for right in &packs[..3] {
         assert!(is_right(&world.own, *right).await, "what is right stays");
@@ -145,7 +118,7 @@ async fn what_the_main_bucket_lost_comes_back_from_a_region_that_has_it() {
         is_right(&world.main, lost[0]).await && is_right(&world.main, lost[1]).await
     })
     .await;
-    let failed = report(&world, ReplicaStatus::Failed, 0).await;
+    let failed = world.report(ReplicaStatus::Failed, 0).await;
     assert!(failed.error.expect("it says why").contains(&nowhere.pack.to_string()), "it found its own damaged");
     assert_eq!(world.main.head(&pack_key(&nowhere.pack)).await.expect("asked"), None);
     shutdown.cancel();
@@ -160,10 +133,10 @@ async fn a_root_that_cannot_be_read_is_copied_anew_and_given_back() {
     let mut node = Node::join(&world, &region, "n1", &[]).await;
     node.say(FromNode::RootWanted { artifact }).await;
     assert!(matches!(node.hear().await, Some(FromRegion::Root { root: None, .. })), "nothing is better than nonsense");
-    let error = report(&world, ReplicaStatus::Failed, 0).await.error.expect("it says why");
+    let error = world.report(ReplicaStatus::Failed, 0).await.error.expect("it says why");
     assert!(error.contains("root"), "{error}");
     world.fact(ReplicaFailed { artifact, region: "eu".parse().expect("valid"), error }).await;
-    report(&world, ReplicaStatus::Stored, 1).await;
+    world.report(ReplicaStatus::Stored, 1).await;
     node.say(FromNode::RootWanted { artifact }).await;
     assert!(matches!(node.hear().await, Some(FromRegion::Root { root: Some(_), .. })));
 

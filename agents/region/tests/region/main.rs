@@ -1,6 +1,8 @@
 //! A region between a real log, real buckets and nodes that speak its protocol.
 
+mod ahead;
 mod copier;
 mod damage;
+mod faults;
 mod nodes;
 mod support;

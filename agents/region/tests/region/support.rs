@@ -16,9 +16,10 @@ use longshore_schemas::{
     auth::{AUTH, RequestKey, Sender, Signed},
     codec::{self, Message},
     events::{
-        ArtifactFact, ArtifactSource, ArtifactSummary, Cause, Event, Fact, FleetReport, GoalState, GoalVersion,
-        HealthCheck, NodeDescription, RegionReported, RegionalGoal, ReplicationStarted, ReportOrder, Request, RunSpec,
-        StopSignal, TimerFired, Trigger,
+        ArtifactFact, ArtifactRequest, ArtifactSource, ArtifactSummary, Cause, Event, Fact, FleetReport, GoalState,
+        GoalVersion, HealthCheck, NodeDescription, PackHint, PacksUploaded, RegionReported, RegionalGoal,
+        ReplicaReported, ReplicaStatus, ReplicationStarted, ReportOrder, Request, RunSpec, StopSignal, TimerFired,
+        Trigger, UploadedPack,
     },
     http::Role,
     stream::{FromNode, FromRegion, Hello},
@@ -27,11 +28,48 @@ use longshore_schemas::{
 use longshore_service::{signed::Signer, tokens};
 use longshore_swarm::frames::FrameCodec;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 use tokio_util::{codec::Framed, sync::CancellationToken};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const MAIN: &str = "longshore-main";
+pub(crate) const OWN: &str = "longshore-eu";
+
+fn keys() -> String {
+    "longshore-test".to_owned()
+}
+
+/// A bucket of the world's S3 server, at this address of it.
+pub(crate) async fn bucket(endpoint: &str, name: &str) -> Bucket {
+    let config = BucketConfig {
+        endpoint: Some(endpoint.to_owned()),
+        region: "eu".to_owned(),
+        bucket: name.to_owned(),
+        access_key: Some(keys()),
+        secret_key: Some(keys()),
+        path_style: true,
+        prefix: String::new(),
+    };
+    Bucket::connect(&config).await.expect("a bucket")
+}
+
+pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) async fn is_right(bucket: &Bucket, pack: PackRef) -> bool {
+    let content = bucket.get(&pack_key(&pack.pack), pack.bytes).await;
+    content.is_ok_and(|content| PackId::of(&content) == pack.pack)
+}
 
 pub(crate) struct World {
     pub(crate) folder: TempDir,
@@ -47,7 +85,6 @@ impl World {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = LocalLog::open(Config::new(folder.path().join("log"), topics::ALL)).expect("a log");
-        let keys = || "longshore-test".to_owned();
         let config = embedded::Config {
             root: folder.path().join("s3"),
             listen: "127.0.0.1:0".parse().expect("valid"),
@@ -55,28 +92,21 @@ impl World {
             secret_key: keys(),
         };
         let s3 = embedded::Server::start(config).await.expect("an S3 server");
-        let bucket = async |name: &str| {
-            let config = BucketConfig {
-                endpoint: Some(s3.endpoint().to_owned()),
-                region: "eu".to_owned(),
-                bucket: name.to_owned(),
-                access_key: Some(keys()),
-                secret_key: Some(keys()),
-                path_style: true,
-                prefix: String::new(),
-            };
-            let bucket = Bucket::connect(&config).await.expect("a bucket");
-            bucket.ensure_exists().await.expect("made");
-            bucket
-        };
-        let (main, own) = (bucket("longshore-main").await, bucket("longshore-eu").await);
+        let (main, own) = (bucket(s3.endpoint(), MAIN).await, bucket(s3.endpoint(), OWN).await);
+        main.ensure_exists().await.expect("made");
+        own.ensure_exists().await.expect("made");
         let (token, record) = tokens::generate("fleet", Role::Node);
         Self { folder, log, s3, main, own, token, tokens: tokens::Tokens::new(vec![record]) }
     }
 
     pub(crate) async fn region(&self, beat: Duration) -> (Region, CancellationToken) {
+        self.region_with(|config| config.limits.beat = beat).await
+    }
+
+    /// A region, but for what is changed.
+    pub(crate) async fn region_with(&self, change: impl FnOnce(&mut RegionConfig)) -> (Region, CancellationToken) {
         let shutdown = CancellationToken::new();
-        let config = RegionConfig {
+        let mut config = RegionConfig {
             region: "eu".parse().expect("valid"),
             log: self.log.clone(),
             main_bucket: self.main.clone(),
@@ -87,8 +117,9 @@ impl World {
             signer: Signer::new([7; 32]),
             request_keys: vec![request_key("eu", 7)],
             data_dir: self.folder.path().join("region"),
-            limits: Limits { beat, ..Limits::default() },
+            limits: Limits { beat: Duration::from_secs(10), copies_by_service: false, ..Limits::default() },
         };
+        change(&mut config);
         (Region::start(config, shutdown.clone()).await.expect("a region"), shutdown)
     }
 
@@ -171,6 +202,16 @@ impl World {
         self.log.append(topics::ARTIFACTS.name, vec![record]).await.expect("appended");
     }
 
+    /// What a worker says of a build that runs.
+    pub(crate) async fn hint(&self, job: &str, packs: &[PackRef]) {
+        let packs = packs.iter().map(|pack| UploadedPack { pack: pack.pack, bytes: pack.bytes }).collect();
+        let event = PackHint::from(PacksUploaded { job: job.parse().expect("valid"), attempt: 1, packs });
+        let (id, key) = (format!("hint-{job}").parse().expect("valid"), event.key());
+        let request = Request { id, at: Timestamp(0), actor: "w-1".to_owned(), trace: None, report: None, event };
+        let record = Record::new(key, codec::encode(&request).expect("valid"));
+        self.log.append(topics::PACK_HINTS.name, vec![record]).await.expect("appended");
+    }
+
     pub(crate) async fn goal(&self, service: &str, revision: u64) {
         let event = GoalState::from(RegionalGoal {
             region: "eu".parse().expect("valid"),
@@ -183,6 +224,19 @@ impl World {
         let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
         let record = Record::new(key, codec::encode(&request).expect("valid"));
         self.log.append(topics::GOAL_STATE.name, vec![record]).await.expect("appended");
+    }
+
+    /// The first report of this kind after `skip` others.
+    pub(crate) async fn report(&self, status: ReplicaStatus, skip: usize) -> ReplicaReported {
+        let mut seen = 0;
+        self.until(|request: Request<ArtifactRequest>| match request.event {
+            ArtifactRequest::ReplicaReported(reported) if reported.status == status => {
+                seen += 1;
+                (seen > skip).then_some(reported)
+            }
+            _ => None,
+        })
+        .await
     }
 
     /// Reads a topic of requests from the start until one gives an answer.

@@ -2,7 +2,7 @@
 //!
 //! Objects are written, read and removed here, because s3s-fs gives an object its name before it has checked or synced
 //! it, and compares `If-None-Match` without holding anything. Buckets and listings are s3s-fs's. All else (multipart,
-//! copies, versions …) is answered with NotImplemented: nothing of Longshore asks for it.
+//! versions …) is answered with NotImplemented: nothing of Longshore asks for it.
 
 use std::{
     io::{self, SeekFrom},
@@ -241,6 +241,43 @@ impl S3 for Store {
             last_modified: Some(found.modified),
             ..Default::default()
         }))
+    }
+
+    /// A copy counts as one object that went out of the source's bucket and one that came into the other.
+    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = request.input;
+        let object = self.object(&input.bucket, &input.key)?;
+        let CopySource::Bucket { bucket, key, version_id: None } = input.copy_source else {
+            return Err(s3_error!(NotImplemented, "copies are of a bucket's object as it is, without versions"));
+        };
+        let (bucket, key) = (bucket.into_string(), key.into_string());
+        let (mut source, found) = {
+            let (file, found) = self.find(&bucket, &key).await?;
+            (file.into_std().await, found)
+        };
+        self.blocking(move |files| {
+            let staged = files.stage();
+            let mut copy = std::fs::File::create(&staged.path)?;
+            io::copy(&mut source, &mut copy)?;
+            copy.sync_all()?;
+            files.publish(&staged, &object, false)
+        })
+        .await?;
+        self.counters.count(&bucket, &key, |traffic| {
+            traffic.gets += 1;
+            traffic.get_bytes += found.bytes;
+        });
+        self.counters.count(&input.bucket, &input.key, |traffic| {
+            traffic.puts += 1;
+            traffic.put_bytes += found.bytes;
+        });
+        let (_, found) = self.find(&input.bucket, &input.key).await?;
+        let result = CopyObjectResult {
+            e_tag: Some(found.tag),
+            last_modified: Some(found.modified),
+            ..CopyObjectResult::default()
+        };
+        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {

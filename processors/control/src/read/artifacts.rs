@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_replication::{
     Replication,
-    tables::{ARTIFACTS, Artifact, BY_NAME, BY_TIME, PINS, REPLICAS},
+    tables::{ARTIFACTS, Artifact, BY_NAME, BY_TIME, PINS, REPLICAS, Replica},
 };
 use longshore_runtime::Handle;
 use longshore_schemas::{
-    ArtifactId, Timestamp,
-    events::ReplicaStatus,
+    ArtifactId, RegionName, Timestamp,
+    events::{ArtifactSummary, ReplicaStatus},
     http::{ArtifactQuery, ArtifactView, Page, ReplicaView},
     read::ReadError,
 };
@@ -75,21 +75,40 @@ fn part(
     Ok(Part { rows, unread: None })
 }
 
+/// One cell of the matrix. What is reckoned here is as good as the region's last report.
+fn replica_view(region: RegionName, replica: Replica, summary: &ArtifactSummary) -> ReplicaView {
+    let Replica { status, bytes_copied, bytes_per_second, error, last_error, failures, reported_at, .. } = replica;
+    let (packs, bytes) = (summary.packs, summary.pack_bytes);
+    let packs_done = if status == Some(ReplicaStatus::Stored) { packs } else { replica.packs_done.min(packs) };
+    let share = u128::from(bytes) * u128::from(packs_done) / u128::from(packs.max(1));
+    let bytes_done = u64::try_from(share).unwrap_or(bytes);
+    let rate = Some(bytes_per_second).filter(|rate| *rate > 0 && status == Some(ReplicaStatus::Copying));
+    let expected_at = rate.zip(reported_at).map(|(rate, at)| {
+        let millis = (bytes - bytes_done).saturating_mul(1_000) / rate;
+        Timestamp::from_millis(at.millis().saturating_add(i64::try_from(millis).unwrap_or(i64::MAX)))
+    });
+    ReplicaView {
+        region,
+        status,
+        packs_done,
+        packs,
+        bytes_copied,
+        bytes_done,
+        bytes,
+        bytes_per_second: rate,
+        expected_at,
+        error,
+        last_error,
+        failures,
+        reported_at,
+    }
+}
+
 fn view(state: &dyn Store, artifact: &ArtifactId, row: Artifact) -> Result<ArtifactView, StateError> {
-    let packs = row.summary.packs;
     let mut replicas = Vec::with_capacity(row.regions.len());
     for region in &row.regions {
         let replica = REPLICAS.get(state, &(*artifact, region.clone()))?.unwrap_or_default();
-        let packs_done = if replica.status == Some(ReplicaStatus::Stored) { packs } else { replica.packs_done };
-        replicas.push(ReplicaView {
-            region: region.clone(),
-            status: replica.status,
-            packs_done,
-            packs,
-            bytes_copied: replica.bytes_copied,
-            error: replica.error,
-            reported_at: replica.reported_at,
-        });
+        replicas.push(replica_view(region.clone(), replica, &row.summary));
     }
     let mut pinned_by = Vec::new();
     PINS.scan(state, &Range::prefix(artifact), Order::Ascending, |(_, service), _| {

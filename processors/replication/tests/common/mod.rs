@@ -123,14 +123,15 @@ pub(crate) fn show(decision: &Decision<ArtifactFact>) -> String {
         other => format!("{other:?}"),
     }));
     parts.extend(decision.refusal.iter().map(|refused| format!("{:?}: {}", refused.code, refused.reason)));
-    let mut shown = parts.join(", ");
-    for word in ["one", "two"] {
-        shown = shown.replace(&id(word).to_string(), word);
-    }
-    shown
+    in_words(&parts.join(", "))
 }
 
-fn show_fact(fact: &ArtifactFact) -> String {
+/// With the artifacts' words for their ids.
+pub(crate) fn in_words(text: &str) -> String {
+    ["one", "two", "three"].into_iter().fold(text.to_owned(), |text, word| text.replace(&id(word).to_string(), word))
+}
+
+pub(crate) fn show_fact(fact: &ArtifactFact) -> String {
     match fact {
         ArtifactFact::ReplicationStarted(e) => {
             let regions: Vec<_> = e.regions.iter().map(|region| region.as_str()).collect();
@@ -144,6 +145,12 @@ fn show_fact(fact: &ArtifactFact) -> String {
         ArtifactFact::ArtifactUnpinned(e) => format!("unpinned {} by {}", e.artifact, e.service),
         ArtifactFact::ArtifactRetired(e) => format!("retired {}", e.artifact),
         ArtifactFact::Processed(_) => "processed".into(),
+        ArtifactFact::ReplicaRegionsSet(e) => {
+            let list = |regions: &[longshore_schemas::RegionName]| {
+                regions.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(" ")
+            };
+            format!("regions of {}: {}; new: {}", e.artifact, list(&e.regions), list(&e.added))
+        }
     }
 }
 

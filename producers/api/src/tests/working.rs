@@ -8,7 +8,7 @@ use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
 use longshore_log::{ReadLimit, TopicPartition};
 use longshore_schemas::{
     ArtifactId, PackId, codec,
-    events::{Request, WorkerReady, WorkerSignal},
+    events::{PackHint, PacksUploaded, Request, UploadedPack, WorkerReady, WorkerSignal},
     http::{Assignment, ClaimedJob, JobStatus, JobView, LogAnswer, Role, UploadsAnswer},
     topics,
 };
@@ -181,6 +181,26 @@ async fn an_attempt_uploads_logs_and_finishes() {
 }
 
 #[tokio::test]
+async fn regions_are_told_what_a_running_attempt_has_stored() {
+    let world = World::new().await;
+    let stored = json!({ "packs": [], "stored": [{ "pack": PackId::of(b"x"), "bytes": 7 }] });
+    world.attempt("uploads", &stored).await.expect_problem(409, "is over");
+    world.running("default-1", 1);
+    world.attempt("uploads", &json!({ "packs": [] })).await.expect_status(200);
+    assert_eq!(world.records().await, 0, "there is nothing to tell");
+    world.attempt("uploads", &stored).await.expect_status(200);
+    let partition = topics::partition_of(b"default-1/1", topics::PACK_HINTS.partitions);
+    let of = TopicPartition::new(topics::PACK_HINTS.name, partition);
+    let mut reader = longshore_log::Log::reader(&*world.log, vec![(of, 0)]).expect("a reader");
+    let hints =
+        tokio::time::timeout(PATIENCE, reader.read(ReadLimit::default())).await.expect("in time").expect("a hint");
+    let hint: Request<PackHint> = codec::decode(&hints[0].record.value.clone().expect("a value")).expect("a hint");
+    let PackHint::PacksUploaded(PacksUploaded { job, attempt, packs }) = hint.event;
+    assert_eq!((job.to_string().as_str(), attempt), ("default-1", 1));
+    assert_eq!(packs, [UploadedPack { pack: PackId::of(b"x"), bytes: 7 }]);
+}
+
+#[tokio::test]
 async fn what_an_attempt_may_not_send() {
     let world = World::new().await;
     world.running("default-1", 1);
@@ -192,7 +212,9 @@ async fn what_an_attempt_may_not_send() {
     let table = [
         ("uploads", json!({ "packs": [{ "pack": pack, "bytes": 9_000_000 }] }), "a pack has 1 to 8388608"),
         ("uploads", json!({ "packs": [{ "pack": pack, "bytes": 0 }] }), "a pack has 1 to"),
-        ("uploads", json!({ "packs": many }), "at most 64"),
+        ("uploads", json!({ "packs": many }), "packs: name at most 64"),
+        ("uploads", json!({ "packs": [], "stored": many }), "stored: name at most 64"),
+        ("uploads", json!({ "packs": [], "stored": [{ "pack": pack, "bytes": 0 }] }), "stored: "),
         ("log", json!({ "stored": [], "next": { "index": 0, "bytes": 262_145 } }), "sizes 1 to 262144"),
         ("log", json!({ "stored": [], "nxt": null }), "nxt"),
         ("finish", json!({ "outcome": "succeeded", "root": foreign, "new_pack_bytes": 0 }), "root.artifact"),

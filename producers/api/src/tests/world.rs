@@ -259,7 +259,13 @@ pub(super) fn artifact(id: ArtifactId, complete: bool) -> ArtifactView {
         packs_done: if stored { 12 } else { 3 },
         packs: 12,
         bytes_copied: 1,
+        bytes_done: u64::from(stored),
+        bytes: 1,
+        bytes_per_second: None,
+        expected_at: None,
         error: None,
+        last_error: None,
+        failures: 0,
         reported_at: None,
     };
     let build: BuildSpec = serde_json::from_value(build()["build"].clone()).expect("a build");

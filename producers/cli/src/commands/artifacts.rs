@@ -1,5 +1,7 @@
 //! `longshore artifacts`, `artifact`
 
+use std::time::Duration;
+
 use longshore_schemas::{
     Timestamp,
     events::ReplicaStatus,
@@ -80,19 +82,27 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
         ("kept by", if services.is_empty() { "-".to_owned() } else { services.join(", ") }),
     ];
     let lines: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<9} {value}")).collect();
-    let header = ["region", "status", "packs", "copied", "reported", "error"];
+    let header = ["region", "status", "packs", "bytes", "copied", "rate", "expected", "reported", "failed", "error"];
     let replicas = output::table(&header, view.replicas.iter().map(|replica| replica_row(replica, now)).collect());
     format!("{}\n\n{replicas}", lines.join("\n"))
 }
 
 fn replica_row(replica: &ReplicaView, now: Timestamp) -> Vec<String> {
+    let none = || "-".to_owned();
     let status = replica.status.as_ref().map_or_else(|| "waiting".to_owned(), output::word);
     vec![
         replica.region.to_string(),
         status,
         format!("{} of {}", replica.packs_done, replica.packs),
+        format!("{} of {}", output::size(replica.bytes_done), output::size(replica.bytes)),
         output::size(replica.bytes_copied),
-        replica.reported_at.map_or_else(|| "-".to_owned(), |time| output::ago(time, now)),
-        replica.error.as_deref().map_or_else(|| "-".to_owned(), output::brief),
+        replica.bytes_per_second.map_or_else(none, |rate| format!("{}/s", output::size(rate))),
+        replica.expected_at.map_or_else(none, |at| match at.since(now) {
+            Duration::ZERO => "any moment".to_owned(),
+            wait => format!("in {}", output::duration(wait)),
+        }),
+        replica.reported_at.map_or_else(none, |time| output::ago(time, now)),
+        if replica.failures == 0 { none() } else { format!("{}×", replica.failures) },
+        replica.error.as_ref().or(replica.last_error.as_ref()).map_or_else(none, |error| output::brief(error)),
     ]
 }

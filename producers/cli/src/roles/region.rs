@@ -35,6 +35,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) request_keys: Vec<RequestKey>,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: &'a limits::Settings,
+    /// Whether a service that has both buckets copies by itself.
+    pub(crate) copies_by_service: bool,
 }
 
 impl Parts<'_> {
@@ -51,7 +53,7 @@ impl Parts<'_> {
             signer: self.secrets.signer.clone(),
             request_keys: self.request_keys,
             data_dir: self.data_dir,
-            limits: RegionLimits::of(self.limits),
+            limits: RegionLimits { copies_by_service: self.copies_by_service, ..RegionLimits::of(self.limits) },
         };
         Region::start(config, stop.clone()).await
     }
@@ -94,6 +96,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         request_keys: secrets::region_keys(&settings.secrets(), region)?,
         data_dir: data.path.clone(),
         limits: &limits,
+        copies_by_service: settings.region.copies_by_service,
     };
     let Some(running) = stores::region(&parts, &stop).await? else { return Ok(()) };
     output::message(&format!("longshore region {region} takes nodes at {}", running.address()));

@@ -10,7 +10,7 @@
 //! [schema_registry]                      # url, username, password: where schemas are registered, too
 //! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, keys
 //! [api]                                  # listen, allow_file_repositories
-//! [region]                               # name, listen, metrics_listen, bucket; [region.s3] where it differs from [s3]
+//! [region]                               # name, listen, metrics_listen, bucket, copies_by_service; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
 //! [snapshots]                            # interval, facts, keep
 //! [limits]                               # queue.jobs = 5000, as --limit
@@ -71,6 +71,7 @@ const KEYS: &[&str] = &[
     "region.listen",
     "region.metrics_listen",
     "region.bucket",
+    "region.copies_by_service",
     "region.s3.endpoint",
     "region.s3.region",
     "region.s3.path_style",
@@ -229,13 +230,16 @@ pub(crate) struct RegionSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) metrics_listen: Option<SocketAddr>,
     bucket: Option<String>,
+    /// Whether an S3 service that has both buckets is asked to copy by itself, where it can.
+    pub(crate) copies_by_service: bool,
     s3: RegionalS3,
 }
 
 impl Default for RegionSettings {
     fn default() -> Self {
         let (name, metrics_listen, bucket, s3) = Default::default();
-        Self { name, listen: ([127, 0, 0, 1], 7171).into(), metrics_listen, bucket, s3 }
+        let listen = ([127, 0, 0, 1], 7171).into();
+        Self { name, listen, metrics_listen, bucket, copies_by_service: true, s3 }
     }
 }
 

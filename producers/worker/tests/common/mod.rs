@@ -42,6 +42,10 @@ pub struct Events {
     /// Jobs whose attempt is over.
     pub over: Vec<String>,
     pub uploaded: Vec<String>,
+    /// Packs that the worker said are stored.
+    pub told: Vec<String>,
+    /// Until one is told, there is no place for a second pack.
+    pub holds_back: bool,
     /// Sizes of registered segments, by job.
     pub segments: HashMap<String, BTreeMap<u32, u32>>,
     pub finished: HashMap<String, FinishBody>,
@@ -142,6 +146,14 @@ async fn beat(State(server): App, UrlPath((job, _)): Attempt) -> Answer<BeatAnsw
 
 async fn uploads(State(server): App, Json(body): Json<UploadsBody>) -> Answer<UploadsAnswer> {
     fail_sometimes(&server)?;
+    {
+        let mut events = server.events();
+        events.told.extend(body.stored.iter().map(|pack| pack_key(&pack.pack)));
+        let more = events.uploaded.len() + body.packs.len() > 1;
+        if events.holds_back && events.told.is_empty() && more && !body.packs.is_empty() {
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
     let mut uploads = Vec::new();
     for pack in body.packs {
         let key = pack_key(&pack.pack);

@@ -16,7 +16,7 @@ use longshore_schemas::{
     codec::{self, Message, SCHEMAS},
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Fact, FleetFact, FleetReport,
-        GoalFact, GoalRequest, GoalState, Request, WorkerSignal,
+        GoalFact, GoalRequest, GoalState, PackHint, Request, WorkerSignal,
     },
 };
 
@@ -52,6 +52,7 @@ impl Subject for Events {
             "goal-state" => check::<Request<GoalState>>(input),
             "worker-signals" => check::<Request<WorkerSignal>>(input),
             "build-logs" => check::<Request<BuildLog>>(input),
+            "pack-hints" => check::<Request<PackHint>>(input),
             "dead-letters" => check::<DeadLetter>(input),
             topic => Err(format!("add topic {topic} to this target")),
         }
@@ -231,9 +232,9 @@ fn text_for(field: &str, random: &mut Random) -> String {
         return (*random.pick(texts)).to_owned();
     }
     match field {
-        "artifact" | "held" | "to" => blake3::hash(&random.bytes(1)).to_hex().to_string(),
-        "queue" | "name" | "worker" | "region" | "regions" | "zone" | "zones" | "rack" | "node" | "nodes" | "lost"
-        | "returned" | "service" | "request" | "claim" | "deploy" | "id" => {
+        "artifact" | "held" | "to" | "pack" => blake3::hash(&random.bytes(1)).to_hex().to_string(),
+        "queue" | "name" | "worker" | "region" | "regions" | "added" | "zone" | "zones" | "rack" | "node" | "nodes"
+        | "lost" | "returned" | "service" | "request" | "claim" | "deploy" | "id" => {
             (*random.pick(&["default", "a", "web.front_end-2", "x-17"])).to_owned()
         }
         _ => (*random.pick(&["", "some text", "line\nline", "\u{0}", "ü\u{10ffff}"])).to_owned(),
