@@ -144,8 +144,9 @@ async fn a_cache_that_lacks_files_of_a_commit_is_never_built_from() {
     let first = lab.commit(&[("file", b"1")]);
     root(lab.build(lab.spec(&first, build)).await);
     let cache = fs::read_dir(lab.folder.path().join("work/cache")).expect("readable").flatten().next().expect("cached");
+    let repository = lab.repository.clone();
     let object = |name: &str| {
-        let id = git(&lab.repository, &["rev-parse", name]);
+        let id = git(&repository, &["rev-parse", name]);
         format!("objects/{}/{}", &id[..2], id[2..].trim())
     };
 
