@@ -18,7 +18,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use longshore_bench::{
     Goal, Report,
-    roles::{Fetched, KEY, PublishedBy, Role, Server, child, text},
+    roles::{Fetched, PublishedBy, Role, Server, child, text},
+    s3::KEY,
     trees,
 };
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use longshore_bench::roles::KEY;
+use longshore_bench::s3::KEY;
 
 pub(crate) const BUCKET: &str = "rclone";
 pub(crate) const OBJECT: &str = "tree.tar";
