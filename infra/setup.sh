@@ -9,6 +9,7 @@
 #   infra/setup.sh foreign    Python, Node.js and kcat, with Kafka clients that are not ours: they publish and read as others do
 #   infra/setup.sh compose    docker-compose, which the test of infra/compose reads the file with; no Docker is started
 #   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
+#   infra/setup.sh content    packages from four registries and rclone, for the benchmark of publishing
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
@@ -126,6 +127,14 @@ streams() {
   mvn -q -B -f tests/bench/streams/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
     -DoutputDirectory="$CACHE/streams" ${KAFKA_MVN_ARGS:-} >&2 || die "Kafka Streams could not be fetched from Maven Central"
   touch "$CACHE/streams/.complete"
+}
+
+content() {
+  have rclone || debian "rclone, which publishing is compared with" rclone
+  have mvn || debian "Maven, to fetch packages" maven
+  have npm || echo "setup: no npm: the benchmark's content is without its packages" >&2
+  python3 -m pip --version >/dev/null 2>&1 || debian "pip, to fetch packages" python3-pip
+  tests/bench/content/fetch.sh "$CACHE/packages"
 }
 
 faketime() {

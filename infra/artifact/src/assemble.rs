@@ -1,14 +1,15 @@
 //! Assembly: from packs and installed releases to a tree on disk, wholly there or not at all.
 //!
 //! The tree grows in a hidden directory beside its target. Each chunk is checked against its name before it is written,
-//! wherever it comes from. Everything is synced, then one rename makes it visible. Memory: two chunks.
+//! wherever it comes from. Everything is synced, then one rename makes it visible. Memory: two chunks. Long runs of zeros are not
+//! written: they become holes, whether or not they were holes where the artifact was built.
 //!
 //! What an interrupted run left behind is removed by the next one for the same target; two at once are not foreseen.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write},
+    io,
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
@@ -22,6 +23,9 @@ use crate::{
 
 /// Up to this many entries each file is synced alone; beyond that, syncing the whole file system once is faster.
 const ENTRIES_SYNCED_ALONE_MAX: usize = 512;
+
+/// Zeros that fill a step of this size in a file are not written: fewer save less than they cost.
+const HOLE_STEP_BYTES: usize = 16 * 1024;
 
 /// What assembly did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,10 +130,16 @@ impl Assembly<'_> {
     }
 
     fn file(&mut self, file: &FileRef, path: &Path, sync: bool) -> Result<(), Error> {
-        let mut out = OpenOptions::new().write(true).create_new(true).open(path).map_err(Error::io("create", path))?;
+        let out = OpenOptions::new().write(true).create_new(true).open(path).map_err(Error::io("create", path))?;
+        let mut at = 0;
         for chunk in self.index.manifest.chunks_of(file) {
             let bytes = self.chunks.get(*chunk as usize)?;
-            out.write_all(bytes).map_err(Error::io("write", path))?;
+            write_data(&out, at, bytes).map_err(Error::io("write", path))?;
+            at += bytes.len() as u64;
+        }
+        // For a hole at the end.
+        if out.metadata().map_err(Error::io("look at", path))?.len() != at {
+            out.set_len(at).map_err(Error::io("write", path))?;
         }
         out.set_permissions(Permissions::from_mode(file.mode.into())).map_err(Error::io("set the mode of", path))?;
         if sync {
@@ -137,6 +147,27 @@ impl Assembly<'_> {
         }
         Ok(())
     }
+}
+
+/// Writes all but long zeros to a new file, where they are already.
+fn write_data(out: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    // Where data begins that is not written yet, and where the step begins that is looked at.
+    let (mut data, mut step) = (0, 0);
+    while step < bytes.len() {
+        let into = usize::try_from((at + step as u64) % HOLE_STEP_BYTES as u64).expect("less than a step");
+        let next = bytes.len().min(step + HOLE_STEP_BYTES - into);
+        if is_zeros(&bytes[step..next]) {
+            out.write_all_at(&bytes[data..step], at + data as u64)?;
+            data = next;
+        }
+        step = next;
+    }
+    out.write_all_at(&bytes[data..], at + data as u64)
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    // Nearly always the first tells.
+    bytes[0] == 0 && bytes.iter().fold(0, |any, byte| any | byte) == 0
 }
 
 /// Gets chunks, verified, from wherever they are.
@@ -148,6 +179,8 @@ struct Chunks<'a> {
     decompressor: zstd::bulk::Decompressor<'static>,
     stored: Box<[u8]>,
     bytes: Box<[u8]>,
+    /// The chunk that `bytes` holds, and whether an installed release had it: in a hole the same one comes many times.
+    held: Option<(usize, bool)>,
     /// The installed file that was read last: chunks that follow each other mostly lie in the same one.
     open: Option<(u32, u32, File)>,
     assembled: Assembled,
@@ -172,6 +205,7 @@ impl<'a> Chunks<'a> {
             decompressor,
             stored: buffer(),
             bytes: buffer(),
+            held: None,
             open: None,
             assembled,
         })
@@ -180,19 +214,28 @@ impl<'a> Chunks<'a> {
     fn get(&mut self, at: usize) -> Result<&[u8], Error> {
         let chunk = self.index.manifest.chunks()[at];
         let length = chunk.bytes as usize;
+        let reused = match self.held.take() {
+            Some((held, reused)) if held == at => reused,
+            _ => self.read(&chunk, at)?,
+        };
+        self.held = Some((at, reused));
+        let bytes = if reused { &mut self.assembled.reused_bytes } else { &mut self.assembled.fetched_bytes };
+        *bytes += u64::from(chunk.bytes);
+        Ok(&self.bytes[..length])
+    }
+
+    /// Whether an installed release had it.
+    fn read(&mut self, chunk: &Chunk, at: usize) -> Result<bool, Error> {
         if let Some(origin) = self.need.origin(at) {
-            let taken = self.read_installed(&chunk, origin);
-            if taken.is_ok() {
-                self.assembled.reused_bytes += u64::from(chunk.bytes);
-                return Ok(&self.bytes[..length]);
+            if self.read_installed(chunk, origin).is_ok() {
+                return Ok(true);
             }
             self.assembled.damaged_chunks += 1;
             tracing::warn!(chunk = %chunk.id, release = ?self.installed.get(origin.release as usize).map(|r| &r.dir),
                 "an installed release is damaged, taking the chunk from its pack");
         }
-        self.read_pack(&chunk, at)?;
-        self.assembled.fetched_bytes += u64::from(chunk.bytes);
-        Ok(&self.bytes[..length])
+        self.read_pack(chunk, at)?;
+        Ok(false)
     }
 
     fn read_pack(&mut self, chunk: &Chunk, at: usize) -> Result<(), Error> {

@@ -25,6 +25,10 @@ pub enum Error {
     Changed { path: PathBuf },
     #[error("the output has more than {limit} entries; pack some of them into one file")]
     TooManyEntries { limit: usize },
+    #[error("the output has more than {limit} chunks of some 64 KiB; split it into several artifacts")]
+    TooManyChunks { limit: usize },
+    #[error("the list of the output's files and chunks is longer than {limit} bytes; split it into several artifacts")]
+    TooLarge { limit: u64 },
     #[error("storing pack {pack} failed")]
     Sink {
         pack: PackId,

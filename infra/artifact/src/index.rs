@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use longshore_schemas::PackId;
 
-use crate::{ArtifactRoot, Error, Layout, Manifest, PackRead, PackRef};
+use crate::{ArtifactRoot, Error, Layout, Manifest, PackRead, PackRef, manifest::Outline, table::ChunkTable};
 
 /// Largest manifest or layout, uncompressed, in bytes.
 pub const INDEX_BYTES_MAX: u64 = 512 * 1024 * 1024;
@@ -32,16 +32,35 @@ impl Index {
     /// Decodes manifest and layout from their packs, and checks them against the artifact's name and each other.
     pub fn decode(root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<Self, Error> {
         root.check()?;
-        let manifest = Manifest::read(decoder(&root.manifest, packs, "manifest")?)?;
+        let manifest = Manifest::read_bounded(decoder(&root.manifest, packs, "manifest")?, root.files)?;
         if manifest.id() != root.artifact {
             return Err(Error::WrongManifest { expected: root.artifact, found: manifest.id() });
         }
         let layout = Layout::read(decoder(&root.layout, packs, "layout")?, &manifest)?;
-        let described = (manifest.entries().len() as u64, manifest.chunks().len() as u64, manifest.size_bytes());
-        if layout.packs() != root.packs || described != (root.files, root.chunks, root.size_bytes) {
-            return Err(Error::malformed("root", "its packs or counts are not those of its manifest and layout"));
-        }
+        let counts = (manifest.entries().len() as u64, manifest.chunks().len() as u64, manifest.size_bytes());
+        compare(root, &layout, counts)?;
         Ok(Self { root: root.clone(), manifest, layout })
+    }
+
+    /// Whether an artifact can be decoded, without keeping anything of it.
+    pub fn check(root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<(), Error> {
+        Self::decode_chunks(root, packs).map(drop)
+    }
+
+    /// Only what the artifact's chunks are and where they lie, checked likewise; its files take no memory.
+    pub(crate) fn decode_chunks(
+        root: &ArtifactRoot,
+        packs: &HashMap<PackId, Bytes>,
+    ) -> Result<(ChunkTable, Layout), Error> {
+        root.check()?;
+        let outline = Manifest::read_outline(decoder(&root.manifest, packs, "manifest")?, root.files)?;
+        let Outline { id, table, entries, size_bytes } = outline;
+        if id != root.artifact {
+            return Err(Error::WrongManifest { expected: root.artifact, found: id });
+        }
+        let layout = Layout::read_for(decoder(&root.layout, packs, "layout")?, table.chunks())?;
+        compare(root, &layout, (entries, table.len() as u64, size_bytes))?;
+        Ok((table, layout))
     }
 
     /// The same, with the packs read from where they lie.
@@ -55,6 +74,14 @@ impl Index {
         }
         Self::decode(root, &packs)
     }
+}
+
+/// Entries, chunks and bytes must be those that the root tells, and the packs too.
+fn compare(root: &ArtifactRoot, layout: &Layout, counts: (u64, u64, u64)) -> Result<(), Error> {
+    if layout.packs() != root.packs || counts != (root.files, root.chunks, root.size_bytes) {
+        return Err(Error::malformed("root", "its packs or counts are not those of its manifest and layout"));
+    }
+    Ok(())
 }
 
 fn decoder(parts: &[PackRef], packs: &HashMap<PackId, Bytes>, what: &'static str) -> Result<impl Read + use<>, Error> {

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, Read, Write};
 use longshore_schemas::PackId;
 
 use crate::{
-    Error, Manifest, PACK_BYTES_MAX, PackRef,
+    Chunk, Error, Manifest, PACK_BYTES_MAX, PackRef,
     wire::{WireError, expect_end, malformed, read_array, read_bounded, read_varint, write_varint},
 };
 
@@ -89,13 +89,18 @@ impl Layout {
         Ok(())
     }
 
-    /// Reads the layout of this manifest; every range lies within its pack afterwards.
+    /// Reads the layout of this manifest. Every range lies within its pack afterwards, and no two overlap.
     pub fn read(from: impl Read, manifest: &Manifest) -> Result<Self, Error> {
-        let mut from = BufReader::with_capacity(READ_BUFFER_BYTES, from);
-        Self::read_wire(&mut from, manifest).map_err(|error| error.of("layout"))
+        Self::read_for(from, manifest.chunks())
     }
 
-    fn read_wire(from: &mut impl Read, manifest: &Manifest) -> Result<Self, WireError> {
+    /// Reads the layout of these chunks.
+    pub(crate) fn read_for(from: impl Read, chunks: &[Chunk]) -> Result<Self, Error> {
+        let mut from = BufReader::with_capacity(READ_BUFFER_BYTES, from);
+        Self::read_wire(&mut from, chunks).map_err(|error| error.of("layout"))
+    }
+
+    fn read_wire(from: &mut impl Read, chunks: &[Chunk]) -> Result<Self, WireError> {
         if read_array(from)? != *MAGIC {
             return malformed("it does not begin as a layout of version 1");
         }
@@ -106,7 +111,6 @@ impl Layout {
             let bytes = read_bounded(from, PACK_BYTES_MAX as u64, "a pack's size")?;
             layout.packs.push(PackRef { pack, bytes });
         }
-        let chunks = manifest.chunks();
         let places = read_varint(from)?;
         if places != chunks.len() as u64 {
             return malformed(format!("it places {places} chunks, the manifest has {}", chunks.len()));
@@ -116,7 +120,19 @@ impl Layout {
             layout.places.push(place);
         }
         expect_end(from)?;
+        layout.refuse_overlaps()?;
         Ok(layout)
+    }
+
+    /// Different chunks are different bytes: two that share some are a lie.
+    fn refuse_overlaps(&self) -> Result<(), WireError> {
+        let mut ranges: Vec<_> = self.places.iter().map(|place| (place.pack, place.offset, place.stored)).collect();
+        ranges.sort_unstable();
+        let overlap = ranges.windows(2).find(|two| two[0].0 == two[1].0 && two[0].1 + two[0].2 > two[1].1);
+        match overlap {
+            Some(two) => malformed(format!("two chunks overlap at {} in pack {}", two[1].1, two[1].0)),
+            None => Ok(()),
+        }
     }
 
     fn read_place(&self, from: &mut impl Read, chunk_bytes: u32) -> Result<Place, WireError> {
@@ -149,11 +165,11 @@ mod tests {
     use longshore_schemas::ChunkId;
 
     use super::*;
-    use crate::{Chunk, manifest};
+    use crate::manifest;
 
     fn manifest() -> Manifest {
         let chunks = [Chunk { id: ChunkId::of(b"1"), bytes: 100 }, Chunk { id: ChunkId::of(b"2"), bytes: 200 }];
-        let bytes = manifest::encode(|writer| writer.file("a", 0o644, &chunks).expect("valid"));
+        let bytes = manifest::encode(|writer| writer.file("a", 0o644, &chunks, &[0, 1]).expect("valid"));
         Manifest::read(&bytes[..]).expect("valid")
     }
 
@@ -183,8 +199,8 @@ mod tests {
     }
 
     #[test]
-    fn ranges_outside_their_pack_are_refused() {
-        let changes: [fn(&mut Layout); 7] = [
+    fn ranges_that_lie_outside_their_pack_or_overlap_are_refused() {
+        let changes: [fn(&mut Layout); 9] = [
             |layout| layout.places[1].pack = 1,
             |layout| layout.places[1].offset = 101,
             |layout| layout.places[1].offset = 8_000_000,
@@ -192,6 +208,8 @@ mod tests {
             |layout| layout.places[1].stored = 0,
             |layout| layout.places[1].codec = Codec::Raw,
             |layout| layout.places.truncate(1),
+            |layout| layout.places[1].offset = 99,
+            |layout| layout.places[1].offset = 0,
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut bad = layout();

@@ -1,8 +1,8 @@
 //! The artifact format: a tree of files as a manifest, chunks, packs and a layout.
 //!
 //! ```text
-//! publish:  tree ─walk─▶ read + cut ─▶ hash, compress ─▶ place in packs ─▶ PackSink
-//!                        (1 thread)    (one per core)    (1 thread)        (bounded puts)
+//! publish:  tree ─walk─▶ read, cut, hash, look up, compress ─▶ place in packs ─▶ PackSink
+//!                        (one thread per core)                (1 thread)        (bounded puts)
 //! fetch:    root ─▶ manifest packs, layout packs ─▶ Index ─▶ Need ─▶ packs on disk ─▶ assemble ─▶ release
 //! ```
 //!
@@ -31,6 +31,7 @@ mod path;
 mod publish;
 mod root;
 mod source;
+mod table;
 mod verify;
 mod walk;
 mod wire;
@@ -42,7 +43,7 @@ pub use installed::{Installed, load_installed, manifest_path, remove_installed, 
 pub use layout::{Codec, Layout, Place};
 pub use manifest::{Chunk, Entry, FileRef, Manifest};
 pub use need::{Need, Origin};
-pub use publish::{Base, PackSink, Published, SinkError, publish};
+pub use publish::{Bases, PackSink, Published, SinkError, publish};
 pub use root::{ArtifactRoot, PACK_PREFIX, PackRef, ROOT_BYTES_MAX, ROOT_PREFIX, pack_key, root_key};
 pub use source::{DirPacks, PackRead, ReadError, save_pack};
 pub use verify::verify;

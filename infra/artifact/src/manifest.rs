@@ -14,7 +14,6 @@
 //! they hold one entry, and the reader the table of chunks. Neither owner nor times are kept, nor directories' modes.
 
 use std::{
-    collections::HashMap,
     io::{self, BufReader, Read, Write},
     ops::Range,
 };
@@ -24,6 +23,7 @@ use longshore_schemas::{ArtifactId, ChunkId};
 use crate::{
     CHUNK_BYTES_MAX, Error,
     path::{PATH_BYTES_MAX, PathOrder, refuse_link, refuse_path},
+    table::ChunkTable,
     wire::{
         WireError, expect_end, malformed, read_array, read_bounded, read_text, read_varint, write_text, write_varint,
     },
@@ -38,8 +38,8 @@ const TAG_DIRECTORY: u8 = 3;
 const MODE_MASK: u16 = 0o777;
 /// Most entries of one tree.
 pub(crate) const ENTRIES_MAX: usize = 4_000_000;
-/// Most chunk references of one tree: 1 TiB at the average size.
-const REFERENCES_MAX: usize = 16_000_000;
+/// Most chunk references of one tree: 900 GiB at the average size. So many fit in `INDEX_BYTES_MAX`.
+pub(crate) const REFERENCES_MAX: usize = 14_000_000;
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A chunk and how long it is, uncompressed.
@@ -82,12 +82,12 @@ pub struct FileRef {
     count: u32,
 }
 
-/// A whole manifest in memory: 4 bytes for a reference to a chunk, 36 for each different chunk.
+/// A whole manifest in memory: 4 bytes for a reference to a chunk, 45 for each different chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     id: ArtifactId,
     entries: Vec<Entry>,
-    chunks: Vec<Chunk>,
+    table: ChunkTable,
     references: Vec<u32>,
 }
 
@@ -110,7 +110,12 @@ impl Manifest {
 
     /// Every different chunk, in order of first appearance; the layout lists their places in the same order.
     pub fn chunks(&self) -> &[Chunk] {
-        &self.chunks
+        self.table.chunks()
+    }
+
+    /// [`Manifest::chunks`], to be found by their names.
+    pub(crate) fn table(&self) -> &ChunkTable {
+        &self.table
     }
 
     /// The chunks of a file of this manifest in order, as indices into [`Manifest::chunks`].
@@ -126,20 +131,36 @@ impl Manifest {
 
     /// Reads a manifest to its end. Whether it is the expected one is for the caller to compare.
     pub fn read(from: impl Read) -> Result<Self, Error> {
-        Reader::new(from).read().map_err(|error| error.of("manifest"))
+        Self::read_bounded(from, ENTRIES_MAX as u64)
+    }
+
+    /// The same, of no more entries than this.
+    pub(crate) fn read_bounded(from: impl Read, entries_max: u64) -> Result<Self, Error> {
+        let mut entries = Vec::new();
+        let mut reader = Reader::new(from, entries_max);
+        let id = reader.read(|entry| entries.push(entry)).map_err(|error| error.of("manifest"))?;
+        let Reader { table, references, .. } = reader;
+        Ok(Self { id, entries, table, references })
+    }
+
+    /// Reads a manifest as [`Manifest::read_bounded`] does, and keeps no entries.
+    pub(crate) fn read_outline(from: impl Read, entries_max: u64) -> Result<Outline, Error> {
+        let (mut entries, mut size_bytes) = (0, 0);
+        let mut reader = Reader { keep_references: false, ..Reader::new(from, entries_max) };
+        let count = |entry| {
+            entries += 1;
+            size_bytes += if let Entry::File(file) = entry { file.bytes } else { 0 };
+        };
+        let id = reader.read(count).map_err(|error| error.of("manifest"))?;
+        Ok(Outline { id, table: reader.table, entries, size_bytes })
     }
 
     /// Writes the bytes that it was read from.
     pub fn write(&self, out: impl Write) -> Result<(), Error> {
         let mut writer = Writer::new(out).map_err(WireError::from).map_err(|error| error.of("manifest"))?;
-        let mut chunks = Vec::new();
         for entry in &self.entries {
             match entry {
-                Entry::File(file) => {
-                    chunks.clear();
-                    chunks.extend(self.chunks_of(file).iter().map(|index| self.chunks[*index as usize]));
-                    writer.file(&file.path, file.mode, &chunks)
-                }
+                Entry::File(file) => writer.file(&file.path, file.mode, self.chunks(), self.chunks_of(file)),
                 Entry::Link { path, target } => writer.link(path, target),
                 Entry::Directory { path } => writer.directory(path),
             }
@@ -147,6 +168,14 @@ impl Manifest {
         }
         writer.finish().map(drop).map_err(|error| WireError::from(error).of("manifest"))
     }
+}
+
+/// What is left of a manifest without its entries.
+pub(crate) struct Outline {
+    pub(crate) id: ArtifactId,
+    pub(crate) table: ChunkTable,
+    pub(crate) entries: u64,
+    pub(crate) size_bytes: u64,
 }
 
 /// Writes a manifest entry by entry.
@@ -161,12 +190,14 @@ impl<W: Write> Writer<W> {
         Ok(Self { out, order: PathOrder::default() })
     }
 
-    pub(crate) fn file(&mut self, path: &str, mode: u16, chunks: &[Chunk]) -> Result<(), WireError> {
+    /// A file of these chunks of the table.
+    pub(crate) fn file(&mut self, path: &str, mode: u16, table: &[Chunk], chunks: &[u32]) -> Result<(), WireError> {
+        let chunks = || chunks.iter().map(|at| &table[*at as usize]);
         self.begin(TAG_FILE, path)?;
         self.out.write_all(&(mode & MODE_MASK).to_le_bytes())?;
-        write_varint(&mut self.out, chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum())?;
-        write_varint(&mut self.out, chunks.len() as u64)?;
-        for chunk in chunks {
+        write_varint(&mut self.out, chunks().map(|chunk| u64::from(chunk.bytes)).sum())?;
+        write_varint(&mut self.out, chunks().count() as u64)?;
+        for chunk in chunks() {
             self.out.write_all(chunk.id.as_bytes())?;
             self.out.write_all(&chunk.bytes.to_le_bytes())?;
         }
@@ -232,45 +263,48 @@ impl<T: Write> Write for Hashing<T> {
 
 struct Reader<R> {
     from: BufReader<Hashing<R>>,
+    entries_max: u64,
     order: PathOrder,
-    known: HashMap<ChunkId, u32>,
-    entries: Vec<Entry>,
-    chunks: Vec<Chunk>,
+    table: ChunkTable,
     references: Vec<u32>,
+    /// Otherwise those of one file at a time.
+    keep_references: bool,
+    referred: usize,
 }
 
 impl<R: Read> Reader<R> {
-    fn new(from: R) -> Self {
+    fn new(from: R, entries_max: u64) -> Self {
         Self {
             from: BufReader::with_capacity(READ_BUFFER_BYTES, Hashing::new(from)),
+            entries_max: entries_max.min(ENTRIES_MAX as u64),
             order: PathOrder::default(),
-            known: HashMap::new(),
-            entries: Vec::new(),
-            chunks: Vec::new(),
+            table: ChunkTable::default(),
             references: Vec::new(),
+            keep_references: true,
+            referred: 0,
         }
     }
 
-    fn read(mut self) -> Result<Manifest, WireError> {
+    /// Hands over entry after entry, and says the manifest's name.
+    fn read(&mut self, mut take: impl FnMut(Entry)) -> Result<ArtifactId, WireError> {
         if read_array(&mut self.from)? != *MAGIC {
             return malformed("it does not begin as a manifest of version 1");
         }
-        loop {
+        for number in 0.. {
             let entry = match read_array::<1>(&mut self.from)?[0] {
                 TAG_END => break,
+                _ if number == self.entries_max => {
+                    return malformed(format!("it has more than {} entries", self.entries_max));
+                }
                 TAG_FILE => self.file()?,
                 TAG_LINK => self.link()?,
                 TAG_DIRECTORY => Entry::Directory { path: self.path()? },
                 tag => return malformed(format!("an entry has the unknown tag {tag}")),
             };
-            if self.entries.len() == ENTRIES_MAX {
-                return malformed(format!("it has more than {ENTRIES_MAX} entries"));
-            }
-            self.entries.push(entry);
+            take(entry);
         }
         expect_end(&mut self.from)?;
-        let id = self.from.get_ref().artifact();
-        Ok(Manifest { id, entries: self.entries, chunks: self.chunks, references: self.references })
+        Ok(self.from.get_ref().artifact())
     }
 
     fn path(&mut self) -> Result<Box<str>, WireError> {
@@ -298,11 +332,15 @@ impl<R: Read> Reader<R> {
             return malformed(format!("{path:?} has the mode {mode:o}, more than 777"));
         }
         let bytes = read_varint(&mut self.from)?;
-        let room = REFERENCES_MAX - self.references.len();
+        let room = REFERENCES_MAX - self.referred;
         let count = read_bounded(&mut self.from, room as u64, "the number of chunks")?;
+        if !self.keep_references {
+            self.references.clear();
+        }
         let Range { start, end } = self.references(count)?;
-        let sum: u64 =
-            self.references[start..end].iter().map(|index| u64::from(self.chunks[*index as usize].bytes)).sum();
+        self.referred += end - start;
+        let chunks = self.references[start..end].iter().map(|at| self.table.chunks()[*at as usize]);
+        let sum: u64 = chunks.map(|chunk| u64::from(chunk.bytes)).sum();
         if sum != bytes {
             return malformed(format!("{path:?} has {bytes} bytes, but its chunks {sum}"));
         }
@@ -318,14 +356,11 @@ impl<R: Read> Reader<R> {
             if bytes == 0 || bytes as usize > CHUNK_BYTES_MAX {
                 return malformed(format!("chunk {id} has {bytes} bytes; 1 to {CHUNK_BYTES_MAX} are possible"));
             }
-            let next = u32::try_from(self.chunks.len()).expect("REFERENCES_MAX fits in 32 bits");
-            let index = *self.known.entry(id).or_insert(next);
-            if index == next {
-                self.chunks.push(Chunk { id, bytes });
-            } else if self.chunks[index as usize].bytes != bytes {
+            let (at, _) = self.table.insert(Chunk { id, bytes });
+            if self.table.chunks()[at].bytes != bytes {
                 return malformed(format!("chunk {id} has two lengths"));
             }
-            self.references.push(index);
+            self.references.push(u32::try_from(at).expect("REFERENCES_MAX fits in 32 bits"));
         }
         Ok(start..self.references.len())
     }
@@ -348,10 +383,10 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         encode(|writer| {
-            writer.file("a", 0o755, &[chunk(1, 10), chunk(2, 20), chunk(1, 10)]).expect("valid");
+            writer.file("a", 0o755, &[chunk(1, 10), chunk(2, 20)], &[0, 1, 0]).expect("valid");
             writer.directory("b/empty").expect("valid");
             writer.link("b/link", "../a").expect("valid");
-            writer.file("c", 0o644, &[]).expect("valid");
+            writer.file("c", 0o644, &[], &[]).expect("valid");
         })
     }
 
@@ -395,11 +430,11 @@ mod tests {
     fn bad_entries_are_refused_with_their_path() {
         type Build = fn(&mut Writer<Vec<u8>>);
         let cases: [(&str, Build); 5] = [
-            ("../x", |writer| writer.file("../x", 0o644, &[]).expect("written")),
+            ("../x", |writer| writer.file("../x", 0o644, &[], &[]).expect("written")),
             ("/x", |writer| writer.directory("/x").expect("written")),
             ("out", |writer| writer.link("out", "../..").expect("written")),
-            ("has 0 bytes", |writer| writer.file("f", 0o644, &[chunk(1, 0)]).expect("written")),
-            ("two lengths", |writer| writer.file("f", 0o644, &[chunk(1, 1), chunk(1, 2)]).expect("written")),
+            ("has 0 bytes", |writer| writer.file("f", 0o644, &[chunk(1, 0)], &[0]).expect("written")),
+            ("two lengths", |writer| writer.file("f", 0o644, &[chunk(1, 1), chunk(1, 2)], &[0, 1]).expect("written")),
         ];
         for (part, build) in cases {
             let error = Manifest::read(&encode(build)[..]).expect_err(part);

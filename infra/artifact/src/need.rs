@@ -1,10 +1,8 @@
 //! What a machine needs for an artifact: the packs of those chunks that no installed release has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use longshore_schemas::ChunkId;
-
-use crate::{Entry, Index, Installed, PackRef};
+use crate::{Entry, Index, Installed, Manifest, PackRef};
 
 /// A chunk in a file of an installed release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +33,9 @@ impl Need {
     /// Looks each chunk up in the installed releases, by their manifests; their files are not read.
     pub fn compute(index: &Index, installed: &[Installed]) -> Self {
         let chunks = index.manifest.chunks();
-        let wanted: HashMap<ChunkId, usize> = chunks.iter().enumerate().map(|(at, chunk)| (chunk.id, at)).collect();
         let mut origins = vec![None; chunks.len()];
         for (release, installed) in (0..).zip(installed) {
-            find_in(release, installed, &wanted, &mut origins);
+            find_in(release, installed, &index.manifest, &mut origins);
         }
         let missing = || origins.iter().enumerate().filter(|(_, origin)| origin.is_none()).map(|(at, _)| at);
         let packs: BTreeSet<u32> = missing().map(|at| index.layout.places()[at].pack).collect();
@@ -60,15 +57,15 @@ impl Need {
     }
 }
 
-fn find_in(release: u32, installed: &Installed, wanted: &HashMap<ChunkId, usize>, origins: &mut [Option<Origin>]) {
+fn find_in(release: u32, installed: &Installed, wanted: &Manifest, origins: &mut [Option<Origin>]) {
     let manifest = &installed.manifest;
     for (entry, found) in (0..).zip(manifest.entries()) {
         let Entry::File(file) = found else { continue };
         let mut offset = 0;
         for chunk in manifest.chunks_of(file) {
             let chunk = manifest.chunks()[*chunk as usize];
-            if let Some(at) = wanted.get(&chunk.id) {
-                origins[*at].get_or_insert(Origin { release, entry, offset });
+            if let Some(at) = wanted.table().find(&chunk.id) {
+                origins[at].get_or_insert(Origin { release, entry, offset });
             }
             offset += u64::from(chunk.bytes);
         }

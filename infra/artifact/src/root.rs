@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use longshore_schemas::{ArtifactId, PackId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, PACK_BYTES_MAX};
+use crate::{
+    Error, INDEX_BYTES_MAX, PACK_BYTES_MAX,
+    manifest::{ENTRIES_MAX, REFERENCES_MAX},
+};
 
 /// Where roots lie in a bucket.
 pub const ROOT_PREFIX: &str = "artifacts/";
@@ -72,10 +75,26 @@ impl ArtifactRoot {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.listed().find(|pack| pack.bytes == 0 || pack.bytes > PACK_BYTES_MAX as u64) {
-            Some(pack) => Err(Error::malformed("root", format!("pack {} of {} bytes", pack.pack, pack.bytes))),
-            None => Ok(()),
+        if let Some(pack) = self.listed().find(|pack| pack.bytes == 0 || pack.bytes > PACK_BYTES_MAX as u64) {
+            return Err(Error::malformed("root", format!("pack {} of {} bytes", pack.pack, pack.bytes)));
         }
+        if self.files > ENTRIES_MAX as u64 || self.chunks > REFERENCES_MAX as u64 {
+            let says = format!(
+                "{} entries and {} chunks; {ENTRIES_MAX} and {REFERENCES_MAX} are possible",
+                self.files, self.chunks
+            );
+            return Err(Error::malformed("root", says));
+        }
+        for (what, packs) in [("manifest", &self.manifest), ("layout", &self.layout)] {
+            let bytes: u64 = packs.iter().map(|pack| pack.bytes).sum();
+            if bytes > INDEX_BYTES_MAX {
+                return Err(Error::malformed(
+                    "root",
+                    format!("its {what} has {bytes} bytes; {INDEX_BYTES_MAX} are possible"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Every pack that a replica must hold, each once.

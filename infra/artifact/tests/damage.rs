@@ -7,8 +7,8 @@ use std::{fs, os::unix::net::UnixListener, path::Path, sync::Arc};
 use bytes::Bytes;
 use common::{Memory, contents, noise, publish_tree, run};
 use longshore_artifact::{
-    ArtifactRoot, DirPacks, Error, Index, Installed, Need, PackSink, SinkError, assemble, load_installed, publish,
-    remove_installed, save_manifest, save_pack, verify,
+    ArtifactRoot, Bases, DirPacks, Error, Index, Installed, Need, PackSink, SinkError, assemble, load_installed,
+    publish, remove_installed, save_manifest, save_pack, verify,
 };
 use longshore_schemas::{ArtifactId, PackId};
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ proptest! {
         let source = dir.path().join("source");
         sample(&source);
         let memory = Arc::new(Memory::default());
-        let root = publish_tree(&source, &[], &memory).root;
+        let root = publish_tree(&source, None, &memory).root;
         let packs = root.all_packs();
         flip(&memory, which.get(&packs).pack, position);
         let target = dir.path().join("target");
@@ -59,7 +59,7 @@ fn wrong_roots_are_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     sample(&dir.path().join("source"));
     let memory = Arc::new(Memory::default());
-    let root = publish_tree(&dir.path().join("source"), &[], &memory).root;
+    let root = publish_tree(&dir.path().join("source"), None, &memory).root;
     let id = root.artifact;
     assert_eq!(ArtifactRoot::from_json(&id, &root.to_json()).expect("valid"), root);
     ArtifactRoot::from_json(&ArtifactId::of(b"other"), &root.to_json()).expect_err("another artifact's");
@@ -86,7 +86,7 @@ fn a_damaged_release_falls_back_to_the_pack_or_says_which() {
     sample(&source);
     fs::create_dir(&releases).expect("made");
     let memory = Arc::new(Memory::default());
-    let index = memory.index(&publish_tree(&source, &[], &memory).root);
+    let index = memory.index(&publish_tree(&source, None, &memory).root);
     let id = index.manifest.id();
     let release = releases.join(id.to_string());
     assemble(&index, &Need::compute(&index, &[]), &[], &*memory, &release).expect("assembled");
@@ -119,7 +119,7 @@ fn packs_are_kept_verified_and_read_from_a_directory() {
     sample(&source);
     fs::create_dir(&kept).expect("made");
     let memory = Arc::new(Memory::default());
-    let root = publish_tree(&source, &[], &memory).root;
+    let root = publish_tree(&source, None, &memory).root;
     for (pack, bytes) in memory.0.lock().expect("not poisoned").iter() {
         save_pack(&kept, pack, &bytes[1..]).expect_err("damaged");
         save_pack(&kept, pack, bytes).expect("kept");
@@ -166,7 +166,7 @@ fn what_cannot_be_published_is_named() {
     for (number, (part, make)) in cases.into_iter().enumerate() {
         let tree = dir.path().join(number.to_string());
         make(&tree);
-        let error = run(publish(&tree, &[], Arc::new(Memory::default()))).expect_err(part);
+        let error = run(publish(&tree, Bases::default(), Arc::new(Memory::default()))).expect_err(part);
         assert!(error.to_string().contains(part), "{error}");
     }
 }
@@ -185,7 +185,7 @@ fn a_failing_sink_ends_the_publishing_with_its_reason() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let source = dir.path().join("file");
     fs::write(&source, noise(3, 40_000_000)).expect("written");
-    let error = run(publish(&source, &[], Arc::new(Full))).expect_err("full");
+    let error = run(publish(&source, Bases::default(), Arc::new(Full))).expect_err("full");
     assert!(matches!(&error, Error::Sink { source, .. } if source.to_string() == "no space"), "{error}");
 }
 
@@ -206,7 +206,7 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let source = dir.path().join("file");
     fs::write(&source, noise(4, 120_000_000)).expect("written");
-    let error = run(publish(&source, &[], Arc::new(Meddler(source.clone())))).expect_err("changed");
+    let error = run(publish(&source, Bases::default(), Arc::new(Meddler(source.clone())))).expect_err("changed");
     assert!(matches!(&error, Error::Changed { path } if path.ends_with("file")), "{error}");
 }
 
@@ -217,7 +217,7 @@ fn a_link_to_the_output_is_followed_and_installed_manifests_are_checked() {
     fs::write(&file, b"bytes").expect("written");
     std::os::unix::fs::symlink(&file, &link).expect("linked");
     let memory = Arc::new(Memory::default());
-    let index = memory.index(&publish_tree(&link, &[], &memory).root);
+    let index = memory.index(&publish_tree(&link, None, &memory).root);
     assert_eq!(index.manifest.files().next().map(|file| &*file.path), Some("link"));
     save_manifest(dir.path(), &index.manifest).expect("saved");
     let other = ArtifactId::of(b"other");

@@ -21,7 +21,7 @@ fn the_name_of_a_fixed_tree_never_changes() {
         fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).expect("set");
     }
     let memory = Arc::new(Memory::default());
-    let root = publish_tree(dir.path(), &[], &memory).root;
+    let root = publish_tree(dir.path(), None, &memory).root;
     let index = memory.index(&root);
     let lengths: Vec<u32> = index.manifest.chunks().iter().take(6).map(|chunk| chunk.bytes).collect();
     assert_eq!((root.artifact.to_string().as_str(), &lengths[..]), (NAME, &FIRST_CHUNKS_BYTES[..]));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{Memory, contents, noise, publish_tree};
-use longshore_artifact::{Base, CHUNK_BYTES_MAX, Installed, Need, PACK_BYTES_MAX, assemble, verify};
+use longshore_artifact::{CHUNK_BYTES_MAX, Installed, Need, PACK_BYTES_MAX, assemble, verify};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -61,11 +61,11 @@ proptest! {
         let (source, again) = (dir.path().join("source"), dir.path().join("again"));
         make(&source, &things);
         let memory = Arc::new(Memory::default());
-        let published = publish_tree(&source, &[], &memory);
+        let published = publish_tree(&source, None, &memory);
 
         let reversed: Vec<_> = things.iter().rev().cloned().collect();
         make(&again, &reversed);
-        prop_assert_eq!(&publish_tree(&again, &[], &memory), &published, "the order of making does not matter");
+        prop_assert_eq!(&publish_tree(&again, None, &memory), &published, "the order of making does not matter");
 
         let index = memory.index(&published.root);
         let need = Need::compute(&index, &[]);
@@ -78,7 +78,7 @@ proptest! {
             prop_assert!(pack.bytes <= PACK_BYTES_MAX as u64);
         }
 
-        let unchanged = publish_tree(&source, &[Base::new(&index)], &memory);
+        let unchanged = publish_tree(&source, Some(&index), &memory);
         prop_assert_eq!(unchanged.new_chunks, 0);
         prop_assert_eq!(unchanged.root.artifact, published.root.artifact);
 
@@ -99,8 +99,8 @@ proptest! {
         bytes.splice(at..at, noise(2, length));
         fs::write(&new, &bytes).expect("written");
         let memory = Arc::new(Memory::default());
-        let first = publish_tree(&old, &[], &memory);
-        let second = publish_tree(&new, &[Base::new(&memory.index(&first.root))], &memory);
+        let first = publish_tree(&old, None, &memory);
+        let second = publish_tree(&new, Some(&memory.index(&first.root)), &memory);
         let new_bytes = second.root.size_bytes - second.reused_bytes;
         prop_assert!(new_bytes <= (length + 3 * CHUNK_BYTES_MAX) as u64, "{new_bytes} new bytes in {} chunks", second.new_chunks);
         prop_assert!(second.new_chunks <= 5, "{} new chunks", second.new_chunks);

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use axum::{Json as Answered, extract::State, http::StatusCode};
+use futures::{StreamExt, stream};
 use longshore_artifact::{PACK_BYTES_MAX, pack_key};
 use longshore_schemas::{
-    JobId,
+    JobId, PackId,
     events::{BuildLog, Heartbeat, LogSegmentStored, PackHint, PacksUploaded, UploadedPack, WorkerSignal},
     http::{
         BeatAnswer, FinishBody, JobStatus, JobView, LOG_SEGMENT_BYTES_MAX, LogAnswer, LogBody, LogSegment, PackSize,
@@ -21,7 +22,7 @@ use crate::{
     Shared,
     access::{AttemptCredential, OfAttempt},
     extract::{App, Asker, Json, new_id},
-    finish,
+    finish::{self, HEADS_AT_ONCE},
     job_log::segment_key,
     limits::{LOG_SEGMENT_BYTES, LOG_SEGMENTS, PACK_BYTES, UPLOADS, above},
     problem::{Answer, Failure},
@@ -57,11 +58,27 @@ pub(crate) async fn uploads(
     require_current(&shared, &of)?;
     hint(&shared, &asker, &of, body.stored).await;
     let mut uploads = Vec::with_capacity(body.packs.len());
-    for PackSize { pack, bytes } in body.packs {
-        let put = shared.bucket.presign_put(&pack_key(&pack), UPLOAD_URL_VALID, bytes).await?;
-        uploads.push(Upload { pack, url: put.url, headers: put.headers });
+    for PackSize { pack, bytes } in &body.packs {
+        let put = shared.bucket.presign_put(&pack_key(pack), UPLOAD_URL_VALID, *bytes).await?;
+        uploads.push(Upload { pack: *pack, url: put.url, headers: put.headers });
     }
-    Ok(Answered(UploadsAnswer { uploads }))
+    let stored = stored(&shared, body.packs).await;
+    Ok(Answered(UploadsAnswer { uploads, stored }))
+}
+
+/// The packs that an earlier attempt, or another job with the same output, has uploaded. Asking costs a small part of what an
+/// upload costs; one that cannot be asked for is uploaded.
+async fn stored(shared: &Shared, packs: Vec<PackSize>) -> Vec<PackId> {
+    let heads = packs.into_iter().map(|PackSize { pack, bytes }| async move {
+        match shared.bucket.head(&pack_key(&pack)).await {
+            Ok(found) => (found == Some(bytes)).then_some(pack),
+            Err(error) => {
+                tracing::warn!(%pack, %error, "the main bucket does not say whether it has a pack");
+                None
+            }
+        }
+    });
+    stream::iter(heads).buffered(HEADS_AT_ONCE).filter_map(async |stored| stored).collect().await
 }
 
 fn check_packs(field: &str, packs: &[PackSize]) -> Answer<()> {

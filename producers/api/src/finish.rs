@@ -1,28 +1,34 @@
-//! How an attempt ended, checked before it is written: a success counts only with every pack in the bucket.
+//! How an attempt ended, checked before it is written: a success counts only with every pack in the bucket, and with a manifest and
+//! a layout that everyone can read. What a worker says of them is not believed.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_artifact::{ArtifactRoot, Index, PackRef, pack_key, root_key};
 use longshore_schemas::{
     ArtifactId, ArtifactName,
     events::{ArtifactSummary, AttemptFailed, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest},
     http::{FinishBody, JobStatus, JobView},
 };
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::{
     Shared,
     access::AttemptCredential,
-    limits::{MESSAGE_BYTES, above},
+    limits::{INDEX_BYTES, MESSAGE_BYTES, above},
     problem::{Answer, Failure},
 };
 
 /// Packs looked for at the same time.
-const HEADS_AT_ONCE: usize = 32;
+pub(crate) const HEADS_AT_ONCE: usize = 32;
 /// Of the packs that are not there, so many are named.
 const MISSING_NAMED: usize = 5;
+/// Largest manifest and layout together, as they are packed: of 3 million chunks.
+pub(crate) const INDEX_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Manifests that are read at once; the others wait.
+static INDEX_CHECKS: Semaphore = Semaphore::const_new(2);
 /// Longest reason for a failure, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
@@ -83,6 +89,7 @@ async fn succeeded(
         return Err(Failure::invalid(format!("new_pack_bytes: all packs together have only {pack_bytes} bytes")));
     }
     check_packs(shared, &packs).await?;
+    check_index(shared, &root).await?;
     shared.bucket.put(&root_key(&artifact), Bytes::from(root.to_json())).await?;
     Ok(ArtifactSummary {
         artifact,
@@ -124,6 +131,25 @@ async fn check_packs(shared: &Arc<Shared>, packs: &[PackRef]) -> Answer<()> {
         "root: {wrong} of {} packs are not in the main bucket: {named}. Upload them and finish again",
         packs.len()
     )))
+}
+
+/// Whether manifest and layout are sound, and the root tells the truth about them. Their memory is bounded, whatever they say.
+async fn check_index(shared: &Arc<Shared>, root: &ArtifactRoot) -> Answer<()> {
+    let packed: u64 = Index::packs(root).map(|pack| pack.bytes).sum();
+    if packed > INDEX_BYTES_MAX {
+        let says =
+            format_args!("root: manifest and layout have {packed} bytes; split the output into several artifacts");
+        return Err(above(&INDEX_BYTES, says));
+    }
+    let _turn = INDEX_CHECKS.acquire().await.expect("never closed");
+    let mut packs = HashMap::new();
+    for pack in Index::packs(root) {
+        packs.insert(pack.pack, shared.bucket.get(&pack_key(&pack.pack), pack.bytes).await?);
+    }
+    let of = root.clone();
+    let checked = tokio::task::spawn_blocking(move || Index::check(&of, &packs)).await;
+    let checked = checked.map_err(|error| Failure::internal(error.to_string()))?;
+    checked.map_err(|error| Failure::invalid(format!("root: {error}. Build again, or look at the worker")))
 }
 
 fn artifact_of(root: &Value) -> Option<ArtifactId> {

@@ -58,6 +58,9 @@ pub static LOG_SEGMENTS: Limit =
     Limit::fixed("api.log_segments", attempts::SEGMENTS_MAX as u64, "segments of an attempt", "422");
 pub static MESSAGE_BYTES: Limit = Limit::fixed("api.message_bytes", finish::MESSAGE_BYTES_MAX as u64, "bytes", "422");
 
+pub static INDEX_BYTES: Limit =
+    Limit::fixed("api.index_bytes", finish::INDEX_BYTES_MAX, "packed bytes of a manifest and its layout", "422");
+
 /// All of them.
 pub static LIMITS: &[&Limit] = &[
     &CONNECTIONS,
@@ -76,6 +79,7 @@ pub static LIMITS: &[&Limit] = &[
     &CLAIM_SECONDS,
     &UPLOADS,
     &PACK_BYTES,
+    &INDEX_BYTES,
     &LOG_SEGMENT_BYTES,
     &LOG_SEGMENTS,
     &MESSAGE_BYTES,

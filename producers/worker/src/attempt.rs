@@ -37,7 +37,7 @@ use crate::{
     log,
     process::{self, Ended, Outcome, Until},
     tidy::{self, WorkDir},
-    uploads::Uploads,
+    uploads::{Totals, Uploads},
     wait_after,
 };
 
@@ -136,7 +136,6 @@ impl Builder {
         SECONDS.observe([outcome(&result)], begun.elapsed().as_secs_f64());
         match result {
             Ok(published) => {
-                log.say(&format!("published artifact {}", published.root.artifact)).await;
                 log.finish().await;
                 finish(assignment, &api, succeeded(&published), &over).await;
             }
@@ -313,8 +312,11 @@ fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt>
 async fn publish(task: &Task<'_>, output: &Path) -> Result<Published, Halt> {
     let bases = bases::load(task.api.plain(), &task.assignment.bases).await;
     let uploads = Arc::new(Uploads::start(task.api.clone()));
-    let published = longshore_artifact::publish(output, &bases, uploads).await;
+    let published = longshore_artifact::publish(output, bases, uploads.clone()).await;
     let published = published.map_err(|error| publish_failed(&task.assignment.build.output, &error))?;
+    let (artifact, Totals { uploaded_bytes, there_bytes }) = (published.root.artifact, uploads.totals());
+    let say = format!("published artifact {artifact}: {uploaded_bytes} bytes were uploaded, {there_bytes} were there");
+    task.log.say(&say).await;
     tracing::info!(
         job = %task.assignment.job,
         artifact = %published.root.artifact,
@@ -330,9 +332,12 @@ fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
     let causes = chain(error);
     match error {
         Error::NoOutput { .. } => output::missing(output, ""),
-        Error::EmptyOutput { .. } | Error::Refused { .. } | Error::Changed { .. } | Error::TooManyEntries { .. } => {
-            Failure::new(FailureReason::OutputInvalid, causes)
-        }
+        Error::EmptyOutput { .. }
+        | Error::Refused { .. }
+        | Error::Changed { .. }
+        | Error::TooManyEntries { .. }
+        | Error::TooManyChunks { .. }
+        | Error::TooLarge { .. } => Failure::new(FailureReason::OutputInvalid, causes),
         Error::Sink { .. } => {
             Failure::new(FailureReason::UploadFailed, format!("the output could not be uploaded: {causes}"))
         }

@@ -5,33 +5,49 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use longshore_artifact::{ArtifactRoot, Base, Index, PackRef};
-use longshore_schemas::http::BaseArtifact;
+use longshore_artifact::{ArtifactRoot, Bases, Index, PackRef};
+use longshore_schemas::{ArtifactId, PackId, http::BaseArtifact};
 
 /// Earlier artifacts that are looked at.
 const BASES_MAX: usize = 3;
 /// For one pack of a manifest or layout.
 const GET_TIMEOUT: Duration = Duration::from_secs(60);
 /// Packed manifest and layout of one base, in bytes; a larger one costs more than it saves.
-const PACKED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const PACKED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
+/// A root, and the packs of its manifest and layout.
+type Packed = (ArtifactRoot, HashMap<PackId, Bytes>);
 type Reason = Box<dyn std::error::Error + Send + Sync>;
 
-pub(crate) async fn load(http: &reqwest::Client, bases: &[BaseArtifact]) -> Vec<Base> {
-    let mut loaded = Vec::new();
+pub(crate) async fn load(http: &reqwest::Client, bases: &[BaseArtifact]) -> Bases {
+    let mut loaded = Bases::default();
     for base in bases.iter().take(BASES_MAX) {
-        match load_one(http, base).await {
-            Ok(base) => loaded.push(base),
+        let artifact = base.artifact;
+        let (root, packs) = match load_one(http, base).await {
+            Ok(packed) => packed,
             Err(error) => {
-                let cause = error.source().map(ToString::to_string);
-                tracing::warn!(artifact = %base.artifact, %error, cause, "an earlier artifact cannot be used as a base");
+                unusable(artifact, &*error);
+                continue;
             }
-        }
+        };
+        // Adding verifies every byte, and takes long for a large artifact. One that is wrong adds nothing.
+        let added = tokio::task::spawn_blocking(move || {
+            if let Err(error) = loaded.add(&root, &packs) {
+                unusable(artifact, &error);
+            }
+            loaded
+        });
+        loaded = added.await.unwrap_or_default();
     }
     loaded
 }
 
-async fn load_one(http: &reqwest::Client, base: &BaseArtifact) -> Result<Base, Reason> {
+fn unusable(artifact: ArtifactId, error: &(dyn std::error::Error + 'static)) {
+    let cause = error.source().map(ToString::to_string);
+    tracing::warn!(%artifact, %error, cause, "an earlier artifact cannot be used as a base");
+}
+
+async fn load_one(http: &reqwest::Client, base: &BaseArtifact) -> Result<Packed, Reason> {
     let root = ArtifactRoot::from_json(&base.artifact, &serde_json::to_vec(&base.root)?)?;
     let packed: u64 = Index::packs(&root).map(|pack| pack.bytes).sum();
     if packed > PACKED_BYTES_MAX {
@@ -42,9 +58,7 @@ async fn load_one(http: &reqwest::Client, base: &BaseArtifact) -> Result<Base, R
         let url = base.packs.iter().find(|known| known.pack == pack.pack).ok_or("the server gave no URL for a pack")?;
         packs.insert(pack.pack, get(http, &url.url, pack).await?);
     }
-    // Decoding verifies every byte, and takes long for a large artifact.
-    let decode = move || Index::decode(&root, &packs).map(|index| Base::new(&index));
-    Ok(tokio::task::spawn_blocking(decode).await??)
+    Ok((root, packs))
 }
 
 /// Takes no more than the pack should have.

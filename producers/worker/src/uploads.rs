@@ -3,14 +3,19 @@
 //! ```text
 //! put ──(pack, size)──▶ asker: one call for all that wait ──▶ POST …/uploads
 //!  │ ◀──presigned PUT─────┘
+//!  ├──▶ the answer says that the pack is there already: done
 //!  └──▶ PUT; refused because expired: ask again; another fault: wait, then again
 //! ```
 //!
-//! 412 means that the pack is there already: the same bytes, since its name is their hash.
+//! A pack that is there has the same bytes, since its name is their hash: an attempt that was lost before left it, or another job
+//! made the same. 412 means that somebody was faster. So a publish that was interrupted goes on where it was.
 //!
 //! What is stored is told with a later call, or with one of its own, each second: regions copy it while the build still runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use longshore_artifact::{PackSink, SinkError};
@@ -18,7 +23,7 @@ use longshore_schemas::{
     PackId,
     http::{PackSize, UPLOADS_MAX, Upload, UploadsBody},
 };
-use longshore_service::retry::Backoff;
+use longshore_service::{metrics::Counters, retry::Backoff};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -63,12 +68,44 @@ impl Error {
     }
 }
 
-type Wish = (PackSize, oneshot::Sender<Result<Upload, Error>>);
+/// Where to upload a pack; nowhere if it is there.
+type Place = Option<Upload>;
+type Wish = (PackSize, oneshot::Sender<Result<Place, Error>>);
+
+static PACKS: LazyLock<Counters<1>> = LazyLock::new(|| {
+    Counters::new("longshore_worker_packs", "Packs of outputs, by whether they were there", ["outcome"])
+});
+static BYTES: LazyLock<Counters<1>> =
+    LazyLock::new(|| Counters::new("longshore_worker_pack_bytes", "Bytes of these packs", ["outcome"]));
+
+/// How a pack came to be in the bucket.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Uploaded,
+    WasThere,
+}
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Uploaded => "uploaded",
+            Self::WasThere => "was_there",
+        }
+    }
+}
+
+/// What became of the packs of one attempt.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) uploaded_bytes: u64,
+    pub(crate) there_bytes: u64,
+}
 
 pub(crate) struct Uploads {
     http: reqwest::Client,
     wishes: mpsc::Sender<Wish>,
     stored: mpsc::Sender<PackSize>,
+    totals: Mutex<Totals>,
 }
 
 impl Uploads {
@@ -77,22 +114,37 @@ impl Uploads {
         let (stored, news) = mpsc::channel(UPLOADS_MAX);
         let http = api.plain().clone();
         tokio::spawn(ask(api, queue, news));
-        Self { http, wishes, stored }
+        Self { http, wishes, stored, totals: Mutex::default() }
     }
 
-    async fn try_put(&self, pack: PackId, bytes: &Bytes) -> Result<(), Error> {
+    pub(crate) fn totals(&self) -> Totals {
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, outcome: Outcome, bytes: u64) {
+        PACKS.count([outcome.name()], 1);
+        BYTES.count([outcome.name()], bytes);
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        *match outcome {
+            Outcome::Uploaded => &mut totals.uploaded_bytes,
+            Outcome::WasThere => &mut totals.there_bytes,
+        } += bytes;
+    }
+
+    async fn try_put(&self, pack: PackId, bytes: &Bytes) -> Result<Outcome, Error> {
         let (sender, answer) = oneshot::channel();
         let wish = (PackSize { pack, bytes: bytes.len() as u64 }, sender);
         self.wishes.send(wish).await.map_err(|_| Error::Ended)?;
-        let upload = answer.await.map_err(|_| Error::Ended)??;
+        let Some(upload) = answer.await.map_err(|_| Error::Ended)?? else { return Ok(Outcome::WasThere) };
         let put = self.http.put(&upload.url).timeout(PUT_TIMEOUT).body(bytes.clone());
         let response =
             with_headers(put, &upload.headers).send().await.map_err(|e| Error::Unreachable(e.without_url()))?;
         let status = response.status();
-        if status.is_success() || status == reqwest::StatusCode::PRECONDITION_FAILED {
-            // If too many wait to be told, this one is not: that costs time only.
-            let _ = self.stored.try_send(PackSize { pack, bytes: bytes.len() as u64 });
-            return Ok(());
+        if status.is_success() {
+            return Ok(Outcome::Uploaded);
+        }
+        if status == reqwest::StatusCode::PRECONDITION_FAILED {
+            return Ok(Outcome::WasThere);
         }
         let text = response.text().await.unwrap_or_default().chars().take(SHOWN_CHARS_MAX).collect();
         Err(Error::Refused { status: status.as_u16(), text })
@@ -106,7 +158,12 @@ impl PackSink for Uploads {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             match self.try_put(pack, &bytes).await {
-                Ok(()) => return Ok(()),
+                Ok(outcome) => {
+                    self.count(outcome, bytes.len() as u64);
+                    // If too many wait to be told, this one is not: that costs time only.
+                    let _ = self.stored.try_send(PackSize { pack, bytes: bytes.len() as u64 });
+                    return Ok(());
+                }
                 Err(error) if error.is_transient() && Instant::now() < give_up => {
                     tracing::warn!(%pack, %error, failures = backoff.failures() + 1, "a pack was not stored, it is tried again");
                 }
@@ -151,7 +208,8 @@ async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::R
         let mut answer = api.uploads(&UploadsBody { packs, stored: told }).await.map_err(Arc::new);
         for (size, sender) in wishes.drain(..) {
             let upload = match &mut answer {
-                Ok(answer) => take(&mut answer.uploads, size.pack).ok_or(Error::Unanswered),
+                Ok(answer) if answer.stored.contains(&size.pack) => Ok(None),
+                Ok(answer) => take(&mut answer.uploads, size.pack).map(Some).ok_or(Error::Unanswered),
                 Err(error) => Err(Error::NoPlace(error.clone())),
             };
             // A sink that went away needs no answer.

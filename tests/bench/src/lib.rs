@@ -8,7 +8,9 @@
 pub mod bare;
 pub mod builds;
 pub mod keys;
+pub mod roles;
 pub mod s3;
+pub mod trees;
 mod usage;
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};

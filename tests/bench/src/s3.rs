@@ -6,7 +6,7 @@ use anyhow::Result;
 use longshore_s3::{Bucket, BucketConfig, embedded};
 
 /// Both halves of the key, and the bucket's name.
-const KEY: &str = "benchmark";
+pub const KEY: &str = "benchmark";
 
 pub async fn serve(root: PathBuf) -> Result<embedded::Server> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -14,12 +14,17 @@ pub async fn serve(root: PathBuf) -> Result<embedded::Server> {
     Ok(embedded::Server::start(config).await?)
 }
 
-/// The one bucket of a server, which is made if it is not there.
+/// The bucket that most need of a server, which is made if it is not there.
 pub async fn bucket(endpoint: &str) -> Result<Bucket> {
+    bucket_named(endpoint, KEY).await
+}
+
+/// Another one, likewise.
+pub async fn bucket_named(endpoint: &str, name: &str) -> Result<Bucket> {
     let config = BucketConfig {
         endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".into(),
-        bucket: KEY.into(),
+        bucket: name.into(),
         access_key: Some(KEY.into()),
         secret_key: Some(KEY.into()),
         path_style: true,

@@ -18,7 +18,8 @@ fn packed(bytes: Vec<u8>) -> (PackRef, Bytes) {
     (PackRef { pack: PackId::of(&bytes), bytes: bytes.len() as u64 }, Bytes::from(bytes))
 }
 
-/// Five million entries in less than a pack: the reader stops at four million, and before that what it holds is bounded.
+/// Five million entries in less than a pack. A root that admits so many is refused unseen, and so are 10^9; one that says less is held to
+/// it; and the reader alone stops at four million, and before that what it holds is bounded.
 #[test]
 fn a_small_pack_with_more_entries_than_a_tree_may_have_is_refused() {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("memory");
@@ -35,7 +36,7 @@ fn a_small_pack_with_more_entries_than_a_tree_may_have_is_refused() {
     let root = ArtifactRoot {
         artifact: ArtifactId::of(b"any"),
         size_bytes: 0,
-        files: 5_000_000,
+        files: 4_000_000,
         chunks: 0,
         manifest: vec![manifest],
         layout: vec![layout],
@@ -45,6 +46,17 @@ fn a_small_pack_with_more_entries_than_a_tree_may_have_is_refused() {
     println!("{} MiB at the peak", peak / MIB);
     assert!(error.to_string().contains("more than 4000000 entries"), "{error}");
     assert!(peak < 512 * MIB, "{} MiB", peak / MIB);
+    let (error, peak) = measured(|| Index::check(&root, &packs).expect_err("too many"));
+    assert!(error.to_string().contains("more than 4000000 entries"), "{error}");
+    assert!(peak < 16 * MIB, "{peak} bytes for {error}, keeping nothing");
+    for (files, says) in
+        [(5_000_000, "5000000 entries"), (1_000_000_000, "1000000000 entries"), (10, "more than 10 entries")]
+    {
+        let root = ArtifactRoot { files, ..root.clone() };
+        let (error, peak) = measured(|| Index::decode(&root, &packs).map(drop).expect_err("a lie"));
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(peak < 16 * MIB, "{peak} bytes for {error}");
+    }
 }
 
 /// A text, a list and a file's chunks that claim to be as long as a length can say.

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use longshore_artifact::{ArtifactRoot, Base, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
+use longshore_artifact::{ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
 use longshore_schemas::{
     ArtifactId, PackId,
     events::{NodeStatus, RegionalGoal},
@@ -105,8 +105,8 @@ impl Region {
 
     /// Publishes a folder, on top of an earlier artifact.
     pub(crate) async fn publish(&self, folder: &Path, base: Option<ArtifactId>) -> ArtifactId {
-        let bases: Vec<Base> = base.iter().map(|base| Base::new(&self.index(base))).collect();
-        let published = publish(folder, &bases, Arc::new(self.0.packs.clone())).await.expect("published");
+        let bases = base.map_or_else(Bases::default, |base| Bases::from(&self.index(&base)));
+        let published = publish(folder, bases, Arc::new(self.0.packs.clone())).await.expect("published");
         let artifact = published.root.artifact;
         self.0.roots.lock().expect("sound").insert(artifact, published.root);
         artifact

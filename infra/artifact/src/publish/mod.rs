@@ -1,31 +1,38 @@
 //! Publishing: from a tree on disk to packs, uploaded while the tree is still being read.
 //!
 //! ```text
-//!  reader ──segment──▶ workers ──segment──▶ placer ──pack──▶ uploads ──▶ PackSink
-//!    ▲   cut by content   hash, look up,      in order:        4 at once
-//!    │                    compress            pack, manifest
-//!    └──────────────── empty segments ◀─────────┘
+//!  planner ──part──▶ workers, one a core ──segment──▶ placer ──pack──▶ uploads ──▶ PackSink
+//!  (who reads        read, cut by content,            in order:       8 at once
+//!   what next)       hash, look up, compress          pack, manifest
+//!                        ▲                              │
+//!                        └────── empty segments ◀───────┘
 //! ```
 //!
-//! A fixed number of segments circulates, so memory does not grow with the tree. Segments are placed in the order in which they
-//! were read: packs, manifest and layout depend on the tree and the bases only, never on which thread was faster.
-//! If an upload fails or the caller goes away, the queue of packs closes, and each stage ends because the next one has.
+//! A fixed number of segments circulates, so memory does not grow with the tree's bytes; what grows with its entries and chunks is
+//! a line each. Segments are placed in the order of the tree: packs, manifest and layout depend on the tree and the bases only,
+//! never on which worker was faster. If an upload fails or the caller goes away, the queue of packs closes, and each stage ends
+//! because the next one has. Published again, the same tree with the same bases makes the same packs: what a run that was
+//! interrupted has stored is there for the next one.
 
+mod bases;
+mod cut;
 mod place;
+mod plan;
 mod read;
 mod segment;
 mod stream;
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use longshore_schemas::{ChunkId, PackId};
+use longshore_schemas::PackId;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{ArtifactRoot, Error, Index, PackRef, Place};
+pub use self::bases::Bases;
+use crate::{ArtifactRoot, Error, PackRef};
 
 /// Packs that are on their way at once, each up to `PACK_BYTES_MAX`.
-const UPLOADS_MAX: usize = 4;
+const UPLOADS_MAX: usize = 8;
 
 /// What a sink may fail with.
 pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,32 +41,6 @@ pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 #[async_trait::async_trait]
 pub trait PackSink: Send + Sync {
     async fn put(&self, pack: PackId, bytes: Bytes) -> Result<(), SinkError>;
-}
-
-/// The chunks of an earlier artifact, which need no second upload as long as its packs are kept. Cheap to clone.
-#[derive(Clone)]
-pub struct Base(Arc<Chunks>);
-
-struct Chunks {
-    packs: Vec<PackRef>,
-    places: HashMap<ChunkId, Place>,
-}
-
-impl Base {
-    pub fn new(index: &Index) -> Self {
-        let chunks = index.manifest.chunks().iter().map(|chunk| chunk.id);
-        let places = chunks.zip(index.layout.places().iter().copied()).collect();
-        Self(Arc::new(Chunks { packs: index.layout.packs().to_vec(), places }))
-    }
-
-    fn contains(&self, chunk: &ChunkId) -> bool {
-        self.0.places.contains_key(chunk)
-    }
-
-    fn find(&self, chunk: &ChunkId) -> Option<(PackRef, Place)> {
-        let place = self.0.places.get(chunk)?;
-        Some((self.0.packs[place.pack as usize], *place))
-    }
 }
 
 /// What publishing did.
@@ -80,10 +61,9 @@ pub struct Published {
 }
 
 /// Publishes a directory or a single file. The packs are with the sink when this returns; the root is the caller's to store.
-pub async fn publish(source: &Path, bases: &[Base], sink: Arc<dyn PackSink>) -> Result<Published, Error> {
+pub async fn publish(source: &Path, bases: Bases, sink: Arc<dyn PackSink>) -> Result<Published, Error> {
     let (packs, queue) = mpsc::channel(1);
     let source = source.to_owned();
-    let bases = bases.to_vec();
     let pipeline = tokio::task::spawn_blocking(move || segment::run(&source, &bases, packs));
     let (uploaded, published) = tokio::join!(upload(queue, sink), pipeline);
     uploaded?;

@@ -18,19 +18,22 @@ use super::{
     stream::{Outbox, Pack, PackStream},
 };
 use crate::{
-    ArtifactRoot, CHUNK_BYTES_MAX, Chunk, Codec, Error, Layout, PACK_BYTES_TARGET, PackRef, Place,
-    manifest::{Hashing, Writer},
-    walk::{Kind, Tree},
+    ArtifactRoot, CHUNK_BYTES_MAX, Chunk, Codec, Error, INDEX_BYTES_MAX, Layout, PACK_BYTES_TARGET, PackRef, Place,
+    manifest::{Hashing, REFERENCES_MAX, Writer},
+    walk::{Cursor, Kind, Tree},
     wire::WireError,
 };
 
 pub(super) struct Placer<'a> {
-    tree: &'a Tree,
+    files: u64,
+    /// At the entry that is being placed.
+    entries: Cursor<'a>,
     known: &'a Known<'a>,
     outbox: Outbox,
     manifest: Writer<Hashing<PackStream>>,
-    /// The chunks of the file that is being placed.
-    file: Vec<Chunk>,
+    /// The chunks of the file that is being placed, by their index.
+    file: Vec<u32>,
+    references: usize,
     layout: Layout,
     /// Packs of bases that the layout uses, by their index there.
     base_packs: HashMap<PackId, u32>,
@@ -51,11 +54,13 @@ impl<'a> Placer<'a> {
         let outbox = Outbox::new(packs);
         let stream = PackStream::new(outbox.fork()).map_err(|error| write_error(error.into()))?;
         Ok(Self {
-            tree,
+            files: tree.len() as u64,
+            entries: tree.cursor(),
             known,
             outbox,
             manifest: Writer::new(Hashing::new(stream)).map_err(|error| write_error(error.into()))?,
             file: Vec::new(),
+            references: 0,
             layout: Layout::default(),
             base_packs: HashMap::new(),
             open: None,
@@ -96,11 +101,14 @@ impl<'a> Placer<'a> {
     }
 
     fn end_entry(&mut self, end: &EntryEnd) -> Result<(), Error> {
-        let found = &self.tree.entries[end.entry];
-        let written = match &found.kind {
-            Kind::File => self.manifest.file(&found.path, end.mode, &self.file),
-            Kind::Link(target) => self.manifest.link(&found.path, target),
-            Kind::Directory => self.manifest.directory(&found.path),
+        let found = self.entries.next().expect("each entry ends once");
+        let written = match found.kind {
+            Kind::File => {
+                let placed = self.known.placed.read().unwrap_or_else(PoisonError::into_inner);
+                self.manifest.file(found.path, end.mode, placed.chunks(), &self.file)
+            }
+            Kind::Link(target) => self.manifest.link(found.path, target),
+            Kind::Directory => self.manifest.directory(found.path),
         };
         self.file.clear();
         written.map_err(write_error)
@@ -109,16 +117,15 @@ impl<'a> Placer<'a> {
     fn chunk(&mut self, segment: &Segment, number: usize, hashed: &Hashed) -> Result<(), Error> {
         let range = segment.range(number);
         let bytes = u32::try_from(range.len()).expect("a chunk is at most CHUNK_BYTES_MAX");
-        self.file.push(Chunk { id: hashed.id, bytes });
-        self.size_bytes += u64::from(bytes);
-        {
-            let mut placed = self.known.placed.write().unwrap_or_else(PoisonError::into_inner);
-            let next = u32::try_from(placed.len()).map_err(|_| Error::TooManyEntries { limit: u32::MAX as usize })?;
-            if *placed.entry(hashed.id).or_insert(next) != next {
-                return Ok(());
-            }
+        let chunk = Chunk { id: hashed.id, bytes };
+        let (at, is_new) = self.known.placed.write().unwrap_or_else(PoisonError::into_inner).insert(chunk);
+        let times = if number == 0 { segment.repeat } else { 1 };
+        self.refer(at, times)?;
+        self.size_bytes += u64::from(bytes) * times;
+        if !is_new {
+            return Ok(());
         }
-        let place = match self.known.bases.iter().find_map(|base| base.find(&hashed.id)) {
+        let place = match self.known.bases.find(&hashed.id) {
             Some((pack, place)) => {
                 self.reused_chunks += 1;
                 self.reused_bytes += u64::from(bytes);
@@ -131,6 +138,16 @@ impl<'a> Placer<'a> {
             },
         };
         self.layout.places.push(place);
+        Ok(())
+    }
+
+    fn refer(&mut self, at: usize, times: u64) -> Result<(), Error> {
+        let room = REFERENCES_MAX - self.references;
+        let times = usize::try_from(times).ok().filter(|times| *times <= room);
+        let times = times.ok_or(Error::TooManyChunks { limit: REFERENCES_MAX })?;
+        self.references += times;
+        let at = u32::try_from(at).expect("REFERENCES_MAX fits in 32 bits");
+        self.file.extend(std::iter::repeat_n(at, times));
         Ok(())
     }
 
@@ -177,7 +194,7 @@ impl<'a> Placer<'a> {
         let root = ArtifactRoot {
             artifact,
             size_bytes: self.size_bytes,
-            files: self.tree.entries.len() as u64,
+            files: self.files,
             chunks,
             manifest,
             layout,
@@ -199,9 +216,12 @@ fn push(packs: &mut Vec<PackRef>, pack: PackRef) -> u32 {
     u32::try_from(packs.len() - 1).expect("there are fewer packs than chunks, which fit in 32 bits")
 }
 
-/// Writing goes to memory and the queue of uploads, so it fails only if that was closed.
+/// Writing goes to memory and the queue of uploads, so it fails only if that was closed, or if it was too much.
 fn write_error(error: WireError) -> Error {
     match error {
+        WireError::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            Error::TooLarge { limit: INDEX_BYTES_MAX }
+        }
         WireError::Io(error) if error.kind() != io::ErrorKind::OutOfMemory => Error::Interrupted,
         other => other.of("manifest"),
     }

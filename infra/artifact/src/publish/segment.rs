@@ -1,12 +1,10 @@
-//! The stages and what circulates between them; and the middle stage, which hashes and compresses.
+//! The stages and what circulates between them; and the first stage, which reads, cuts, hashes and compresses.
 
 use std::{
-    collections::HashMap,
-    io,
     ops::Range,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Mutex, PoisonError, RwLock,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -15,31 +13,42 @@ use std::{
 use longshore_schemas::ChunkId;
 use tokio::sync::mpsc;
 
-use super::{Base, Published, place::Placer, read::Reader, stream::Pack};
-use crate::{CHUNK_BYTES_MAX, Error, walk::walk};
+use super::{
+    Bases, Published,
+    cut::Cutter,
+    place::Placer,
+    plan::{Part, Planner},
+    read::fill,
+    stream::Pack,
+};
+use crate::{CHUNK_BYTES_MAX, Error, table::ChunkTable, walk::walk};
 
-/// Bytes of files in one segment: large enough that handing it over costs nothing.
-pub(super) const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of files in one segment: what is read, cut and hashed by one core while it is in that core's cache.
+pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
+/// Room before them for what the segment before left uncut.
+pub(super) const HEAD_BYTES: usize = CHUNK_BYTES_MAX;
 /// Entries of the tree that may end in one segment, so that many small ones do not pile up.
-pub(super) const SEGMENT_ENTRIES_MAX: usize = 4096;
-/// Segments beyond one per worker: being read, being placed, waiting.
-const SEGMENTS_SPARE: usize = 3;
-/// More cores than this would only wait for the reader.
-const WORKERS_MAX: usize = 8;
+pub(super) const SEGMENT_ENTRIES_MAX: usize = 512;
+/// Segments beyond one per worker: being placed, waiting.
+const SEGMENTS_SPARE: usize = 4;
+/// More would only wait for the placer.
+const WORKERS_MAX: usize = 16;
 /// Fastest of the levels that still saves most of what higher ones save.
 const LEVEL: i32 = 1;
 /// A chunk is stored compressed if that leaves at most this share of it.
 const WORTH_PERCENT: usize = 95;
 
-/// A stretch of the tree's bytes, with everything the stages find out about it.
+/// A stretch of the tree's bytes, with everything that is found out about it.
 pub(super) struct Segment {
-    /// Its place in the order of reading.
+    /// Its place in the order of the tree.
     pub(super) number: u64,
     pub(super) data: Box<[u8]>,
-    /// How much of `data` is used.
-    pub(super) filled: usize,
-    /// Where each chunk ends; the first begins at zero.
+    /// Where the first chunk begins.
+    pub(super) start: usize,
+    /// Where each chunk ends.
     pub(super) cuts: Vec<usize>,
+    /// How many times in a row the first chunk comes: more than once in a hole.
+    pub(super) repeat: u64,
     /// Entries that end here.
     pub(super) ends: Vec<EntryEnd>,
     /// One for each cut.
@@ -51,7 +60,6 @@ pub(super) struct Segment {
 /// An entry of the tree ends after this many chunks of the segment.
 pub(super) struct EntryEnd {
     pub(super) after: usize,
-    pub(super) entry: usize,
     pub(super) mode: u16,
 }
 
@@ -71,41 +79,73 @@ pub(super) enum Form {
 
 impl Segment {
     fn new() -> Self {
-        let data = vec![0; SEGMENT_BYTES].into_boxed_slice();
-        Self { number: 0, data, filled: 0, cuts: Vec::new(), ends: Vec::new(), chunks: Vec::new(), arena: Vec::new() }
+        Self {
+            number: 0,
+            data: vec![0; HEAD_BYTES + SEGMENT_BYTES].into_boxed_slice(),
+            start: 0,
+            cuts: Vec::new(),
+            repeat: 1,
+            ends: Vec::new(),
+            chunks: Vec::new(),
+            arena: Vec::new(),
+        }
     }
 
-    pub(super) fn reset(&mut self, number: u64) {
+    fn reset(&mut self, number: u64) {
         self.number = number;
-        self.filled = 0;
+        self.start = 0;
         self.cuts.clear();
+        self.repeat = 1;
         self.ends.clear();
         self.chunks.clear();
         self.arena.clear();
     }
 
     pub(super) fn range(&self, chunk: usize) -> Range<usize> {
-        let start = if chunk == 0 { 0 } else { self.cuts[chunk - 1] };
+        let start = if chunk == 0 { self.start } else { self.cuts[chunk - 1] };
         start..self.cuts[chunk]
+    }
+
+    /// Where the last chunk ends.
+    pub(super) fn end(&self) -> usize {
+        self.cuts.last().copied().unwrap_or(self.start)
+    }
+
+    /// Cuts this range of `data`, which follows the last chunk, and says what is left uncut.
+    pub(super) fn cut(&mut self, range: Range<usize>, cutter: Cutter, at_end: bool) -> Range<usize> {
+        let Range { mut start, end } = range;
+        while let Some(length) = cutter.next(&self.data[start..end], at_end) {
+            start += length;
+            self.cuts.push(start);
+        }
+        start..end
     }
 }
 
 /// Which chunks need no compressing because they are stored already.
 pub(super) struct Known<'a> {
-    pub(super) bases: &'a [Base],
-    /// Chunks of this run, by their index in the manifest.
-    pub(super) placed: RwLock<HashMap<ChunkId, u32>>,
+    pub(super) bases: &'a Bases,
+    /// Chunks of this run, in the manifest's order.
+    pub(super) placed: RwLock<ChunkTable>,
 }
 
 impl Known<'_> {
     fn contains(&self, chunk: &ChunkId) -> bool {
-        let placed = || self.placed.read().unwrap_or_else(PoisonError::into_inner).contains_key(chunk);
-        self.bases.iter().any(|base| base.contains(chunk)) || placed()
+        let placed = || self.placed.read().unwrap_or_else(PoisonError::into_inner).find(chunk).is_some();
+        self.bases.contains(chunk) || placed()
     }
 }
 
+/// What the workers share.
+struct Work<'a> {
+    known: &'a Known<'a>,
+    planner: Mutex<Planner<'a>>,
+    empty: Mutex<Receiver<Segment>>,
+    cutter: Cutter,
+}
+
 /// Runs all stages; this thread is the placer.
-pub(super) fn run(source: &Path, bases: &[Base], packs: mpsc::Sender<Pack>) -> Result<Published, Error> {
+pub(super) fn run(source: &Path, bases: &Bases, packs: mpsc::Sender<Pack>) -> Result<Published, Error> {
     let tree = walk(source)?;
     let known = Known { bases, placed: RwLock::default() };
     let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
@@ -114,50 +154,72 @@ pub(super) fn run(source: &Path, bases: &[Base], packs: mpsc::Sender<Pack>) -> R
     for _ in 0..segments {
         free.send(Segment::new()).expect("the receiver is in scope and there is room");
     }
-    let (to_hash, to_hash_queue) = sync_channel(segments);
-    let (to_place, to_place_queue) = sync_channel(segments);
-    let to_hash_queue = Arc::new(Mutex::new(to_hash_queue));
-    thread::scope(|scope| {
-        let reader = Reader::new(&tree, empty, to_hash)?;
-        let reader = scope.spawn(move || reader.run());
-        for _ in 0..workers {
-            let (queue, to_place, known) = (to_hash_queue.clone(), to_place.clone(), &known);
-            scope.spawn(move || work(&queue, &to_place, known));
-        }
-        // Only the workers hold these ends, so that a channel closes when the last of them has gone.
-        drop((to_hash_queue, to_place));
-        let mut placer = Placer::new(&tree, &known, packs)?;
-        let placed = placer.run(&to_place_queue, free);
-        drop(to_place_queue);
-        let read = reader.join().unwrap_or(Err(Error::Interrupted));
-        match (read, placed) {
-            (Err(error), Ok(())) => Err(error),
-            (_, Err(error)) => Err(error),
-            (Ok(()), Ok(())) => placer.finish(),
-        }
-    })
+    let (done, to_place) = sync_channel(segments);
+    let (planner, empty) = (Mutex::new(Planner::new(&tree)), Mutex::new(empty));
+    let work = Work { known: &known, planner, empty, cutter: Cutter::new() };
+    let mut placer = Placer::new(&tree, &known, packs)?;
+    let (placed, worked) = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| (done.clone(), &work)).collect();
+        let workers: Vec<_> = workers.into_iter().map(|(done, work)| scope.spawn(move || work.run(&done))).collect();
+        // Only the workers hold the other ends, so that the channel closes when the last of them has gone.
+        drop(done);
+        let placed = placer.run(&to_place, free);
+        drop(to_place);
+        let worked: Vec<_> =
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Error::Interrupted))).collect();
+        (placed, worked)
+    });
+    // Whoever was interrupted by another's failure says less than the other.
+    let mut failures = worked.into_iter().chain([placed]).filter_map(Result::err).collect::<Vec<_>>();
+    failures.sort_by_key(|error| matches!(error, Error::Interrupted));
+    match failures.into_iter().next() {
+        Some(error) => Err(error),
+        None => placer.finish(),
+    }
 }
 
-/// Hashes and compresses segments until there are no more, or nobody wants them.
-fn work(queue: &Mutex<Receiver<Segment>>, done: &SyncSender<Segment>, known: &Known<'_>) -> io::Result<()> {
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
-    let mut scratch = vec![0; CHUNK_BYTES_MAX];
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(mut segment) = next else { return Ok(()) };
+impl Work<'_> {
+    /// Works on parts until there are no more, or nobody wants them.
+    fn run(&self, done: &SyncSender<Segment>) -> Result<(), Error> {
+        let worked = self.parts(done);
+        if worked.is_err() {
+            self.planner.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        }
+        worked
+    }
+
+    fn parts(&self, done: &SyncSender<Segment>) -> Result<(), Error> {
+        let compressor = zstd::bulk::Compressor::new(LEVEL);
+        let mut compressor = compressor.map_err(|error| Error::malformed("compressor", error.to_string()))?;
+        let mut scratch = vec![0; CHUNK_BYTES_MAX];
+        loop {
+            let next = self.empty.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(mut segment) = next else { return Ok(()) };
+            let Some((number, part)) = self.plan()? else { return Ok(()) };
+            segment.reset(number);
+            fill(&part, &mut segment, self.cutter)?;
+            self.hash(&mut segment, &mut compressor, &mut scratch);
+            if done.send(segment).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn plan(&self) -> Result<Option<(u64, Part)>, Error> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    fn hash(&self, segment: &mut Segment, compressor: &mut zstd::bulk::Compressor<'_>, scratch: &mut [u8]) {
         for chunk in 0..segment.cuts.len() {
             let range = segment.range(chunk);
             let bytes = &segment.data[range];
             let id = ChunkId::of(bytes);
-            let form = if known.contains(&id) {
+            let form = if self.known.contains(&id) {
                 Form::Known
             } else {
-                compress(&mut compressor, bytes, &mut scratch, &mut segment.arena)
+                compress(compressor, bytes, scratch, &mut segment.arena)
             };
             segment.chunks.push(Hashed { id, form });
-        }
-        if done.send(segment).is_err() {
-            return Ok(());
         }
     }
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use longshore_schemas::PackId;
 use tokio::sync::mpsc;
 
-use crate::{Error, PACK_BYTES_MAX, PackRef};
+use crate::{Error, INDEX_BYTES_MAX, PACK_BYTES_MAX, PackRef};
 
 /// Chunk ids do not compress, and paths compress well at any level.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 
 /// A finished pack.
 pub(super) struct Pack {
@@ -45,17 +45,21 @@ impl Outbox {
     }
 }
 
-/// Compresses what is written and sends it in packs.
-pub(super) struct PackStream(zstd::Encoder<'static, Cutter>);
+/// Compresses what is written and sends it in packs. More than may be read again is refused.
+pub(super) struct PackStream {
+    encoder: zstd::Encoder<'static, Cutter>,
+    room: u64,
+}
 
 impl PackStream {
     pub(super) fn new(outbox: Outbox) -> io::Result<Self> {
-        zstd::Encoder::new(Cutter { buffer: Vec::new(), outbox }, LEVEL).map(Self)
+        let encoder = zstd::Encoder::new(Cutter { buffer: Vec::new(), outbox }, LEVEL)?;
+        Ok(Self { encoder, room: INDEX_BYTES_MAX })
     }
 
     /// Sends what is left and says what was sent, in order.
     pub(super) fn finish(self) -> Result<Vec<PackRef>, Error> {
-        let Cutter { buffer, mut outbox } = self.0.finish().map_err(|_| Error::Interrupted)?;
+        let Cutter { buffer, mut outbox } = self.encoder.finish().map_err(|_| Error::Interrupted)?;
         if !buffer.is_empty() {
             outbox.send(buffer)?;
         }
@@ -65,7 +69,9 @@ impl PackStream {
 
 impl Write for PackStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let written = self.encoder.write(bytes)?;
+        self.room = self.room.checked_sub(written as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use longshore_artifact::{
-    ArtifactRoot, Base, Index, PackRead, PackRef, PackSink, Published, ReadError, SinkError, publish,
+    ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, Published, ReadError, SinkError, publish,
 };
 use longshore_schemas::PackId;
 
@@ -49,8 +49,8 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-pub fn publish_tree(source: &Path, bases: &[Base], memory: &Arc<Memory>) -> Published {
-    run(publish(source, bases, memory.clone())).expect("published")
+pub fn publish_tree(source: &Path, base: Option<&Index>, memory: &Arc<Memory>) -> Published {
+    run(publish(source, base.map_or_else(Bases::default, Bases::from), memory.clone())).expect("published")
 }
 
 /// Bytes that do not compress and do not repeat, the same for the same seed.

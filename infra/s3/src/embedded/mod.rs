@@ -11,6 +11,8 @@
 
 mod counters;
 mod files;
+mod multipart;
+mod receive;
 mod store;
 
 use std::{

@@ -1,8 +1,8 @@
 //! The S3 operations of the embedded server.
 //!
 //! Objects are written, read and removed here, because s3s-fs gives an object its name before it has checked or synced
-//! it, and compares `If-None-Match` without holding anything. Buckets and listings are s3s-fs's. All else (multipart,
-//! versions …) is answered with NotImplemented: nothing of Longshore asks for it.
+//! it, and compares `If-None-Match` without holding anything. Buckets and listings are s3s-fs's. All else (versions …) is
+//! answered with NotImplemented: nothing of Longshore asks for it.
 
 use std::{
     io::{self, SeekFrom},
@@ -11,17 +11,19 @@ use std::{
 };
 
 use futures::StreamExt;
-use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, checksum::ChecksumHasher, dto::*, s3_error};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 use tokio::{
     fs::File,
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncSeekExt},
     task::spawn_blocking,
 };
 use tokio_util::io::ReaderStream;
 
 use super::{
     counters::Counters,
-    files::{Files, Staged, Stored, sync_dir},
+    files::{Files, Stored, sync_dir},
+    multipart::Uploads,
+    receive::{Claims, receive},
 };
 
 /// Largest object, in bytes. Longshore's own are at most 16 MiB.
@@ -33,6 +35,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 pub(super) struct Store {
     listing: Arc<s3s_fs::FileSystem>,
     files: Arc<Files>,
+    uploads: Arc<Uploads>,
     counters: Counters,
 }
 
@@ -41,7 +44,7 @@ impl Store {
         let files = Files::open(root)?;
         let listing =
             s3s_fs::FileSystem::new(files.buckets()).map_err(|error| io::Error::other(format!("{error:?}")))?;
-        Ok(Self { listing: Arc::new(listing), files: Arc::new(files), counters })
+        Ok(Self { listing: Arc::new(listing), files: Arc::new(files), uploads: Arc::default(), counters })
     }
 
     /// Where the object lies or would lie.
@@ -72,6 +75,15 @@ impl Store {
         Ok((file, Found { bytes: metadata.len(), modified: Timestamp::from(modified), tag: ETag::Strong(tag) }))
     }
 
+    /// Counts an object that was stored and says its tag.
+    async fn stored(&self, bucket: &str, key: &str, bytes: u64) -> S3Result<ETag> {
+        self.counters.count(bucket, key, |traffic| {
+            traffic.puts += 1;
+            traffic.put_bytes += bytes;
+        });
+        Ok(self.find(bucket, key).await?.1.tag)
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,
@@ -79,35 +91,6 @@ impl Store {
         let files = self.files.clone();
         let done = spawn_blocking(move || work(&files)).await;
         done.map_err(S3Error::internal_error)?.map_err(storage_error)
-    }
-
-    /// Writes the body to a staged file and syncs it, once length and checksums were found right.
-    async fn receive(
-        &self,
-        request: &mut PutObjectInput,
-        trailers: Option<s3s::TrailingHeaders>,
-    ) -> S3Result<(Staged, u64)> {
-        let mut body = request.body.take().ok_or_else(|| s3_error!(IncompleteBody))?;
-        let mut sums = hasher(request)?;
-        let staged = self.files.stage();
-        let mut file = File::create(&staged.path).await.map_err(storage_error)?;
-        let mut received = 0;
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| S3Error::with_source(S3ErrorCode::IncompleteBody, error))?;
-            received += piece.len() as u64;
-            if received > OBJECT_BYTES_MAX {
-                return Err(s3_error!(EntityTooLarge));
-            }
-            sums.update(&piece);
-            file.write_all(&piece).await.map_err(storage_error)?;
-        }
-        if request.content_length.is_some_and(|length| u64::try_from(length) != Ok(received)) {
-            return Err(s3_error!(IncompleteBody));
-        }
-        check_sums(request, trailers, sums)?;
-        file.flush().await.map_err(storage_error)?;
-        file.sync_all().await.map_err(storage_error)?;
-        Ok((staged, received))
     }
 }
 
@@ -119,7 +102,7 @@ struct Found {
 }
 
 /// A failing disk as an answer. A full one has a status of its own, which no client repeats at once.
-fn storage_error(error: io::Error) -> S3Error {
+pub(super) fn storage_error(error: io::Error) -> S3Error {
     use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded => {
@@ -138,55 +121,6 @@ fn storage_error(error: io::Error) -> S3Error {
     }
 }
 
-/// Computes what the client sent a checksum of, or announced one for.
-fn hasher(request: &PutObjectInput) -> S3Result<ChecksumHasher> {
-    let mut sums = ChecksumHasher::default();
-    let announced = request.checksum_algorithm.as_ref().map(ChecksumAlgorithm::as_str);
-    if request.checksum_crc32.is_some() || announced == Some(ChecksumAlgorithm::CRC32) {
-        sums.crc32 = Some(Default::default());
-    }
-    if request.checksum_crc32c.is_some() || announced == Some(ChecksumAlgorithm::CRC32C) {
-        sums.crc32c = Some(Default::default());
-    }
-    if request.checksum_crc64nvme.is_some() || announced == Some(ChecksumAlgorithm::CRC64NVME) {
-        sums.crc64nvme = Some(Default::default());
-    }
-    if request.checksum_sha1.is_some() || announced == Some(ChecksumAlgorithm::SHA1) {
-        sums.sha1 = Some(Default::default());
-    }
-    if request.checksum_sha256.is_some() || announced == Some(ChecksumAlgorithm::SHA256) {
-        sums.sha256 = Some(Default::default());
-    }
-    if request.content_md5.is_some() {
-        return Err(s3_error!(NotImplemented, "Content-MD5 is not checked here; send a CRC32 instead"));
-    }
-    Ok(sums)
-}
-
-/// Compares what came in a header, or behind the body, with what was computed.
-fn check_sums(request: &PutObjectInput, trailers: Option<s3s::TrailingHeaders>, sums: ChecksumHasher) -> S3Result<()> {
-    let trailers = trailers.and_then(|trailers| trailers.take());
-    let trailer = |name: &str| {
-        let value = trailers.as_ref().and_then(|trailers| trailers.get(name));
-        value.and_then(|value| value.to_str().ok()).map(str::to_owned)
-    };
-    let found = sums.finalize();
-    let pairs = [
-        ("x-amz-checksum-crc32", &request.checksum_crc32, found.checksum_crc32),
-        ("x-amz-checksum-crc32c", &request.checksum_crc32c, found.checksum_crc32c),
-        ("x-amz-checksum-crc64nvme", &request.checksum_crc64nvme, found.checksum_crc64nvme),
-        ("x-amz-checksum-sha1", &request.checksum_sha1, found.checksum_sha1),
-        ("x-amz-checksum-sha256", &request.checksum_sha256, found.checksum_sha256),
-    ];
-    for (name, given, found) in pairs {
-        let given = given.clone().or_else(|| trailer(name));
-        if given.is_some() && found.is_some() && given != found {
-            return Err(s3_error!(BadDigest, "{name} does not match the body"));
-        }
-    }
-    Ok(())
-}
-
 #[async_trait::async_trait]
 impl S3 for Store {
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
@@ -202,17 +136,59 @@ impl S3 for Store {
                 return Err(s3_error!(NotImplemented, "only If-None-Match: * is supported"));
             }
         };
-        let (staged, bytes) = self.receive(&mut input, request.trailing_headers).await?;
+        let staged = self.files.stage();
+        let file = std::fs::File::create(&staged.path).map_err(storage_error)?;
+        let claims = Claims::from(&input);
+        let bytes = receive(&claims, input.body.take(), request.trailing_headers, file, OBJECT_BYTES_MAX).await?;
         let stored = self.blocking(move |files| files.publish(&staged, &object, if_absent)).await?;
         if stored == Stored::AlreadyThere {
             return Err(s3_error!(PreconditionFailed, "the object is already there"));
         }
-        self.counters.count(&input.bucket, &input.key, |traffic| {
-            traffic.puts += 1;
-            traffic.put_bytes += bytes;
-        });
-        let (_, found) = self.find(&input.bucket, &input.key).await?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(found.tag), ..Default::default() }))
+        let tag = self.stored(&input.bucket, &input.key, bytes).await?;
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(tag), ..Default::default() }))
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let CreateMultipartUploadInput { bucket, key, .. } = request.input;
+        self.object(&bucket, &key)?;
+        let id = self.uploads.create(&self.files, &bucket, &key)?;
+        let (bucket, key, upload_id) = (Some(bucket), Some(key), Some(id));
+        Ok(S3Response::new(CreateMultipartUploadOutput { bucket, key, upload_id, ..Default::default() }))
+    }
+
+    async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+        let tag = self.uploads.part(request.input, request.trailing_headers).await?;
+        Ok(S3Response::new(UploadPartOutput { e_tag: Some(tag), ..Default::default() }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = request.input;
+        if input.if_match.is_some() {
+            return Err(s3_error!(NotImplemented, "If-Match is not supported; If-None-Match: * is"));
+        }
+        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        let (stored, bytes) = self.uploads.complete(self.files.clone(), input).await?;
+        if stored == Stored::AlreadyThere {
+            return Err(s3_error!(PreconditionFailed, "the object is already there"));
+        }
+        let e_tag = Some(self.stored(&bucket, &key, bytes).await?);
+        let (bucket, key) = (Some(bucket), Some(key));
+        Ok(S3Response::new(CompleteMultipartUploadOutput { bucket, key, e_tag, ..Default::default() }))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        let AbortMultipartUploadInput { bucket, key, upload_id, .. } = request.input;
+        self.uploads.abort(&upload_id, &bucket, &key)?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {

@@ -1,10 +1,13 @@
 //! What a worker does, with a real bucket.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::http::Method;
 use bytes::Bytes;
-use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_artifact::{ArtifactRoot, Bases, PackSink, SinkError, pack_key, root_key};
 use longshore_log::{ReadLimit, TopicPartition};
 use longshore_schemas::{
     ArtifactId, PackId, codec,
@@ -30,20 +33,26 @@ fn claimed() -> ClaimedJob {
     }
 }
 
-/// An artifact of two packs, and its packs' bytes.
-fn packed() -> (ArtifactRoot, Vec<Bytes>) {
-    let packs = vec![Bytes::from_static(b"the manifest"), Bytes::from_static(b"the chunks")];
-    let part = |bytes: &Bytes| PackRef { pack: PackId::of(bytes), bytes: bytes.len() as u64 };
-    let root = ArtifactRoot {
-        artifact: ArtifactId::of(b"manifest"),
-        size_bytes: 10,
-        files: 1,
-        chunks: 1,
-        manifest: vec![part(&packs[0])],
-        layout: Vec::new(),
-        packs: vec![part(&packs[1])],
-    };
-    (root, packs)
+#[derive(Default)]
+struct Packs(Mutex<Vec<Bytes>>);
+
+#[async_trait::async_trait]
+impl PackSink for Packs {
+    async fn put(&self, _: PackId, bytes: Bytes) -> Result<(), SinkError> {
+        self.0.lock().expect("not poisoned").push(bytes);
+        Ok(())
+    }
+}
+
+/// An artifact of three packs, and its packs' bytes.
+async fn packed() -> (ArtifactRoot, Vec<Bytes>) {
+    let output = tempfile::NamedTempFile::with_prefix("output-").expect("a file");
+    std::fs::write(output.path(), "the chunk").expect("written");
+    let packs = Arc::new(Packs::default());
+    let published =
+        longshore_artifact::publish(output.path(), Bases::default(), packs.clone()).await.expect("published");
+    let packs = packs.0.lock().expect("not poisoned").clone();
+    (published.root, packs)
 }
 
 impl World {
@@ -124,7 +133,7 @@ async fn a_claim_whose_call_breaks_off_is_taken_back() {
 #[tokio::test]
 async fn an_assignment_names_bases_that_can_be_read() {
     let world = World::new().await;
-    let (root, packs) = packed();
+    let (root, packs) = packed().await;
     world.toy.claimed.send_replace(Some(claimed()));
     world.toy.state().artifacts.push(artifact(ArtifactId::of(b"nowhere"), true));
     world.toy.state().artifacts.push(artifact(root.artifact, true));
@@ -144,18 +153,25 @@ async fn an_assignment_names_bases_that_can_be_read() {
 async fn an_attempt_uploads_logs_and_finishes() {
     let world = World::new().await;
     world.running("default-1", 1);
-    let (root, packs) = packed();
+    let (root, packs) = packed().await;
     let finish = json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 5 });
-    world.attempt("finish", &finish).await.expect_problem(422, "2 of 2 packs are not in the main bucket");
+    world.attempt("finish", &finish).await.expect_problem(422, "3 of 3 packs are not in the main bucket");
     assert_eq!(world.records().await, 0, "nothing was written");
 
     let sizes: Vec<_> = root.all_packs().iter().map(|pack| json!({ "pack": pack.pack, "bytes": pack.bytes })).collect();
     let answer: UploadsAnswer = world.attempt("uploads", &json!({ "packs": sizes })).await.expect_status(200).json();
+    assert_eq!((answer.uploads.len(), &answer.stored[..]), (3, &[][..]));
     for upload in answer.uploads {
         let bytes = packs.iter().find(|bytes| PackId::of(bytes) == upload.pack).expect("one of them").clone();
         assert_eq!(put(&upload.url, &upload.headers, bytes.clone()).await, 200);
         assert_eq!(put(&upload.url, &upload.headers, bytes).await, 412, "what is there stays");
     }
+    let answer: UploadsAnswer = world.attempt("uploads", &json!({ "packs": sizes })).await.expect_status(200).json();
+    let all: Vec<PackId> = root.all_packs().iter().map(|pack| pack.pack).collect();
+    assert_eq!((answer.uploads.len(), answer.stored), (3, all), "none needs another upload");
+    let other = json!({ "packs": [{ "pack": root.packs[0].pack, "bytes": root.packs[0].bytes + 1 }] });
+    let answer: UploadsAnswer = world.attempt("uploads", &other).await.expect_status(200).json();
+    assert_eq!(answer.stored, [], "the one there has another size");
     let answer = world.attempt("log", &json!({ "stored": [], "next": { "index": 0, "bytes": 6 } })).await;
     let answer: LogAnswer = answer.expect_status(200).json();
     assert_eq!(put(&answer.url.expect("a place"), &answer.headers, Bytes::from_static(b"hello\n")).await, 200);
@@ -165,7 +181,8 @@ async fn an_attempt_uploads_logs_and_finishes() {
     let view: JobView = world.attempt("finish", &finish).await.expect_status(200).json();
     assert_eq!(view.status, JobStatus::Succeeded);
     let summary = view.artifact.expect("an artifact");
-    assert_eq!((summary.packs, summary.pack_bytes, summary.new_pack_bytes), (2, 22, 5));
+    let pack_bytes: usize = packs.iter().map(Bytes::len).sum();
+    assert_eq!((summary.packs, summary.pack_bytes, summary.new_pack_bytes), (3, pack_bytes as u64, 5));
     assert!(world.bucket.head(&root_key(&root.artifact)).await.expect("asked").is_some());
 
     // The same once more is the same; anything else comes too late.
@@ -201,12 +218,40 @@ async fn regions_are_told_what_a_running_attempt_has_stored() {
 }
 
 #[tokio::test]
+async fn an_artifact_that_nobody_could_read_is_refused() {
+    let world = World::new().await;
+    world.running("default-1", 1);
+    let (root, packs) = packed().await;
+    for bytes in &packs {
+        world.bucket.put(&pack_key(&PackId::of(bytes)), bytes.clone()).await.expect("stored");
+    }
+    let lies: [(fn(&mut ArtifactRoot), &str); 6] = [
+        (|root| root.artifact = ArtifactId::of(b"other"), "it is not this artifact's"),
+        (|root| root.size_bytes += 1, "its packs or counts are not those"),
+        (|root| root.files = 0, "more than 0 entries"),
+        (|root| root.files = 1_000_000_000, "are possible"),
+        (|root| root.packs.clear(), "its packs or counts are not those"),
+        (|root| std::mem::swap(&mut root.manifest, &mut root.layout), "the manifest is damaged"),
+    ];
+    for (lie, says) in lies {
+        let mut root = root.clone();
+        lie(&mut root);
+        let finish = json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 5 });
+        world.attempt("finish", &finish).await.expect_problem(422, says);
+    }
+    assert_eq!(world.records().await, 0, "nothing was written");
+    let finish = json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 5 });
+    let view: JobView = world.attempt("finish", &finish).await.expect_status(200).json();
+    assert_eq!(view.status, JobStatus::Succeeded);
+}
+
+#[tokio::test]
 async fn what_an_attempt_may_not_send() {
     let world = World::new().await;
     world.running("default-1", 1);
     let pack = PackId::of(b"x");
     let many: Vec<_> = (0..65).map(|_| json!({ "pack": pack, "bytes": 1 })).collect();
-    let (root, _) = packed();
+    let (root, _) = packed().await;
     let mut foreign = serde_json::to_value(&root).expect("JSON");
     foreign["artifact"] = json!("abc");
     let table = [

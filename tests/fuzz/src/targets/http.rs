@@ -62,6 +62,9 @@ const BEAT: Duration = Duration::from_secs(5);
 const REGIONS: [&str; 2] = ["eu", "us"];
 /// The pack that is in the bucket.
 const PACK: &[u8; 4] = b"pack";
+/// Of an artifact that consists of one empty folder.
+const MANIFEST: &[u8] = b"LSMANIF\x01\x03\x01a\0";
+const LAYOUT: &[u8] = b"LSLAYOU\x01\0\0";
 
 /// Panics of any thread of this process.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -179,11 +182,12 @@ impl World {
 
     /// Ends the running job with an artifact that every region has, and runs another.
     fn publish(&mut self) {
-        let pack = PACK.as_slice();
-        let key = pack_key(&PackId::of(pack));
-        self.runtime.block_on(self.bucket.put(&key, pack.into())).expect("a pack in the bucket");
+        for pack in [packed(MANIFEST), packed(LAYOUT)] {
+            let key = pack_key(&PackId::of(&pack));
+            self.runtime.block_on(self.bucket.put(&key, pack.into())).expect("a pack in the bucket");
+        }
         let Assignment { job, attempt, credential, .. } = self.running.clone();
-        let body = json!({ "outcome": "succeeded", "root": root(), "new_pack_bytes": pack.len() });
+        let body = json!({ "outcome": "succeeded", "root": root(), "new_pack_bytes": 4 });
         let (status, answer) = self.call(&format!("POST /v1/jobs/{job}/attempts/{attempt}/finish"), &credential, &body);
         assert_eq!(status, StatusCode::OK, "{answer}");
         for (sequence, region) in (1..).zip(REGIONS) {
@@ -474,7 +478,11 @@ fn build() -> Value {
 }
 
 fn artifact() -> ArtifactId {
-    ArtifactId::of(b"artifact")
+    ArtifactId::of(MANIFEST)
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).expect("memory")
 }
 
 fn part() -> Value {
@@ -482,9 +490,13 @@ fn part() -> Value {
 }
 
 fn root() -> Value {
-    let part = part();
+    let part = |bytes| {
+        let pack = packed(bytes);
+        json!([{ "pack": PackId::of(&pack), "bytes": pack.len() }])
+    };
     json!({
-        "artifact": artifact(), "size_bytes": 4, "files": 1, "chunks": 1, "manifest": part, "layout": part, "packs": part,
+        "artifact": artifact(), "size_bytes": 0, "files": 1, "chunks": 0,
+        "manifest": part(MANIFEST), "layout": part(LAYOUT), "packs": [],
     })
 }
 

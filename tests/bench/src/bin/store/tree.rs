@@ -2,11 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Read, Write},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
+use longshore_bench::trees;
 
 /// Sizes of the files, in KiB, over and over until the tree is full: a few large ones hold most of it.
 const SIZES_KIB: [u64; 8] = [65_536, 4, 16_384, 900, 1, 200, 8_192, 33_000];
@@ -108,7 +109,7 @@ pub(crate) fn change(dir: &Path, runs: u64, bytes: u64, seed: u64) -> Result<u64
     // Around the mean, as far on both sides as the limits allow.
     let spread = (mean - shortest).min(longest - mean);
     let files: Vec<PathBuf> =
-        files(dir)?.into_iter().filter(|file| fs::metadata(file).is_ok_and(|m| m.len() > 4 * longest)).collect();
+        trees::files(dir)?.into_iter().filter(|file| fs::metadata(file).is_ok_and(|m| m.len() > 4 * longest)).collect();
     ensure!(!files.is_empty(), "the tree is too small to change runs in it");
     let mut changed = 0;
     for run in 0..runs {
@@ -124,41 +125,4 @@ pub(crate) fn change(dir: &Path, runs: u64, bytes: u64, seed: u64) -> Result<u64
         changed += length;
     }
     Ok(changed)
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let list = if entry.file_type()?.is_dir() { &mut folders } else { &mut found };
-            list.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Both trees must hold the same files with the same bytes.
-pub(crate) fn compare(one: &Path, other: &Path) -> Result<()> {
-    let relative = |dir: &Path| -> Result<Vec<PathBuf>> {
-        files(dir)?.iter().map(|file| Ok(file.strip_prefix(dir)?.to_owned())).collect()
-    };
-    let names = relative(one)?;
-    ensure!(names == relative(other)?, "the fetched tree has other files");
-    for name in names {
-        let (mut left, mut right) = (File::open(one.join(&name))?, File::open(other.join(&name))?);
-        ensure!(left.metadata()?.len() == right.metadata()?.len(), "{name:?} was fetched with another length");
-        let (mut left_bytes, mut right_bytes) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-        loop {
-            let length = left.read(&mut left_bytes)?;
-            right.read_exact(&mut right_bytes[..length])?;
-            ensure!(left_bytes[..length] == right_bytes[..length], "{name:?} was fetched wrong");
-            if length == 0 {
-                break;
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,58 @@
+//! Trees of files that benchmarks publish and compare.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, ensure};
+
+const COMPARED_BYTES: usize = 1 << 20;
+
+/// All files and links below a folder, sorted.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let list = if entry.file_type()?.is_dir() { &mut folders } else { &mut found };
+            list.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Both trees must hold the same files and links, with the same modes and bytes.
+pub fn compare(one: &Path, other: &Path) -> Result<()> {
+    let relative = |dir: &Path| -> Result<Vec<PathBuf>> {
+        files(dir)?.iter().map(|file| Ok(file.strip_prefix(dir)?.to_owned())).collect()
+    };
+    let names = relative(one)?;
+    ensure!(names == relative(other)?, "the fetched tree has other files");
+    let (mut left_bytes, mut right_bytes) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    for name in names {
+        let (left, right) = (one.join(&name), other.join(&name));
+        let metadata = [fs::symlink_metadata(&left)?, fs::symlink_metadata(&right)?];
+        if metadata[0].is_symlink() {
+            ensure!(fs::read_link(&left)? == fs::read_link(&right)?, "{name:?} was fetched as another link");
+            continue;
+        }
+        let [length, found] =
+            metadata.each_ref().map(|metadata| (metadata.len(), metadata.permissions().mode() & 0o777));
+        ensure!(length == found, "{name:?} was fetched with another length or mode");
+        let (mut left, mut right) = (File::open(left)?, File::open(right)?);
+        loop {
+            let length = left.read(&mut left_bytes)?;
+            right.read_exact(&mut right_bytes[..length])?;
+            ensure!(left_bytes[..length] == right_bytes[..length], "{name:?} was fetched wrong");
+            if length == 0 {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
