@@ -375,7 +375,7 @@ pub struct UploadsAnswer {
     pub uploads: Vec<Upload>,
     /// Those of them that are in the main bucket already, with the size that was named: they need no upload.
     #[serde(default)]
-    pub stored: Vec<PackId>,
+    pub already_stored: Vec<PackId>,
 }
 
 /// A presigned PUT. The headers are signed and must be sent as they are. Status 412 means that it is there already.

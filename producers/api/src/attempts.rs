@@ -62,13 +62,13 @@ pub(crate) async fn uploads(
         let put = shared.bucket.presign_put(&pack_key(pack), UPLOAD_URL_VALID, *bytes).await?;
         uploads.push(Upload { pack: *pack, url: put.url, headers: put.headers });
     }
-    let stored = stored(&shared, body.packs).await;
-    Ok(Answered(UploadsAnswer { uploads, stored }))
+    let already_stored = already_stored(&shared, body.packs).await;
+    Ok(Answered(UploadsAnswer { uploads, already_stored }))
 }
 
 /// The packs that an earlier attempt, or another job with the same output, has uploaded. Asking costs a small part of what an
 /// upload costs; one that cannot be asked for is uploaded.
-async fn stored(shared: &Shared, packs: Vec<PackSize>) -> Vec<PackId> {
+async fn already_stored(shared: &Shared, packs: Vec<PackSize>) -> Vec<PackId> {
     let heads = packs.into_iter().map(|PackSize { pack, bytes }| async move {
         match shared.bucket.head(&pack_key(&pack)).await {
             Ok(found) => (found == Some(bytes)).then_some(pack),

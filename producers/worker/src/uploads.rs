@@ -208,7 +208,7 @@ async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::R
         let mut answer = api.uploads(&UploadsBody { packs, stored: told }).await.map_err(Arc::new);
         for (size, sender) in wishes.drain(..) {
             let upload = match &mut answer {
-                Ok(answer) if answer.stored.contains(&size.pack) => Ok(None),
+                Ok(answer) if answer.already_stored.contains(&size.pack) => Ok(None),
                 Ok(answer) => take(&mut answer.uploads, size.pack).map(Some).ok_or(Error::Unanswered),
                 Err(error) => Err(Error::NoPlace(error.clone())),
             };

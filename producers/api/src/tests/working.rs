@@ -162,7 +162,7 @@ async fn an_attempt_uploads_logs_and_finishes() {
 
     let sizes: Vec<_> = root.all_packs().iter().map(|pack| json!({ "pack": pack.pack, "bytes": pack.bytes })).collect();
     let answer: UploadsAnswer = world.attempt("uploads", &json!({ "packs": sizes })).await.expect_status(200).json();
-    assert_eq!((answer.uploads.len(), &answer.stored[..]), (3, &[][..]));
+    assert_eq!((answer.uploads.len(), &answer.already_stored[..]), (3, &[][..]));
     for upload in answer.uploads {
         let bytes = packs.iter().find(|bytes| PackId::of(bytes) == upload.pack).expect("one of them").clone();
         assert_eq!(put(&upload.url, &upload.headers, bytes.clone()).await, 200);
@@ -170,10 +170,10 @@ async fn an_attempt_uploads_logs_and_finishes() {
     }
     let answer: UploadsAnswer = world.attempt("uploads", &json!({ "packs": sizes })).await.expect_status(200).json();
     let all: Vec<PackId> = root.all_packs().iter().map(|pack| pack.pack).collect();
-    assert_eq!((answer.uploads.len(), answer.stored), (3, all), "none needs another upload");
+    assert_eq!((answer.uploads.len(), answer.already_stored), (3, all), "none needs another upload");
     let other = json!({ "packs": [{ "pack": root.packs[0].pack, "bytes": root.packs[0].bytes + 1 }] });
     let answer: UploadsAnswer = world.attempt("uploads", &other).await.expect_status(200).json();
-    assert_eq!(answer.stored, [], "the one there has another size");
+    assert_eq!(answer.already_stored, [], "the one there has another size");
     let answer = world.attempt("log", &json!({ "stored": [], "next": { "index": 0, "bytes": 6 } })).await;
     let answer: LogAnswer = answer.expect_status(200).json();
     assert_eq!(put(&answer.url.expect("a place"), &answer.headers, Bytes::from_static(b"hello\n")).await, 200);
@@ -227,7 +227,8 @@ async fn an_artifact_that_nobody_could_read_is_refused() {
     for bytes in &packs {
         world.bucket.put(&pack_key(&PackId::of(bytes)), bytes.clone()).await.expect("stored");
     }
-    let lies: [(fn(&mut ArtifactRoot), &str); 6] = [
+    type Lie = fn(&mut ArtifactRoot);
+    let lies: [(Lie, &str); 6] = [
         (|root| root.artifact = ArtifactId::of(b"other"), "it is not this artifact's"),
         (|root| root.size_bytes += 1, "its packs or counts are not those"),
         (|root| root.files = 0, "more than 0 entries"),

@@ -319,7 +319,7 @@ pub(crate) struct Checked {
 }
 
 /// One error of all of them.
-fn all(mistakes: Vec<Mistake>) -> Error {
+fn all(mistakes: &[Mistake]) -> Error {
     let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
     Error::Usage(lines.join("\nerror: "))
 }
@@ -327,17 +327,18 @@ fn all(mistakes: Vec<Mistake>) -> Error {
 impl Settings {
     /// Reads and checks, and says all that is wrong at once.
     pub(crate) fn load(args: &RoleArgs, data: &Path, role: Role, known: &[&'static Limit]) -> Result<Checked, Error> {
-        Self::examine(args, data, role, known).map_err(all)
+        Self::examine(args, data, role, known).map_err(|mistakes| all(&mistakes))
     }
 
     /// The log as one uses it who only reads it; nothing else is looked at.
     pub(crate) fn load_log(config: Option<&Path>, set: &[String]) -> Result<kafka::Config, Error> {
-        let settings = Self::read(config, set, Path::new(crate::args::DATA_DEFAULT)).map_err(all)?;
+        let settings =
+            Self::read(config, set, Path::new(crate::args::DATA_DEFAULT)).map_err(|mistakes| all(&mistakes))?;
         let mut log = settings.log(Role::Control);
         let found = log.mistakes().into_iter().map(|kafka::Mistake { field, what }| Mistake { field, what });
         let found: Vec<_> = found.collect();
         log.manage_topics = false;
-        if found.is_empty() { Ok(log) } else { Err(all(found)) }
+        if found.is_empty() { Ok(log) } else { Err(all(&found)) }
     }
 
     /// As [`Settings::load`], with the mistakes as a list.

@@ -154,17 +154,17 @@ async fn uploads(State(server): App, Json(body): Json<UploadsBody>) -> Answer<Up
             return Err(StatusCode::SERVICE_UNAVAILABLE);
         }
     }
-    let (mut uploads, mut stored) = (Vec::new(), Vec::new());
+    let (mut uploads, mut already_stored) = (Vec::new(), Vec::new());
     for pack in body.packs {
         let key = pack_key(&pack.pack);
         if server.bucket.head(&key).await.expect("an answer") == Some(pack.bytes) {
-            stored.push(pack.pack);
+            already_stored.push(pack.pack);
         }
         let put = server.bucket.presign_put(&key, URL_VALID, pack.bytes).await.expect("signed");
         server.events().uploaded.push(key);
         uploads.push(Upload { pack: pack.pack, url: put.url, headers: put.headers });
     }
-    Ok(Json(UploadsAnswer { uploads, stored }))
+    Ok(Json(UploadsAnswer { uploads, already_stored }))
 }
 
 async fn log(State(server): App, UrlPath((job, attempt)): Attempt, Json(body): Json<LogBody>) -> Answer<LogAnswer> {

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[command(about = "Replicates an artifact while it is uploaded, and after, and measures what is left at the end.")]
 struct Options {
     /// Size of what is built.
-    #[arg(long, default_value_t = 192)]
+    #[arg(long, default_value_t = 64)]
     size_mib: u64,
     /// Of the upload, and into each region.
     #[arg(long, default_value_t = 4)]

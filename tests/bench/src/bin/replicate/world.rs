@@ -95,18 +95,19 @@ impl World {
             let server = serve(path(&format!("s3-{name}"))).await?;
             let link = Link { to_server: Some(setting.region_rate), from_server: None };
             let link = Proxy::start(server.endpoint(), link, |_| Fault::None).await?;
-            let direct = bucket(server.endpoint(), name.as_str()).await?;
+            let own_name = format!("longshore-{name}");
+            let direct = bucket(server.endpoint(), &own_name).await?;
             direct.ensure_exists().await?;
             let config = RegionConfig {
                 region: name.clone(),
                 log: log.clone(),
                 main_bucket: main_bucket.clone(),
-                bucket: bucket(link.endpoint(), name.as_str()).await?,
+                bucket: bucket(link.endpoint(), &own_name).await?,
                 listen: ([127, 0, 0, 1], 0).into(),
                 shards_per_region: 1,
                 tokens: known.clone(),
                 signer: Signer::new(SECRET),
-                request_key: RequestKey::new(Sender::Region(name.clone()), &SECRET),
+                request_keys: vec![RequestKey::new(Sender::Region(name.clone()), &SECRET)],
                 data_dir: path(&format!("region-{name}")),
                 limits: RegionLimits::default(),
             };
