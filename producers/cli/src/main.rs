@@ -22,7 +22,8 @@ use clap::Parser;
 
 use self::{args::Cli, error::Error};
 
-/// For librdkafka and RocksDB too: records are allocated by one thread and freed by another, which glibc's is slow at.
+/// Records are allocated by one thread and freed by another, which glibc's is slow at. Not for C: programs that are preloaded, such as a
+/// faked clock, are called by it before they are ready.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -89,9 +89,9 @@ async fn schemas_are_registered(world: &World) -> Result<()> {
         let found: Value = registry.get(&format!("/schemas/ids/{}", version.id)).await?;
         let found: Value = serde_json::from_str(found["schema"].as_str().context("a schema")?)?;
         ensure!(found == serde_json::from_str::<Value>(version.json)?, "{found} is not {}", version.topic);
-        let path = format!("/subjects/longshore.{}-value/versions/latest", version.topic);
-        let latest: Value = registry.get(&path).await?;
-        ensure!(latest["id"] == version.id, "{latest}");
+        let path = format!("/subjects/longshore.{}-value/versions/{}", version.topic, version.version);
+        let registered: Value = registry.get(&path).await?;
+        ensure!(registered["id"] == version.id, "{registered}");
     }
     Ok(())
 }
