@@ -280,7 +280,8 @@ mod tests {
                 End(3, 8),
                 End(2, 0),
                 Ask("one", 5, 8),
-                Now(0, "4 5"),
+                // The turns of "one" moved nothing, so it comes first.
+                Now(0, "5 4"),
             ],
         );
     }
