@@ -129,6 +129,12 @@ impl Cluster {
         }
     }
 
+    /// Has every partition led by the broker that it was meant for.
+    pub fn balance(&self) -> anyhow::Result<()> {
+        let all = ["--election-type", "preferred", "--all-topic-partitions"];
+        self.tool("LeaderElectionCommand", &all).map(drop)
+    }
+
     /// One of Kafka's own tools against this cluster, such as `TopicCommand`; what it printed.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.script(&[&["tool", class], arguments].concat())

@@ -90,6 +90,9 @@ pub enum Ownership {
     Assigned(Vec<TopicPartition>),
     /// The member must stop with these; nobody else has them before it did.
     Revoked(Vec<TopicPartition>),
+    /// The group has not been heard of for too long, so others may have these now. Whoever works with one goes on until
+    /// it is fenced, and does not fence others: each is told as assigned again or as revoked, in a while at most.
+    Unsure(Vec<TopicPartition>),
 }
 
 /// A place in a group; dropping it leaves the group.

@@ -12,6 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::PartitionStore;
 
+/// Whose a partition is, as its group says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Us,
+    Others,
+    /// Ours before the group ceased to answer. Who leads goes on, until fencing says who else has it; who does not lead
+    /// would fence an owner that the group knows.
+    Unsure,
+}
+
+impl Owner {
+    fn is_us(self, leads: bool) -> bool {
+        self == Self::Us || (self == Self::Unsure && leads)
+    }
+}
+
 /// What is read at once.
 const READ: ReadLimit = ReadLimit { records: 2_000, bytes: 1024 * 1024 };
 
@@ -39,7 +55,8 @@ impl<P: Wire> Task<P> {
 
     fn around(&self) -> Around {
         let Hands { assigned, shutdown, .. } = &self.hands;
-        let (assigned, stopping) = (*assigned.borrow(), shutdown.is_cancelled());
+        let leads = self.machine.status().role == Role::Leading;
+        let (assigned, stopping) = (assigned.borrow().is_us(leads), shutdown.is_cancelled());
         Around { now: (self.clock)(), steady: self.started.elapsed(), assigned, stopping }
     }
 
@@ -65,7 +82,7 @@ impl<P: Wire> Task<P> {
 /// What effects are carried out with.
 pub(crate) struct Hands {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) assigned: watch::Receiver<bool>,
+    pub(crate) assigned: watch::Receiver<Owner>,
     pub(crate) shutdown: CancellationToken,
     reading: Option<Reading>,
     writer: Option<Box<dyn Writer>>,
@@ -77,7 +94,7 @@ struct Reading {
 }
 
 impl Hands {
-    pub(crate) fn new(log: Arc<dyn Log>, assigned: watch::Receiver<bool>, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(log: Arc<dyn Log>, assigned: watch::Receiver<Owner>, shutdown: CancellationToken) -> Self {
         Self { log, assigned, shutdown, reading: None, writer: None }
     }
 
@@ -128,7 +145,7 @@ impl Hands {
             biased;
             () = self.shutdown.cancelled() => return Ok(Answer::Ended),
             // A sender that is gone is a service that is gone.
-            _ = self.assigned.wait_for(|assigned| *assigned != while_assigned) => return Ok(Answer::Ended),
+            _ = self.assigned.wait_for(|owner| owner.is_us(while_assigned) != while_assigned) => return Ok(Answer::Ended),
             // Before reading, so that a steady stream of records does not hold up what is due.
             () = timer => return Ok(Answer::Due),
             records = reader.read(READ) => records?,

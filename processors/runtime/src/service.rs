@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AcceptError, Applied, Error, Lost, PartitionStore, Rocks, Role, Status, Wire, loss,
-    partition::{Hands, Task},
+    partition::{Hands, Owner, Task},
     past,
     shared::{Shared, Tell},
 };
@@ -73,7 +73,7 @@ impl Runtime {
                 Box::new(Tell(shared.insert(seen).clone()))
             })?;
             let shared = shared.expect("an open replica has made its listener");
-            let (assign, assigned) = watch::channel(false);
+            let (assign, assigned) = watch::channel(Owner::Others);
             let (status, statuses) = watch::channel(Status { role: Role::Following, error: None });
             let place = Place { partition, partitions };
             let task = Task {
@@ -122,7 +122,7 @@ fn supervise<P: Wire>(tracker: &TaskTracker, task: Task<P>, status: watch::Sende
 }
 
 struct Assignment {
-    assign: watch::Sender<bool>,
+    assign: watch::Sender<Owner>,
     status: watch::Receiver<Status>,
 }
 
@@ -138,25 +138,29 @@ impl Members {
         while !self.shutdown.is_cancelled() {
             let joined = self.log.join(P::NAME, P::Request::TOPIC.name).await;
             let ended = match joined {
-                Ok(membership) => self.serve(membership).await,
+                Ok(membership) => self.serve::<P>(membership).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
                 tracing::warn!(processor = P::NAME, error = chain(&error), "left the group, joining again");
-                self.own(0..self.assignments.len(), false);
+                self.own(0..self.assignments.len(), Owner::Others);
                 let _ = self.shutdown.run_until_cancelled(tokio::time::sleep(REJOIN_AFTER)).await;
             }
         }
     }
 
-    async fn serve(&mut self, mut membership: Box<dyn Membership>) -> Result<(), longshore_log::Error> {
+    async fn serve<P: Wire>(&mut self, mut membership: Box<dyn Membership>) -> Result<(), longshore_log::Error> {
         let shutdown = self.shutdown.clone();
         while let Some(change) = shutdown.run_until_cancelled(membership.next()).await {
             let numbers = |of: &[TopicPartition]| of.iter().map(|of| of.partition as usize).collect::<Vec<_>>();
             match change? {
-                Ownership::Assigned(of) => self.own(numbers(&of), true),
+                Ownership::Assigned(of) => self.own(numbers(&of), Owner::Us),
+                Ownership::Unsure(of) => {
+                    tracing::warn!(processor = P::NAME, partitions = of.len(), "the group does not answer: going on");
+                    self.own(numbers(&of), Owner::Unsure);
+                }
                 Ownership::Revoked(of) => {
-                    self.own(numbers(&of), false);
+                    self.own(numbers(&of), Owner::Others);
                     // Asking for the next change says that these have stopped.
                     self.stopped(&numbers(&of)).await;
                 }
@@ -167,9 +171,9 @@ impl Members {
         Ok(())
     }
 
-    fn own(&self, partitions: impl IntoIterator<Item = usize>, owned: bool) {
+    fn own(&self, partitions: impl IntoIterator<Item = usize>, owner: Owner) {
         for assignment in partitions.into_iter().filter_map(|partition| self.assignments.get(partition)) {
-            assignment.assign.send_replace(owned);
+            assignment.assign.send_replace(owner);
         }
     }
 

@@ -27,6 +27,12 @@ fn apply(change: Ownership, owned: &mut BTreeSet<TopicPartition>) {
                 assert!(owned.remove(&partition), "revoked what was not assigned");
             }
         }
+        // Those that it keeps are assigned again.
+        Ownership::Unsure(partitions) => {
+            for partition in partitions {
+                assert!(owned.remove(&partition), "unsure of what was not assigned");
+            }
+        }
     }
 }
 

@@ -1,19 +1,24 @@
-//! Appends: one idempotent producer for the whole process.
+//! Appends: one idempotent producer for the whole process, and a lane for each partition.
 //!
 //! ```text
-//! append ─room─▶ producer's queue ─▶ brokers (acks=all) ─▶ delivery report ─▶ last of the append? answer
+//! append ─room─▶ lane ─a group─▶ producer's queue ─▶ brokers (acks=all) ─▶ reports ─▶ last of the append? answer
+//!                  └──── the next group, once each of the last one was reported ─┘
 //! ```
+//!
+//! What waits, waits in the lane: librdkafka's thread spins for as long as messages of a partition wait behind others in flight. That
+//! is a core of every process that writes, for seconds, whenever a broker dies, and just then the others need it.
 //!
 //! Room is bounded by bytes, so callers wait where the brokers are slow. A producer that librdkafka gives up is replaced by a
 //! new one; what it had under way fails as unconfirmed.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rdkafka::{error::KafkaError, producer::Producer, types::RDKafkaErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Config,
@@ -27,16 +32,31 @@ use crate::{BATCH_BYTES_MAX, Error, Position, Record, TopicPartition};
 const ROOM_BYTES: usize = 4 * BATCH_BYTES_MAX;
 /// What a record costs beside its content.
 const RECORD_OVERHEAD: usize = 64;
+/// Records of a lane that are in flight at once.
+const GROUP_RECORDS_MAX: usize = 1_000;
 /// How long to wait for room in librdkafka's queue, which is larger than what is let in.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 
 type Appends = Reported<Tickets>;
 
 pub(super) struct Appender {
+    source: Arc<Source>,
+    lanes: Mutex<HashMap<TopicPartition, mpsc::UnboundedSender<Waiting>>>,
+    room: Arc<Semaphore>,
+}
+
+/// Where lanes take their producer from.
+struct Source {
     config: Config,
     watch: Arc<Watch>,
     producer: Mutex<Appends>,
-    room: Arc<Semaphore>,
+}
+
+/// A record in its lane.
+struct Waiting {
+    record: Record,
+    pending: Arc<Pending>,
+    index: usize,
 }
 
 /// One append under way.
@@ -79,6 +99,8 @@ impl Pending {
 struct Ticket {
     pending: Arc<Pending>,
     index: usize,
+    /// Of its group. With the last one, the lane goes on.
+    _group: Arc<oneshot::Sender<()>>,
 }
 
 /// Reports carry all that they need.
@@ -92,11 +114,62 @@ impl Report for Tickets {
     }
 }
 
+impl Source {
+    /// The producer, or a new one where librdkafka has given it up.
+    fn producer(&self) -> Result<Appends, Error> {
+        let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((code, reason)) = current.client().fatal_error() {
+            tracing::warn!(%code, reason, "the producer has failed for good: a new one takes its place");
+            *current = producer(&self.config, &self.watch)?;
+        }
+        Ok(current.clone())
+    }
+}
+
+/// Hands over what waits for a partition, group by group, until nobody can append to it any more.
+async fn lane(source: Arc<Source>, topic: Arc<Topic>, partition: u32, mut waiting: mpsc::UnboundedReceiver<Waiting>) {
+    let mut group = Vec::new();
+    while waiting.recv_many(&mut group, GROUP_RECORDS_MAX).await > 0 {
+        let (last, reported) = oneshot::channel::<()>();
+        let last = Arc::new(last);
+        for Waiting { record, pending, index } in group.drain(..) {
+            let ticket = Box::new(Ticket { pending: pending.clone(), index, _group: last.clone() });
+            if let Err(error) = send(&source, &topic, partition, &record, ticket).await {
+                // No report will come for it.
+                pending.delivered(index, Err(error));
+            }
+        }
+        drop(last);
+        // Nobody sends: it ends with the last ticket.
+        let _ = reported.await;
+    }
+}
+
+async fn send(
+    source: &Source,
+    topic: &Topic,
+    partition: u32,
+    record: &Record,
+    ticket: Box<Ticket>,
+) -> Result<(), KafkaError> {
+    let given_up = |_| KafkaError::MessageProduction(RDKafkaErrorCode::Fatal);
+    let producer = source.producer().map_err(given_up)?;
+    let mut out = outgoing(topic, partition, record, ticket);
+    while let Err((error, back)) = producer.send(out) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(error);
+        }
+        out = back;
+        tokio::time::sleep(FULL_PAUSE).await;
+    }
+    Ok(())
+}
+
 impl Appender {
     pub(super) fn new(config: &Config, watch: &Arc<Watch>) -> Result<Self, Error> {
         let producer = Mutex::new(producer(config, watch)?);
-        let room = Arc::new(Semaphore::new(ROOM_BYTES));
-        Ok(Self { config: config.clone(), watch: watch.clone(), producer, room })
+        let source = Arc::new(Source { config: config.clone(), watch: watch.clone(), producer });
+        Ok(Self { source, lanes: Mutex::default(), room: Arc::new(Semaphore::new(ROOM_BYTES)) })
     }
 
     pub(super) async fn append(&self, topic: &Arc<Topic>, records: Vec<Record>) -> Result<Vec<Position>, Error> {
@@ -112,43 +185,34 @@ impl Appender {
         let (answer, outcome) = oneshot::channel();
         let state = State { offsets: vec![0; records.len()], left: records.len(), failed: None, answer: Some(answer) };
         let pending = Arc::new(Pending { state: Mutex::new(state), _room: room });
-        let producer = self.producer()?;
         let partitions: Vec<u32> = records.iter().map(|record| topic.partition_of(record)).collect();
-        for (index, (record, partition)) in records.iter().zip(&partitions).enumerate() {
-            let mut out = outgoing(topic, *partition, record, Box::new(Ticket { pending: pending.clone(), index }));
-            while let Err((error, back)) = producer.send(out) {
-                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    // This one and those after it are not sent, and no report will come for them.
-                    drop(back);
-                    (index..records.len()).for_each(|index| pending.delivered(index, Err(error.clone())));
-                    break;
-                }
-                out = back;
-                tokio::time::sleep(FULL_PAUSE).await;
-            }
-            if pending.state.lock().unwrap_or_else(PoisonError::into_inner).left == 0 {
-                break;
-            }
+        for (index, (record, partition)) in records.into_iter().zip(&partitions).enumerate() {
+            self.queue(topic, *partition, Waiting { record, pending: pending.clone(), index });
         }
         let offsets = outcome.await.map_err(|_| Error::Closed)?.map_err(|error| self.failed(error))?;
-        self.watch.worked();
+        self.source.watch.worked();
         let position =
             |(partition, offset)| Position { source: TopicPartition::new(topic.name.clone(), partition), offset };
         Ok(partitions.into_iter().zip(offsets).map(position).collect())
     }
 
-    /// The producer, or a new one where librdkafka has given it up.
-    fn producer(&self) -> Result<Appends, Error> {
-        let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((code, reason)) = current.client().fatal_error() {
-            tracing::warn!(%code, reason, "the producer has failed for good: a new one takes its place");
-            *current = producer(&self.config, &self.watch)?;
+    fn queue(&self, topic: &Arc<Topic>, partition: u32, waiting: Waiting) {
+        let start = || {
+            let (lane_of, records) = mpsc::unbounded_channel();
+            tokio::spawn(lane(self.source.clone(), topic.clone(), partition, records));
+            lane_of
+        };
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(TopicPartition::new(topic.name.clone(), partition)).or_insert_with(start);
+        // A lane ends with the runtime that it was started in.
+        if let Err(mpsc::error::SendError(waiting)) = lane.send(waiting) {
+            *lane = start();
+            let _ = lane.send(waiting);
         }
-        Ok(current.clone())
     }
 
     fn failed(&self, error: KafkaError) -> Error {
-        self.watch.failed(format!("appending failed: {error}"));
+        self.source.watch.failed(format!("appending failed: {error}"));
         match error.rdkafka_error_code() {
             // What the brokers refused, they did not write.
             Some(

@@ -22,7 +22,7 @@ pub(super) const TRANSACTION_MILLIS_MAX: u64 = 10_000;
 const SESSION_MILLIS: u64 = 6_000;
 
 /// Settings of librdkafka that the promises of this log depend on: it makes them itself.
-const OWN_PROPERTIES: [&str; 17] = [
+const OWN_PROPERTIES: [&str; 18] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -31,6 +31,7 @@ const OWN_PROPERTIES: [&str; 17] = [
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "group.instance.id",
     "group.protocol",
     "isolation.level",
     "max.in.flight.requests.per.connection",
@@ -296,6 +297,8 @@ impl Config {
             .set("socket.nagle.disable", "true")
             .set("socket.keepalive.enable", "true")
             .set("socket.connection.setup.timeout.ms", "5000")
+            // A question that waits for a broker that died is asked of its successor this late.
+            .set("socket.timeout.ms", "5000")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "60000")
@@ -319,7 +322,8 @@ impl Config {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "0")
+            // So that a group of records becomes one request.
+            .set("linger.ms", "1")
             .set("message.timeout.ms", TRANSACTION_MILLIS_MAX.to_string())
             .set("request.timeout.ms", "5000")
             .set("retry.backoff.ms", "50")
@@ -332,6 +336,8 @@ impl Config {
     pub(super) fn commits(&self, owner: &str) -> ClientConfig {
         let mut config = self.appends();
         config
+            // A transaction's first messages wait for the coordinator anyway, and the others gather meanwhile.
+            .set("linger.ms", "0")
             .set("transactional.id", format!("{}{owner}", self.prefix))
             .set("transaction.timeout.ms", TRANSACTION_MILLIS_MAX.to_string());
         config
@@ -358,10 +364,12 @@ impl Config {
         config
     }
 
-    pub(super) fn membership(&self, group: &str) -> ClientConfig {
+    /// A member that is known as `instance` keeps its partitions when it comes back within its session's time.
+    pub(super) fn membership(&self, group: &str, instance: &str) -> ClientConfig {
         let mut config = self.base();
         config
             .set("group.id", format!("{}{group}", self.prefix))
+            .set("group.instance.id", instance)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", SESSION_MILLIS.to_string())
             .set("heartbeat.interval.ms", "500")

@@ -5,11 +5,15 @@
 //! ```
 //!
 //! Assignment is cooperative: only what moves is taken away, and only when its holder has said that it stopped. Nothing is
-//! done inside librdkafka's callback. A session that was lost is told as a revocation too, but the partitions may have others
-//! by then: that is what fencing is for.
+//! done inside librdkafka's callback.
+//!
+//! A broker that dies takes its groups' sessions with it, and until another coordinates them no heartbeat is answered. So a
+//! member has a name of its own, by which the group gives it back what it had, and meanwhile is unsure of that and no
+//! more: were it to stop, every partition would stop and move whenever a broker dies.
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -38,10 +42,16 @@ use crate::{Error, Membership, Ownership, TopicPartition};
 const POLL: Duration = Duration::from_millis(50);
 /// How often offsets are stored for lag tools.
 const OFFSETS_EVERY: Duration = Duration::from_secs(1);
+/// How long a member without a session may be unsure: longer than a cluster takes to find new leaders.
+const UNSURE_MAX: Duration = Duration::from_secs(30);
+/// How often a member that leaves looks for the group's word.
+const LEAVE_POLLS: u32 = 4;
 
 enum Change {
     Assign(TopicPartitionList),
     Revoke(TopicPartitionList),
+    /// The session is over: the group may have given these to others already.
+    Lose(TopicPartitionList),
 }
 
 #[derive(Default)]
@@ -66,6 +76,7 @@ impl ConsumerContext for Context<Changes> {
         let partitions = partitions.clone();
         let change = match kind {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assign(partitions),
+            _ if consumer.assignment_lost() => Change::Lose(partitions),
             _ => Change::Revoke(partitions),
         };
         self.own.noted.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
@@ -82,7 +93,9 @@ pub(super) struct KafkaMembership {
 
 pub(super) fn join(shared: &Arc<Shared>, group: &str, topic: &Arc<Topic>) -> Result<KafkaMembership, Error> {
     let context = Context::with(Client::Membership, &shared.watch, Changes::default());
-    let consumer = BaseConsumer::from_config_and_context(&shared.config.membership(group), context)
+    // Nobody else's name, as the keys of these are random.
+    let instance = format!("{}-{:016x}", shared.config.client_id, RandomState::new().hash_one(group));
+    let consumer = BaseConsumer::from_config_and_context(&shared.config.membership(group, &instance), context)
         .map_err(|error| Error::kafka("joining a group", error))?;
     consumer.subscribe(&[topic.kafka.as_str()]).map_err(|error| Error::kafka("joining a group", error))?;
     let (tell, changes) = mpsc::unbounded_channel();
@@ -93,7 +106,10 @@ pub(super) fn join(shared: &Arc<Shared>, group: &str, topic: &Arc<Topic>) -> Res
         topic: topic.clone(),
         consumer,
         held: BTreeSet::new(),
+        unsure: BTreeSet::new(),
+        unsure_since: Instant::now(),
         releasing: None,
+        unacknowledged: 0,
         tell,
         acknowledged,
         leave: leave.clone(),
@@ -133,8 +149,13 @@ struct Member {
     topic: Arc<Topic>,
     consumer: BaseConsumer<Context<Changes>>,
     held: BTreeSet<u32>,
+    /// Those of `held` that may be others' since the session was lost.
+    unsure: BTreeSet<u32>,
+    unsure_since: Instant,
     /// What the member was told to stop with.
     releasing: Option<TopicPartitionList>,
+    /// How many times it was told to stop and has not said that it did.
+    unacknowledged: usize,
     tell: mpsc::UnboundedSender<Result<Ownership, Error>>,
     acknowledged: blocking::Receiver<()>,
     leave: Arc<AtomicBool>,
@@ -158,41 +179,84 @@ impl Member {
             }
             self.store_offsets();
         }
-        self.consumer.context().own.leaving.store(true, Ordering::Release);
-        // Changes that were noted and not carried out would keep the consumer from closing.
-        let held = self.consumer.assignment().and_then(|held| self.consumer.incremental_unassign(&held));
-        if let Err(error) = held {
-            tracing::debug!(%error, "partitions could not be given back while leaving");
-        }
+        self.leave();
         drop(self.consumer);
         drop(self.guard);
     }
 
+    /// Says so to the group, which would wait for a member with a name until its session is over.
+    fn leave(&self) {
+        self.consumer.context().own.leaving.store(true, Ordering::Release);
+        // Changes that were noted and not carried out would keep the consumer from leaving.
+        let held = self.consumer.assignment().and_then(|held| self.consumer.incremental_unassign(&held));
+        if let Err(error) = held {
+            tracing::debug!(%error, "partitions could not be given back while leaving");
+        }
+        self.consumer.unsubscribe();
+        // It hears of its last revocation and then tells the group, which a consumer that closes would not. If that is
+        // lost, its session's end tells.
+        for _ in 0..LEAVE_POLLS {
+            if let Some(Err(error)) = self.consumer.poll(POLL) {
+                tracing::debug!(%error, "leaving a group");
+            }
+        }
+    }
+
     /// Carries out what the callback has noted.
     fn follow(&mut self) -> Result<(), KafkaError> {
-        if self.releasing.is_some() && self.acknowledged.try_recv().is_ok() {
+        while self.acknowledged.try_recv().is_ok() {
+            self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        }
+        if self.unacknowledged == 0 {
             self.release()?;
         }
         while self.releasing.is_none() {
             let change = self.consumer.context().own.noted.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             match change {
-                None => return Ok(()),
+                None => break,
                 Some(Change::Assign(partitions)) => self.assign(partitions)?,
                 Some(Change::Revoke(partitions)) => {
-                    let lost = self.consumer.assignment_lost();
-                    let told: Vec<_> = self.numbers(&partitions).filter(|number| self.held.remove(number)).collect();
+                    let numbers = self.numbers(&partitions).collect();
                     self.releasing = Some(partitions);
-                    let nothing = told.is_empty();
-                    if !nothing {
-                        let _ = self.tell.send(Ok(Ownership::Revoked(self.named(told))));
-                    }
-                    if lost || nothing {
+                    if !self.revoke(numbers) {
                         self.release()?;
                     }
                 }
+                Some(Change::Lose(partitions)) => {
+                    self.consumer.incremental_unassign(&partitions)?;
+                    self.be_unsure();
+                }
             }
         }
+        if self.unsure_since.elapsed() > UNSURE_MAX {
+            let unsure = std::mem::take(&mut self.unsure);
+            self.revoke(unsure);
+        }
         Ok(())
+    }
+
+    /// Whether there was something to stop with.
+    fn revoke(&mut self, numbers: BTreeSet<u32>) -> bool {
+        let told: Vec<u32> = numbers.into_iter().filter(|number| self.held.remove(number)).collect();
+        for number in &told {
+            self.unsure.remove(number);
+        }
+        let any = !told.is_empty();
+        if any {
+            self.unacknowledged += 1;
+            let _ = self.tell.send(Ok(Ownership::Revoked(self.named(told))));
+        }
+        any
+    }
+
+    fn be_unsure(&mut self) {
+        if self.unsure.is_empty() {
+            self.unsure_since = Instant::now();
+        }
+        self.unsure.clone_from(&self.held);
+        if !self.held.is_empty() {
+            let _ = self.tell.send(Ok(Ownership::Unsure(self.named(self.held.iter().copied().collect()))));
+        }
     }
 
     fn assign(&mut self, mut partitions: TopicPartitionList) -> Result<(), KafkaError> {
@@ -200,9 +264,13 @@ impl Member {
         self.consumer.incremental_assign(&partitions)?;
         // This consumer is for its group's word only.
         self.consumer.pause(&partitions)?;
-        let new: Vec<u32> = self.numbers(&partitions).filter(|number| !self.held.contains(number)).collect();
+        let numbers: BTreeSet<u32> = self.numbers(&partitions).collect();
+        let unsure = std::mem::take(&mut self.unsure);
+        // A member without a session holds nothing for the group: what it is given next is all that it has.
+        self.revoke(&unsure - &numbers);
+        let new: Vec<u32> =
+            numbers.into_iter().filter(|number| self.held.insert(*number) || unsure.contains(number)).collect();
         if !new.is_empty() {
-            self.held.extend(&new);
             let _ = self.tell.send(Ok(Ownership::Assigned(self.named(new))));
         }
         Ok(())
