@@ -68,22 +68,28 @@ impl Pair {
         Ok(changed)
     }
 
-    /// The pair without files that are too large, if there are any.
+    /// A copy of the pair without files that are too large, if there are any. No links: casync, at work on the same trees, minds them.
     pub(crate) fn without_large(&self, into: &Path) -> Result<Option<Self>> {
+        let is_large = |file: &PathBuf| anyhow::Ok(file.metadata()?.len() > FILE_BYTES_MAX);
         let smaller = Self { name: format!("{}-smaller", self.name), old: into.join("old"), new: into.join("new") };
+        let trees = [(Self::files(&self.old)?, &smaller.old), (Self::files(&self.new)?, &smaller.new)];
         let mut left_out = false;
-        for (from, to) in [(&self.old, &smaller.old), (&self.new, &smaller.new)] {
-            for (path, full) in Self::files(from)? {
-                if full.metadata()?.len() > FILE_BYTES_MAX {
-                    left_out = true;
-                    continue;
+        for file in trees.iter().flat_map(|(files, _)| files.values()) {
+            left_out |= is_large(file)?;
+        }
+        if !left_out {
+            return Ok(None);
+        }
+        for (files, to) in trees {
+            for (path, full) in files {
+                if !is_large(&full)? {
+                    let target = to.join(path);
+                    fs::create_dir_all(target.parent().context("it is below the tree")?)?;
+                    fs::copy(&full, &target)?;
                 }
-                let target = to.join(path);
-                fs::create_dir_all(target.parent().context("it is below the tree")?)?;
-                fs::hard_link(&full, &target).or_else(|_| fs::copy(&full, &target).map(drop))?;
             }
         }
-        Ok(left_out.then_some(smaller))
+        Ok(Some(smaller))
     }
 }
 
