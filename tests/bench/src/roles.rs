@@ -161,7 +161,7 @@ async fn fetch(endpoint: &str, bucket: &str, artifact: &str, dir: &Path, install
     // As a node does, it asks for no pack that it has.
     let mut index_packs = Vec::from_iter(Index::packs(&root).copied());
     index_packs.retain(|pack| !packs.join(pack.pack.to_string()).exists());
-    let mut fetched_bytes = index_packs.iter().map(|pack| pack.bytes).sum();
+    let mut fetched_bytes: u64 = index_packs.iter().map(|pack| pack.bytes).sum();
     download_all(&bucket, index_packs, &packs).await?;
     let index = Index::load(&root, &DirPacks::new(&packs))?;
     let installed = installed.map(|id| anyhow::Ok(load_installed(&releases, &id.parse()?)?)).transpose()?;

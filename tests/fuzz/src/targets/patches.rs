@@ -93,7 +93,9 @@ pub(super) fn start() -> Box<dyn Subject> {
 
 impl Subject for Patches {
     fn run(&mut self, input: &[u8]) -> Result<String, String> {
-        let Some(([how, skipped, chunks], frame)) = input.split_first_chunk() else { return Ok("no parts".to_owned()) };
+        let Some(([how, skipped, chunks], frame)) = input.split_first_chunk::<3>() else {
+            return Ok("no parts".to_owned());
+        };
         let frame = match how & COMPRESSED {
             0 => Bytes::from(zstd::encode_all(frame, 1).map_err(|error| error.to_string())?),
             _ => Bytes::copy_from_slice(frame),
