@@ -60,6 +60,7 @@ bench: ## list the benchmarks
 	@echo 'make bench-auth    what it costs to prove who sent a request'
 	@echo 'make bench-store   publish and fetch a tree; what a small change uploads'
 	@echo 'make bench-publish  real files, new and unchanged, against rclone copy of their tarball'
+	@echo 'make bench-delta    bytes of an update of real releases: chunks, patches, and other tools'
 	@echo 'make bench-processor  requests into facts and state on Kafka, against the bare client and Kafka Streams'
 	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'
 	@echo 'make bench-failover   kill -9 of control nodes and brokers under load: until facts flow again; lost and doubled'
@@ -69,6 +70,7 @@ bench: ## list the benchmarks
 bench-latency bench-failover: SETUP = kafka
 bench-processor: SETUP = streams
 bench-publish: SETUP = content
+bench-delta: SETUP = pairs
 bench-%: ## run one benchmark; its last line is one JSON object
 	@infra/setup.sh build $(SETUP)
 	@$(BUILD) --quiet

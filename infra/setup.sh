@@ -10,6 +10,7 @@
 #   infra/setup.sh compose    docker-compose, which the test of infra/compose reads the file with; no Docker is started
 #   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh content    packages from four registries and rclone, for the benchmark of publishing
+#   infra/setup.sh pairs      two versions of packages and of a program, and casync, xdelta3, zstd and bsdiff, for the benchmark of updates
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh deny       cargo-deny, for `make lint`
@@ -135,6 +136,14 @@ content() {
   have npm || echo "setup: no npm: the benchmark's content is without its packages" >&2
   python3 -m pip --version >/dev/null 2>&1 || debian "pip, to fetch packages" python3-pip
   tests/bench/content/fetch.sh "$CACHE/packages"
+}
+
+pairs() {
+  have casync && have xdelta3 && have zstd && have bsdiff ||
+    debian "casync, xdelta3, zstd and bsdiff, which updates are compared with" casync xdelta3 zstd bsdiff
+  have mvn || debian "Maven, to fetch packages" maven
+  python3 -m pip --version >/dev/null 2>&1 || debian "pip, to fetch packages" python3-pip
+  tests/bench/content/pairs.sh "$CACHE/pairs"
 }
 
 faketime() {

@@ -17,8 +17,8 @@ use std::{
 use longshore_schemas::ChunkId;
 
 use crate::{
-    CHUNK_BYTES_MAX, Chunk, Codec, Entry, Error, FileRef, Index, Installed, Need, PackRead, Place, ReadError,
-    installed::sync_dir,
+    CHUNK_BYTES_MAX, Chunk, Entry, Error, FileRef, Index, Installed, Need, PackRead, Patched, ReadError,
+    installed::sync_dir, packed::PackedChunks,
 };
 
 /// Up to this many entries each file is synced alone; beyond that, syncing the whole file system once is faster.
@@ -34,6 +34,8 @@ pub struct Assembled {
     pub fetched_bytes: u64,
     /// Bytes written from installed releases.
     pub reused_bytes: u64,
+    /// Bytes written from what a patch made.
+    pub patched_bytes: u64,
     /// Chunks of installed releases that were damaged and came from a pack instead.
     pub damaged_chunks: u64,
 }
@@ -49,6 +51,18 @@ pub fn assemble(
     packs: &dyn PackRead,
     target: &Path,
 ) -> Result<Assembled, Error> {
+    assemble_patched(index, need, installed, None, packs, target)
+}
+
+/// The same, with what a patch made; `need` was computed with it.
+pub fn assemble_patched(
+    index: &Index,
+    need: &Need,
+    installed: &[Installed],
+    patched: Option<&Patched>,
+    packs: &dyn PackRead,
+    target: &Path,
+) -> Result<Assembled, Error> {
     if target.symlink_metadata().is_ok() {
         return Err(Error::TargetExists { path: target.to_owned() });
     }
@@ -57,7 +71,7 @@ pub fn assemble(
     let partial = parent.join(format!(".{}.partial", name.to_string_lossy()));
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-    let chunks = Chunks::new(index, need, installed, packs)?;
+    let chunks = Chunks::new(index, need, installed, patched, packs)?;
     let built = Assembly { index, chunks, dir: &partial, dirs: BTreeSet::from([partial.clone()]) }.run();
     let done = built.and_then(|assembled| publish_dir(&partial, target).map(|()| assembled));
     match done {
@@ -170,17 +184,24 @@ fn is_zeros(bytes: &[u8]) -> bool {
     bytes[0] == 0 && bytes.iter().fold(0, |any, byte| any | byte) == 0
 }
 
+/// Where a chunk came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Installed,
+    Patch,
+    Pack,
+}
+
 /// Gets chunks, verified, from wherever they are.
 struct Chunks<'a> {
     index: &'a Index,
     need: &'a Need,
     installed: &'a [Installed],
-    packs: &'a dyn PackRead,
-    decompressor: zstd::bulk::Decompressor<'static>,
-    stored: Box<[u8]>,
+    patched: Option<&'a Patched>,
+    packs: PackedChunks<'a>,
     bytes: Box<[u8]>,
-    /// The chunk that `bytes` holds, and whether an installed release had it: in a hole the same one comes many times.
-    held: Option<(usize, bool)>,
+    /// The chunk that `bytes` holds, and where it is from: in a hole the same one comes many times.
+    held: Option<(usize, Source)>,
     /// The installed file that was read last: chunks that follow each other mostly lie in the same one.
     open: Option<(u32, u32, File)>,
     assembled: Assembled,
@@ -191,72 +212,57 @@ impl<'a> Chunks<'a> {
         index: &'a Index,
         need: &'a Need,
         installed: &'a [Installed],
+        patched: Option<&'a Patched>,
         packs: &'a dyn PackRead,
     ) -> Result<Self, Error> {
-        let decompressor = zstd::bulk::Decompressor::new();
-        let decompressor = decompressor.map_err(|error| Error::malformed("decompressor", error.to_string()))?;
-        let buffer = || vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
+        let packs = PackedChunks::new(index, packs)?;
+        let bytes = vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
         let assembled = Assembled::default();
-        Ok(Self {
-            index,
-            need,
-            installed,
-            packs,
-            decompressor,
-            stored: buffer(),
-            bytes: buffer(),
-            held: None,
-            open: None,
-            assembled,
-        })
+        Ok(Self { index, need, installed, patched, packs, bytes, held: None, open: None, assembled })
     }
 
     fn get(&mut self, at: usize) -> Result<&[u8], Error> {
         let chunk = self.index.manifest.chunks()[at];
-        let length = chunk.bytes as usize;
-        let reused = match self.held.take() {
-            Some((held, reused)) if held == at => reused,
+        let source = match self.held.take() {
+            Some((held, source)) if held == at => source,
             _ => self.read(&chunk, at)?,
         };
-        self.held = Some((at, reused));
-        let bytes = if reused { &mut self.assembled.reused_bytes } else { &mut self.assembled.fetched_bytes };
+        self.held = Some((at, source));
+        let bytes = match source {
+            Source::Installed => &mut self.assembled.reused_bytes,
+            Source::Patch => &mut self.assembled.patched_bytes,
+            Source::Pack => &mut self.assembled.fetched_bytes,
+        };
         *bytes += u64::from(chunk.bytes);
-        Ok(&self.bytes[..length])
+        Ok(&self.bytes[..chunk.bytes as usize])
     }
 
-    /// Whether an installed release had it.
-    fn read(&mut self, chunk: &Chunk, at: usize) -> Result<bool, Error> {
+    fn read(&mut self, chunk: &Chunk, at: usize) -> Result<Source, Error> {
         if let Some(origin) = self.need.origin(at) {
             if self.read_installed(chunk, origin).is_ok() {
-                return Ok(true);
+                return Ok(Source::Installed);
             }
             self.assembled.damaged_chunks += 1;
             tracing::warn!(chunk = %chunk.id, release = ?self.installed.get(origin.release as usize).map(|r| &r.dir),
                 "an installed release is damaged, taking the chunk from its pack");
         }
+        let bytes = &mut self.bytes[..chunk.bytes as usize];
+        let patched = self.patched.is_some_and(|patched| patched.read(at, bytes).is_ok());
+        if patched && ChunkId::of(bytes) == chunk.id {
+            return Ok(Source::Patch);
+        }
         self.read_pack(chunk, at)?;
-        Ok(false)
+        Ok(Source::Pack)
     }
 
     fn read_pack(&mut self, chunk: &Chunk, at: usize) -> Result<(), Error> {
-        let place = self.index.layout.places()[at];
-        let pack = *self.index.layout.pack_of(&place);
-        let stored = &mut self.stored[..place.stored as usize];
-        self.packs.read_at(&pack, u64::from(place.offset), stored).map_err(|source| {
-            match (source, self.need.origin(at)) {
-                (ReadError::Missing, Some(origin)) => {
-                    Error::DamagedInstalled { path: installed_path(self.installed, origin), pack: pack.pack }
-                }
-                (source, _) => Error::Read { pack: pack.pack, source },
+        let read = self.packs.read(at, &mut self.bytes[..chunk.bytes as usize]);
+        read.map_err(|error| match (error, self.need.origin(at)) {
+            (Error::Read { pack, source: ReadError::Missing }, Some(origin)) => {
+                Error::DamagedInstalled { path: installed_path(self.installed, origin), pack }
             }
-        })?;
-        let bytes = &mut self.bytes[..chunk.bytes as usize];
-        let wrong = Error::WrongChunk { chunk: chunk.id, pack: pack.pack };
-        if unpack(&mut self.decompressor, &place, stored, bytes) && ChunkId::of(bytes) == chunk.id {
-            Ok(())
-        } else {
-            Err(wrong)
-        }
+            (error, _) => error,
+        })
     }
 
     fn read_installed(&mut self, chunk: &Chunk, origin: crate::Origin) -> io::Result<()> {
@@ -277,16 +283,4 @@ fn installed_path(installed: &[Installed], origin: crate::Origin) -> PathBuf {
     let release = installed.get(origin.release as usize);
     let entry = release.and_then(|release| release.manifest.entries().get(origin.entry as usize));
     release.zip(entry).map(|(release, entry)| release.dir.join(entry.path())).unwrap_or_default()
-}
-
-/// Decompresses into exactly the length that the manifest says; anything else is damage.
-fn unpack(decompressor: &mut zstd::bulk::Decompressor<'_>, place: &Place, stored: &[u8], bytes: &mut [u8]) -> bool {
-    match place.codec {
-        Codec::Raw if stored.len() == bytes.len() => {
-            bytes.copy_from_slice(stored);
-            true
-        }
-        Codec::Raw => false,
-        Codec::Zstd => decompressor.decompress_to_buffer(stored, bytes).is_ok_and(|length| length == bytes.len()),
-    }
 }

@@ -8,10 +8,19 @@ use std::{
 use bytes::Bytes;
 use longshore_schemas::PackId;
 
-use crate::{ArtifactRoot, Error, Layout, Manifest, PackRead, PackRef, manifest::Outline, table::ChunkTable};
+use crate::{
+    ArtifactRoot, Error, KIB, Layout, Manifest, PackRead, PackRef,
+    keyed::{self, KEY_BYTES_MAX},
+    manifest::Outline,
+    table::ChunkTable,
+};
 
 /// Largest manifest or layout, uncompressed, in bytes.
 pub const INDEX_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Smaller manifests are no keys: what they save is not worth another pack.
+const KEY_BYTES_MIN: usize = 64 * KIB;
+/// A key is used again as long as it makes the next manifest so many times smaller than itself.
+const KEY_SAVES_TIMES: u64 = 4;
 /// Largest window a stream may ask of its reader, as a power of two: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
@@ -32,7 +41,7 @@ impl Index {
     /// Decodes manifest and layout from their packs, and checks them against the artifact's name and each other.
     pub fn decode(root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<Self, Error> {
         root.check()?;
-        let manifest = Manifest::read_bounded(decoder(&root.manifest, packs, "manifest")?, root.files)?;
+        let manifest = with_manifest(root, packs, |from| Manifest::read_bounded(from, root.files))?;
         if manifest.id() != root.artifact {
             return Err(Error::WrongManifest { expected: root.artifact, found: manifest.id() });
         }
@@ -40,6 +49,16 @@ impl Index {
         let counts = (manifest.entries().len() as u64, manifest.chunks().len() as u64, manifest.size_bytes());
         compare(root, &layout, counts)?;
         Ok(Self { root: root.clone(), manifest, layout })
+    }
+
+    /// Without a layout, for an artifact all of whose chunks are installed or made by a patch. If it turns out that a pack is needed after
+    /// all, that is an error: then the layout is to be fetched.
+    pub fn without_layout(root: &ArtifactRoot, manifest: Manifest) -> Result<Self, Error> {
+        root.check()?;
+        if manifest.id() != root.artifact {
+            return Err(Error::WrongManifest { expected: root.artifact, found: manifest.id() });
+        }
+        Ok(Self { root: root.clone(), manifest, layout: Layout::default() })
     }
 
     /// Whether an artifact can be decoded, without keeping anything of it.
@@ -53,7 +72,7 @@ impl Index {
         packs: &HashMap<PackId, Bytes>,
     ) -> Result<(ChunkTable, Layout), Error> {
         root.check()?;
-        let outline = Manifest::read_outline(decoder(&root.manifest, packs, "manifest")?, root.files)?;
+        let outline = with_manifest(root, packs, |from| Manifest::read_outline(from, root.files))?;
         let Outline { id, table, entries, size_bytes } = outline;
         if id != root.artifact {
             return Err(Error::WrongManifest { expected: root.artifact, found: id });
@@ -61,6 +80,26 @@ impl Index {
         let layout = Layout::read_for(decoder(&root.layout, packs, "layout")?, table.chunks())?;
         compare(root, &layout, (entries, table.len() as u64, size_bytes))?;
         Ok((table, layout))
+    }
+
+    /// The bytes of the manifest that an artifact's next one may be compressed by, and its packs: its own, or the key that its own has, as
+    /// long as that saves most of it. None if it is not worth it.
+    pub(crate) fn key_of(
+        root: &ArtifactRoot,
+        packs: &HashMap<PackId, Bytes>,
+    ) -> Result<Option<(Vec<PackRef>, Vec<u8>)>, Error> {
+        let (key, own) = root.manifest_parts();
+        let sum = |packs: &[PackRef]| packs.iter().map(|pack| pack.bytes).sum::<u64>();
+        let parts = match key {
+            [] => own,
+            key if sum(own) * KEY_SAVES_TIMES <= sum(key) => key,
+            _ => return Ok(None),
+        };
+        let mut bytes = Vec::new();
+        let read = decoder(parts, packs, "manifest")?.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| Error::malformed("manifest", error.to_string()))?;
+        let usable = (KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&bytes.len());
+        Ok(usable.then(|| (parts.to_vec(), bytes)))
     }
 
     /// The same, with the packs read from where they lie.
@@ -84,7 +123,31 @@ fn compare(root: &ArtifactRoot, layout: &Layout, counts: (u64, u64, u64)) -> Res
     Ok(())
 }
 
+/// Hands over the manifest's bytes, which are not verified.
+fn with_manifest<T>(
+    root: &ArtifactRoot,
+    packs: &HashMap<PackId, Bytes>,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (key, own) = root.manifest_parts();
+    if key.is_empty() {
+        return read(&mut decoder(own, packs, "manifest")?);
+    }
+    let damaged = |error: io::Error| Error::malformed("manifest", error.to_string());
+    let key = keyed::read_key(decoder(key, packs, "manifest")?).map_err(damaged)?;
+    let decoder = keyed::decoder(joined(own, packs)?, &key).map_err(damaged)?;
+    read(&mut decoder.take(INDEX_BYTES_MAX))
+}
+
 fn decoder(parts: &[PackRef], packs: &HashMap<PackId, Bytes>, what: &'static str) -> Result<impl Read + use<>, Error> {
+    let damaged = |error: io::Error| Error::malformed(what, error.to_string());
+    let mut decoder = zstd::Decoder::new(joined(parts, packs)?).map_err(damaged)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
+    Ok(decoder.take(INDEX_BYTES_MAX))
+}
+
+/// The bytes of packs, each compared with its name.
+fn joined(parts: &[PackRef], packs: &HashMap<PackId, Bytes>) -> Result<VecReader, Error> {
     let mut whole = VecReader::default();
     for part in parts {
         let Some(bytes) = packs.get(&part.pack) else {
@@ -95,10 +158,7 @@ fn decoder(parts: &[PackRef], packs: &HashMap<PackId, Bytes>, what: &'static str
         }
         whole.parts.push(Cursor::new(bytes.clone()));
     }
-    let damaged = |error: io::Error| Error::malformed(what, error.to_string());
-    let mut decoder = zstd::Decoder::new(whole).map_err(damaged)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
-    Ok(decoder.take(INDEX_BYTES_MAX))
+    Ok(whole)
 }
 
 /// Reads several byte strings as one.

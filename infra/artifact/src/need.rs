@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Entry, Index, Installed, Manifest, PackRef};
+use crate::{Entry, Index, Installed, Manifest, PackRef, Patched};
 
 /// A chunk in a file of an installed release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +32,19 @@ pub struct Need {
 impl Need {
     /// Looks each chunk up in the installed releases, by their manifests; their files are not read.
     pub fn compute(index: &Index, installed: &[Installed]) -> Self {
+        Self::compute_patched(index, installed, None)
+    }
+
+    /// The same, where a patch has made some of what is missing.
+    pub fn compute_patched(index: &Index, installed: &[Installed], patched: Option<&Patched>) -> Self {
         let chunks = index.manifest.chunks();
         let mut origins = vec![None; chunks.len()];
         for (release, installed) in (0..).zip(installed) {
             find_in(release, installed, &index.manifest, &mut origins);
         }
         let missing = || origins.iter().enumerate().filter(|(_, origin)| origin.is_none()).map(|(at, _)| at);
-        let packs: BTreeSet<u32> = missing().map(|at| index.layout.places()[at].pack).collect();
+        let wanted = missing().filter(|at| !patched.is_some_and(|patched| patched.has(*at)));
+        let packs: BTreeSet<u32> = wanted.filter_map(|at| Some(index.layout.places().get(at)?.pack)).collect();
         let packs: Vec<PackRef> = packs.into_iter().map(|pack| index.layout.packs()[pack as usize]).collect();
         let total: u64 = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
         let missing_bytes: u64 = missing().map(|at| u64::from(chunks[at].bytes)).sum();

@@ -38,6 +38,11 @@ pub struct PackRef {
     pub bytes: u64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What an artifact consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArtifactRoot {
@@ -50,6 +55,10 @@ pub struct ArtifactRoot {
     pub chunks: u64,
     /// The manifest, compressed and cut into packs, in order.
     pub manifest: Vec<PackRef>,
+    /// So many of these packs come first that are an earlier artifact's manifest, which the other ones are compressed by: its key.
+    /// Whoever has that one needs only what has changed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub manifest_key: u32,
     /// The layout, likewise.
     pub layout: Vec<PackRef>,
     /// The packs that hold the chunks, in the layout's order.
@@ -85,6 +94,9 @@ impl ArtifactRoot {
             );
             return Err(Error::malformed("root", says));
         }
+        if self.manifest_key > 0 && self.manifest_key as usize >= self.manifest.len() {
+            return Err(Error::malformed("root", "its manifest is a key and nothing else"));
+        }
         for (what, packs) in [("manifest", &self.manifest), ("layout", &self.layout)] {
             let bytes: u64 = packs.iter().map(|pack| pack.bytes).sum();
             if bytes > INDEX_BYTES_MAX {
@@ -100,6 +112,11 @@ impl ArtifactRoot {
     /// Every pack that a replica must hold, each once.
     pub fn all_packs(&self) -> Vec<PackRef> {
         self.listed().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The packs of the manifest's key, and those of the manifest itself.
+    pub(crate) fn manifest_parts(&self) -> (&[PackRef], &[PackRef]) {
+        self.manifest.split_at(self.manifest.len().min(self.manifest_key as usize))
     }
 
     fn listed(&self) -> impl Iterator<Item = &PackRef> {

@@ -81,6 +81,11 @@ impl Report {
         self.figures.insert(format!("{key}_note"), json!(note));
     }
 
+    /// What is more than one number, for programs only: people were shown it otherwise.
+    pub fn detail(&mut self, key: &str, value: Value) {
+        self.figures.insert(key.to_owned(), value);
+    }
+
     /// Prints the table and, last, the JSON line. Says whether every goal was met.
     pub fn print(self) -> bool {
         let mut table = Table::new();

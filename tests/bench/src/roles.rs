@@ -136,14 +136,13 @@ fn http() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().build()?)
 }
 
-async fn index(bucket: &Bucket, artifact: ArtifactId) -> Result<Index> {
-    let (root, packs) = index_packs(bucket, artifact).await?;
-    Ok(Index::decode(&root, &packs)?)
+async fn root(bucket: &Bucket, artifact: ArtifactId) -> Result<ArtifactRoot> {
+    let json = bucket.get(&root_key(&artifact), ROOT_BYTES_MAX as u64).await?;
+    Ok(ArtifactRoot::from_json(&artifact, &json)?)
 }
 
 async fn index_packs(bucket: &Bucket, artifact: ArtifactId) -> Result<(ArtifactRoot, HashMap<PackId, Bytes>)> {
-    let json = bucket.get(&root_key(&artifact), ROOT_BYTES_MAX as u64).await?;
-    let root = ArtifactRoot::from_json(&artifact, &json)?;
+    let root = root(bucket, artifact).await?;
     let mut packs = HashMap::new();
     for pack in Index::packs(&root) {
         packs.insert(pack.pack, bucket.get(&pack_key(&pack.pack), PACK_BYTES_MAX as u64).await?);
@@ -158,14 +157,18 @@ async fn fetch(endpoint: &str, bucket: &str, artifact: &str, dir: &Path, install
     let (packs, releases) = (dir.join("packs"), dir.join("releases"));
     fs::create_dir_all(&packs)?;
     fs::create_dir_all(&releases)?;
-    let index = index(&bucket, artifact.parse()?).await?;
+    let root = root(&bucket, artifact.parse()?).await?;
+    // As a node does, it asks for no pack that it has.
+    let mut index_packs = Vec::from_iter(Index::packs(&root).copied());
+    index_packs.retain(|pack| !packs.join(pack.pack.to_string()).exists());
+    let mut fetched_bytes: u64 = index_packs.iter().map(|pack| pack.bytes).sum();
+    download_all(&bucket, index_packs, &packs).await?;
+    let index = Index::load(&root, &DirPacks::new(&packs))?;
     let installed = installed.map(|id| anyhow::Ok(load_installed(&releases, &id.parse()?)?)).transpose()?;
     let installed: Vec<_> = installed.into_iter().collect();
     let need = Need::compute(&index, &installed);
-    let downloads = stream::iter(need.packs.clone()).map(|pack| download(bucket.clone(), pack, packs.clone()));
-    downloads.buffer_unordered(DOWNLOADS).try_collect::<Vec<()>>().await?;
-    let index_bytes: u64 = Index::packs(&index.root).map(|pack| pack.bytes).sum();
-    let fetched_bytes = index_bytes + need.pack_bytes;
+    download_all(&bucket, need.packs.clone(), &packs).await?;
+    fetched_bytes += need.pack_bytes;
     let unique_bytes = index.manifest.chunks().iter().map(|chunk| u64::from(chunk.bytes)).sum();
     let artifact = artifact.to_owned();
     tokio::task::spawn_blocking(move || -> Result<()> {
@@ -179,6 +182,11 @@ async fn fetch(endpoint: &str, bucket: &str, artifact: &str, dir: &Path, install
         wall_seconds: begun.elapsed().as_secs_f64(),
         usage: Usage::of_this_process().context("cannot read /proc/self")?,
     })
+}
+
+async fn download_all(bucket: &Bucket, wanted: Vec<PackRef>, dir: &Path) -> Result<()> {
+    let downloads = stream::iter(wanted).map(|pack| download(bucket.clone(), pack, dir.to_owned()));
+    downloads.buffer_unordered(DOWNLOADS).try_collect().await
 }
 
 async fn download(bucket: Bucket, pack: PackRef, dir: PathBuf) -> Result<()> {

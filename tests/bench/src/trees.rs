@@ -28,6 +28,15 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Both trees must hold the same files and links, with the same modes and bytes.
 pub fn compare(one: &Path, other: &Path) -> Result<()> {
+    compare_in(one, other, 0o777)
+}
+
+/// Both trees must hold the same files and links with the same bytes, whatever their modes.
+pub fn compare_bytes(one: &Path, other: &Path) -> Result<()> {
+    compare_in(one, other, 0)
+}
+
+fn compare_in(one: &Path, other: &Path, mode_mask: u32) -> Result<()> {
     let relative = |dir: &Path| -> Result<Vec<PathBuf>> {
         files(dir)?.iter().map(|file| Ok(file.strip_prefix(dir)?.to_owned())).collect()
     };
@@ -42,7 +51,7 @@ pub fn compare(one: &Path, other: &Path) -> Result<()> {
             continue;
         }
         let [length, found] =
-            metadata.each_ref().map(|metadata| (metadata.len(), metadata.permissions().mode() & 0o777));
+            metadata.each_ref().map(|metadata| (metadata.len(), metadata.permissions().mode() & mode_mask));
         ensure!(length == found, "{name:?} was fetched with another length or mode");
         let (mut left, mut right) = (File::open(left)?, File::open(right)?);
         loop {

@@ -39,6 +39,7 @@ fn a_small_pack_with_more_entries_than_a_tree_may_have_is_refused() {
         files: 4_000_000,
         chunks: 0,
         manifest: vec![manifest],
+        manifest_key: 0,
         layout: vec![layout],
         packs: Vec::new(),
     };

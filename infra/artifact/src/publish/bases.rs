@@ -15,6 +15,8 @@ pub struct Bases {
     table: ChunkTable,
     packs: Vec<PackRef>,
     places: Vec<Place>,
+    /// A manifest that the next one may be compressed by, and its packs.
+    key: Option<(Vec<PackRef>, Vec<u8>)>,
 }
 
 /// What one artifact has.
@@ -27,9 +29,13 @@ impl From<&Index> for Bases {
 }
 
 impl Bases {
-    /// Adds an artifact, from the packs of its manifest and layout. Every byte of them is verified.
+    /// Adds an artifact, from the packs of its manifest and layout, the newest first. Every byte of them is verified.
     pub fn add(&mut self, root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<(), Error> {
         let (table, layout) = Index::decode_chunks(root, packs)?;
+        if self.packs.is_empty() {
+            // The first that is added is the newest, which is most like the next.
+            self.key = Index::key_of(root, packs)?;
+        }
         self.add_chunks(&table, &layout);
         Ok(())
     }
@@ -42,6 +48,11 @@ impl Bases {
                 self.places.push(Place { pack: first + place.pack, ..*place });
             }
         }
+    }
+
+    /// The key of the next manifest: its packs and its bytes; both empty if there is none.
+    pub(super) fn key(&self) -> (&[PackRef], &[u8]) {
+        self.key.as_ref().map_or((&[], &[]), |(packs, bytes)| (packs, bytes))
     }
 
     pub(super) fn contains(&self, chunk: &ChunkId) -> bool {

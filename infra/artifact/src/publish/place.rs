@@ -30,7 +30,7 @@ pub(super) struct Placer<'a> {
     entries: Cursor<'a>,
     known: &'a Known<'a>,
     outbox: Outbox,
-    manifest: Writer<Hashing<PackStream>>,
+    manifest: Writer<Hashing<PackStream<'a>>>,
     /// The chunks of the file that is being placed, by their index.
     file: Vec<u32>,
     references: usize,
@@ -52,7 +52,7 @@ struct OpenPack {
 impl<'a> Placer<'a> {
     pub(super) fn new(tree: &'a Tree, known: &'a Known<'a>, packs: mpsc::Sender<Pack>) -> Result<Self, Error> {
         let outbox = Outbox::new(packs);
-        let stream = PackStream::new(outbox.fork()).map_err(|error| write_error(error.into()))?;
+        let stream = PackStream::new(outbox.fork(), known.bases.key().1).map_err(|error| write_error(error.into()))?;
         Ok(Self {
             files: tree.len() as u64,
             entries: tree.cursor(),
@@ -185,18 +185,21 @@ impl<'a> Placer<'a> {
         let manifest = self.manifest.finish().map_err(|error| write_error(error.into()))?;
         let artifact = manifest.artifact();
         let manifest = manifest.inner.finish()?;
-        let mut stream = PackStream::new(self.outbox.fork()).map_err(|error| write_error(error.into()))?;
+        let mut stream = PackStream::new(self.outbox.fork(), &[]).map_err(|error| write_error(error.into()))?;
         self.layout.write(&mut stream).map_err(|error| write_error(error.into()))?;
         let layout = stream.finish()?;
         let mut new_packs = self.outbox.sent;
         new_packs.extend(manifest.iter().chain(&layout));
         let chunks = self.layout.places.len() as u64;
+        let (key, _) = self.known.bases.key();
+        let manifest_key = u32::try_from(key.len()).expect("a manifest has few packs");
         let root = ArtifactRoot {
             artifact,
             size_bytes: self.size_bytes,
             files: self.files,
             chunks,
-            manifest,
+            manifest: [key, &manifest].concat(),
+            manifest_key,
             layout,
             packs: self.layout.packs,
         };

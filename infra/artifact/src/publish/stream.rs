@@ -6,10 +6,12 @@ use bytes::Bytes;
 use longshore_schemas::PackId;
 use tokio::sync::mpsc;
 
-use crate::{Error, INDEX_BYTES_MAX, PACK_BYTES_MAX, PackRef};
+use crate::{Error, INDEX_BYTES_MAX, PACK_BYTES_MAX, PackRef, keyed};
 
 /// Chunk ids do not compress, and paths compress well at any level.
 const LEVEL: i32 = 1;
+/// With a key, of which a level 1 remembers too little.
+const KEYED_LEVEL: i32 = 3;
 
 /// A finished pack.
 pub(super) struct Pack {
@@ -46,14 +48,19 @@ impl Outbox {
 }
 
 /// Compresses what is written and sends it in packs. More than may be read again is refused.
-pub(super) struct PackStream {
-    encoder: zstd::Encoder<'static, Cutter>,
+pub(super) struct PackStream<'a> {
+    encoder: zstd::Encoder<'a, Cutter>,
     room: u64,
 }
 
-impl PackStream {
-    pub(super) fn new(outbox: Outbox) -> io::Result<Self> {
-        let encoder = zstd::Encoder::new(Cutter { buffer: Vec::new(), outbox }, LEVEL)?;
+impl<'a> PackStream<'a> {
+    /// `key` is what it is compressed by, or empty.
+    pub(super) fn new(outbox: Outbox, key: &'a [u8]) -> io::Result<Self> {
+        let cutter = Cutter { buffer: Vec::new(), outbox };
+        let encoder = match key {
+            [] => zstd::Encoder::new(cutter, LEVEL)?,
+            key => keyed::encoder(cutter, KEYED_LEVEL, key)?,
+        };
         Ok(Self { encoder, room: INDEX_BYTES_MAX })
     }
 
@@ -67,7 +74,7 @@ impl PackStream {
     }
 }
 
-impl Write for PackStream {
+impl Write for PackStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.encoder.write(bytes)?;
         self.room = self.room.checked_sub(written as u64).ok_or(io::ErrorKind::FileTooLarge)?;

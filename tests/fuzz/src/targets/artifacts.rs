@@ -318,6 +318,7 @@ impl Subject for Releases {
             files: read.as_ref().map_or(0, |read| read.entries().len() as u64),
             chunks: read.as_ref().map_or(0, |read| read.chunks().len() as u64),
             manifest: named(manifest),
+            manifest_key: 0,
             layout: named(layout),
             packs: placed.map_or_else(Vec::new, |placed| placed.packs().to_vec()),
         };

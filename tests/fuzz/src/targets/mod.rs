@@ -5,6 +5,7 @@ mod events;
 mod files;
 mod frames;
 mod http;
+mod patches;
 mod peers;
 mod records;
 
@@ -14,7 +15,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 /// Every target. The names are those of the folders in the corpus.
-pub static ALL: [Target; 13] = [
+pub static ALL: [Target; 14] = [
     // apache-avro, which is asked too, believes lengths up to a mebibyte; `tests/bombs.rs` has the codec's own bound.
     Target {
         name: "events",
@@ -79,6 +80,14 @@ pub static ALL: [Target; 13] = [
         memory_base: 24 * MIB,
         memory_per_byte: 1024,
         start: artifacts::release,
+    },
+    // Windows of 32 MiB for a manifest, 8 MiB for a group; and a section's parts and what it makes.
+    Target {
+        name: "patch",
+        input_bytes_max: 64 * KIB,
+        memory_base: 48 * MIB,
+        memory_per_byte: 64,
+        start: patches::start,
     },
     // What the log, the processors and the bucket's server do meanwhile counts too.
     Target { name: "http", input_bytes_max: 16 * KIB, memory_base: 8 * MIB, memory_per_byte: 256, start: http::start },
