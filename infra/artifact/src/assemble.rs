@@ -17,8 +17,8 @@ use std::{
 use longshore_schemas::ChunkId;
 
 use crate::{
-    CHUNK_BYTES_MAX, Chunk, Codec, Entry, Error, FileRef, Index, Installed, Need, PackRead, Place, ReadError,
-    installed::sync_dir,
+    CHUNK_BYTES_MAX, Chunk, Entry, Error, FileRef, Index, Installed, Need, PackRead, ReadError, installed::sync_dir,
+    unpack::Unpacker,
 };
 
 /// Up to this many entries each file is synced alone; beyond that, syncing the whole file system once is faster.
@@ -176,7 +176,7 @@ struct Chunks<'a> {
     need: &'a Need,
     installed: &'a [Installed],
     packs: &'a dyn PackRead,
-    decompressor: zstd::bulk::Decompressor<'static>,
+    unpacker: Unpacker,
     stored: Box<[u8]>,
     bytes: Box<[u8]>,
     /// The chunk that `bytes` holds, and whether an installed release had it: in a hole the same one comes many times.
@@ -193,8 +193,7 @@ impl<'a> Chunks<'a> {
         installed: &'a [Installed],
         packs: &'a dyn PackRead,
     ) -> Result<Self, Error> {
-        let decompressor = zstd::bulk::Decompressor::new();
-        let decompressor = decompressor.map_err(|error| Error::malformed("decompressor", error.to_string()))?;
+        let unpacker = Unpacker::new()?;
         let buffer = || vec![0; CHUNK_BYTES_MAX].into_boxed_slice();
         let assembled = Assembled::default();
         Ok(Self {
@@ -202,7 +201,7 @@ impl<'a> Chunks<'a> {
             need,
             installed,
             packs,
-            decompressor,
+            unpacker,
             stored: buffer(),
             bytes: buffer(),
             held: None,
@@ -250,13 +249,7 @@ impl<'a> Chunks<'a> {
                 (source, _) => Error::Read { pack: pack.pack, source },
             }
         })?;
-        let bytes = &mut self.bytes[..chunk.bytes as usize];
-        let wrong = Error::WrongChunk { chunk: chunk.id, pack: pack.pack };
-        if unpack(&mut self.decompressor, &place, stored, bytes) && ChunkId::of(bytes) == chunk.id {
-            Ok(())
-        } else {
-            Err(wrong)
-        }
+        self.unpacker.unpack(chunk, &place, pack.pack, stored, &mut self.bytes[..chunk.bytes as usize])
     }
 
     fn read_installed(&mut self, chunk: &Chunk, origin: crate::Origin) -> io::Result<()> {
@@ -277,16 +270,4 @@ fn installed_path(installed: &[Installed], origin: crate::Origin) -> PathBuf {
     let release = installed.get(origin.release as usize);
     let entry = release.and_then(|release| release.manifest.entries().get(origin.entry as usize));
     release.zip(entry).map(|(release, entry)| release.dir.join(entry.path())).unwrap_or_default()
-}
-
-/// Decompresses into exactly the length that the manifest says; anything else is damage.
-fn unpack(decompressor: &mut zstd::bulk::Decompressor<'_>, place: &Place, stored: &[u8], bytes: &mut [u8]) -> bool {
-    match place.codec {
-        Codec::Raw if stored.len() == bytes.len() => {
-            bytes.copy_from_slice(stored);
-            true
-        }
-        Codec::Raw => false,
-        Codec::Zstd => decompressor.decompress_to_buffer(stored, bytes).is_ok_and(|length| length == bytes.len()),
-    }
 }

@@ -167,7 +167,8 @@ impl World {
             self.main.put(&pack_key(&pack), bytes).await.expect("put");
         }
         let (manifest, layout, packs) = (refs[..1].to_vec(), refs[1..2].to_vec(), refs[2..].to_vec());
-        let root = ArtifactRoot { artifact, size_bytes: 1, files: 1, chunks: 1, manifest, layout, packs };
+        let root =
+            ArtifactRoot { artifact, size_bytes: 1, files: 1, chunks: 1, manifest, layout, packs, provenance: None };
         self.main.put(&root_key(&artifact), root.to_json().into()).await.expect("put");
         root
     }

@@ -199,6 +199,7 @@ impl<'a> Placer<'a> {
             manifest,
             layout,
             packs: self.layout.packs,
+            provenance: None,
         };
         Ok(Published {
             root,
