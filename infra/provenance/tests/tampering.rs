@@ -73,7 +73,7 @@ fn a_statement_says_what_was_built_and_keeps_secrets() {
     assert_eq!(definition["externalParameters"]["commandDigest"]["blake3"], digest);
     assert_eq!(statement["predicate"]["runDetails"]["builder"]["id"], "urn:longshore:worker:w-1");
     assert_eq!(statement["predicate"]["runDetails"]["metadata"]["invocationId"], "default-17/2");
-    assert_eq!(statement["predicate"]["runDetails"]["metadata"]["finishedOn"], "2023-11-14T22:14:20Z");
+    assert_eq!(statement["predicate"]["runDetails"]["metadata"]["finishedOn"], "2023-11-14T22:14:20.000Z");
     assert!(!statement.to_string().contains("secret"), "{statement}");
 }
 
