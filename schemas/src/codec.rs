@@ -88,7 +88,7 @@ pub struct SchemaVersion {
 }
 
 /// Every schema that was ever released or is about to be, oldest first.
-pub static SCHEMAS: [SchemaVersion; 14] = [
+pub static SCHEMAS: [SchemaVersion; 16] = [
     SchemaVersion { id: 1, topic: "build-requests", version: 1, json: include_str!("../avro/build-requests.v1.avsc") },
     SchemaVersion { id: 2, topic: "builds", version: 1, json: include_str!("../avro/builds.v1.avsc") },
     SchemaVersion {
@@ -108,6 +108,13 @@ pub static SCHEMAS: [SchemaVersion; 14] = [
     SchemaVersion { id: 12, topic: "dead-letters", version: 1, json: include_str!("../avro/dead-letters.v1.avsc") },
     SchemaVersion { id: 13, topic: "pack-hints", version: 1, json: include_str!("../avro/pack-hints.v1.avsc") },
     SchemaVersion { id: 14, topic: "artifacts", version: 2, json: include_str!("../avro/artifacts.v2.avsc") },
+    SchemaVersion { id: 15, topic: "artifacts", version: 3, json: include_str!("../avro/artifacts.v3.avsc") },
+    SchemaVersion {
+        id: 16,
+        topic: "artifact-requests",
+        version: 2,
+        json: include_str!("../avro/artifact-requests.v2.avsc"),
+    },
 ];
 
 /// The newest schema of one topic, and those before it.

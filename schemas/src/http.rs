@@ -11,8 +11,8 @@ use crate::{
     ArtifactId, ArtifactName, ClaimId, CommitSha, JobId, NodeId, PackId, QueueName, RackName, RegionName, RequestId,
     ServiceName, Timestamp, WorkerId, ZoneName,
     events::{
-        ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion, NodeStatus, ReplicaStatus,
-        RolloutPlan, RunSpec,
+        ArtifactOrigin, ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion,
+        NodeStatus, ReplicaStatus, RolloutPlan, RunSpec,
     },
 };
 
@@ -148,7 +148,7 @@ pub struct ArtifactView {
     #[serde(flatten)]
     pub summary: ArtifactSummary,
     pub status: ArtifactStatus,
-    pub source: ArtifactSource,
+    pub source: Source,
     pub run: RunSpec,
     #[serde(with = "rfc3339")]
     pub built_at: Timestamp,
@@ -157,6 +157,38 @@ pub struct ArtifactView {
     pub replicas: Vec<ReplicaView>,
     /// Services that keep it.
     pub pinned_by: Vec<ServiceName>,
+}
+
+/// What an artifact was made from: a commit, by a job; or something elsewhere, by an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    Built(ArtifactSource),
+    Imported(ArtifactOrigin),
+}
+
+impl Source {
+    /// The job that built it.
+    pub fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::Built(source) => Some(&source.job),
+            Self::Imported(_) => None,
+        }
+    }
+}
+
+/// `POST /v1/imports` publishes what was built elsewhere; the answer is its [`ArtifactView`]. Its packs are uploaded before, where
+/// `POST /v1/imports/uploads` says: an [`UploadsBody`], an [`UploadsAnswer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportBody {
+    pub name: ArtifactName,
+    /// Where it was built, or taken from: a URL.
+    pub origin: String,
+    pub run: RunSpec,
+    /// The artifact's root object, as [`FinishBody`] has it.
+    pub root: serde_json::Value,
+    pub new_pack_bytes: u64,
 }
 
 /// One cell of the replication matrix.
@@ -188,6 +220,63 @@ pub struct ReplicaView {
     pub failures: u32,
     #[serde(with = "rfc3339::option")]
     pub reported_at: Option<Timestamp>,
+}
+
+/// `GET /v1/artifacts/{artifact}/files?under=&after=&limit=`: what its tree holds, sorted by the bytes of the paths. `under`
+/// names a folder or one entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilesView {
+    pub artifact: ArtifactId,
+    pub name: ArtifactName,
+    #[serde(flatten)]
+    pub page: Page<FileView>,
+}
+
+/// `GET /v1/artifacts/{artifact}/files/{path}` answers a file's bytes: whole, or as `Range` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileView {
+    pub path: String,
+    pub kind: FileKind,
+    /// Permissions in octal digits, of files only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    pub size_bytes: u64,
+    /// Where a link points to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    File,
+    Link,
+    /// An empty one; others exist by what they hold.
+    Directory,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesQuery {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// `POST /v1/artifacts/{artifact}/packs`: where packs that its root (`GET …/root`) names can be read, at most [`UPLOADS_MAX`] a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PacksBody {
+    pub packs: Vec<PackId>,
+}
+
+/// Presigned GETs, one for each pack that was asked for, in its order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PacksAnswer {
+    pub packs: Vec<PackUrl>,
 }
 
 /// `POST /v1/services/{service}/deploys`; the answer is the [`ServiceView`] with its new revision.

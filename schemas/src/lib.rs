@@ -12,6 +12,7 @@ pub mod http;
 pub mod ids;
 pub mod letters;
 pub mod nodes;
+pub mod provenance;
 pub mod read;
 pub mod stream;
 pub mod time;

@@ -67,6 +67,10 @@ fn source() -> ArtifactSource {
     ArtifactSource { job: id("default-17"), repository: build.repository, commit: build.commit }
 }
 
+fn origin() -> ArtifactOrigin {
+    ArtifactOrigin { url: "https://vendor.example/greeter-2.tar.gz".into(), imported_by: "alice".into() }
+}
+
 fn plan() -> RolloutPlan {
     let wave = Wave { regions: vec![id("eu"), id("us")], zones: vec![id("a")], fraction_bp: 500, bake_seconds: 60 };
     RolloutPlan { waves: vec![wave], failure_budget_bp: 100 }
@@ -139,6 +143,7 @@ fn artifact_requests() -> Vec<ArtifactRequest> {
         ReplicaReported { artifact, region, status, packs_done: 3, bytes_copied: 9, error }.into(),
         PinRequested { artifact, service, deploy: id("d-1"), regions: vec![id("eu")] }.into(),
         UnpinRequested { artifact, service: id("web") }.into(),
+        ImportRequested { summary: summary(), origin: origin(), run: run() }.into(),
     ]
 }
 
@@ -155,6 +160,7 @@ fn artifacts() -> Vec<ArtifactFact> {
         ArtifactRetired { artifact }.into(),
         processed().into(),
         ReplicaRegionsSet { artifact, regions: vec![id("eu"), id("us")], added: vec![id("us")] }.into(),
+        ArtifactImported { summary: summary(), origin: origin(), run: run(), regions: vec![id("eu")] }.into(),
     ]
 }
 

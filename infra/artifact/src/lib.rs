@@ -21,6 +21,7 @@
 //! Everything but [`publish`] is synchronous and belongs on a blocking thread.
 
 mod assemble;
+mod diff;
 mod error;
 mod index;
 mod installed;
@@ -29,17 +30,21 @@ mod layout;
 mod manifest;
 mod need;
 mod packed;
+mod part;
 mod patch;
 mod path;
 mod publish;
 mod root;
 mod source;
+mod stretch;
 mod table;
+mod unpack;
 mod verify;
 mod walk;
 mod wire;
 
 pub use assemble::{Assembled, assemble, assemble_patched};
+pub use diff::{Change, Changes};
 pub use error::Error;
 pub use index::{INDEX_BYTES_MAX, Index};
 pub use installed::{Installed, load_installed, manifest_path, remove_installed, save_manifest};
@@ -50,6 +55,7 @@ pub use patch::{MadePatch, PatchGroup, PatchRoot, Patched, apply, make_patch, pa
 pub use publish::{Bases, PackSink, Published, SinkError, publish};
 pub use root::{ArtifactRoot, PACK_PREFIX, PackRef, ROOT_BYTES_MAX, ROOT_PREFIX, pack_key, root_key};
 pub use source::{DirPacks, PackRead, ReadError, save_pack};
+pub use stretch::{Stretch, Stretches};
 pub use verify::verify;
 
 const KIB: usize = 1024;

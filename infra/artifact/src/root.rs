@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use longshore_schemas::{ArtifactId, PackId};
+use longshore_schemas::{ArtifactId, PackId, provenance::Envelope};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -63,6 +63,10 @@ pub struct ArtifactRoot {
     pub layout: Vec<PackRef>,
     /// The packs that hold the chunks, in the layout's order.
     pub packs: Vec<PackRef>,
+    /// Where the artifact comes from, signed. It travels with the root, so whoever can use an artifact can ask whose it is; and it is
+    /// worth what its verification says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Envelope>,
 }
 
 impl ArtifactRoot {

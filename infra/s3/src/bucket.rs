@@ -163,6 +163,27 @@ impl Bucket {
         Ok(whole.freeze())
     }
 
+    /// So many bytes of the object, from this offset on. An object that ends before is an error.
+    pub async fn get_range(&self, key: &str, offset: u64, bytes: usize) -> Result<Bytes, Error> {
+        let Some(last) = (bytes as u64).checked_sub(1) else { return Ok(Bytes::new()) };
+        let request = self.0.client.get_object().bucket(self.name()).key(self.full(key));
+        let request = request.range(format!("bytes={offset}-{}", offset.saturating_add(last)));
+        let answer = request.send().await.map_err(|error| self.sorted(key, &error))?;
+        let mut download = Download { bytes: bytes as u64, body: answer.body, endpoint: self.0.endpoint.clone() };
+        let mut whole = BytesMut::with_capacity(bytes);
+        while let Some(part) = download.next().await? {
+            if whole.len() + part.len() > bytes {
+                return Err(Error::TooLarge { key: key.to_owned(), limit: bytes as u64 });
+            }
+            whole.extend_from_slice(&part);
+        }
+        if whole.len() < bytes {
+            let reason = format!("{key} ended after {} of {bytes} bytes", whole.len());
+            return Err(Error::Unreachable { endpoint: self.0.endpoint.clone(), reason });
+        }
+        Ok(whole.freeze())
+    }
+
     /// The object piece by piece.
     pub async fn get_stream(&self, key: &str) -> Result<Download, Error> {
         let request = self.0.client.get_object().bucket(self.name()).key(self.full(key));

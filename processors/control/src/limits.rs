@@ -5,6 +5,7 @@ use longshore_queue::{
     ARGUMENTS_MAX, HEALTH_SECONDS_MAX, MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX, REPOSITORY_BYTES_MAX, SPEC_BYTES_MAX,
     STOP_SECONDS_MAX, TIME_LIMIT_SECONDS_MAX, VARIABLES_MAX,
 };
+use longshore_replication::ORIGIN_BYTES_MAX;
 use longshore_runtime::step::{REQUESTS_MAX, TRANSACTION_BYTES_SOFT_MAX};
 use longshore_service::limits::Limit;
 
@@ -29,6 +30,7 @@ pub static OUTPUT_BYTES: Limit = Limit::fixed("build.output_bytes", OUTPUT_BYTES
 pub static TIME_LIMIT: Limit = Limit::fixed("build.time_limit_seconds", TIME_LIMIT_SECONDS_MAX as u64, "s", INVALID);
 pub static STOP: Limit = Limit::fixed("run.stop_seconds", STOP_SECONDS_MAX as u64, "s", INVALID);
 pub static HEALTH: Limit = Limit::fixed("run.health_seconds", HEALTH_SECONDS_MAX as u64, "s", INVALID);
+pub static ORIGIN_BYTES: Limit = Limit::fixed("import.origin_bytes", ORIGIN_BYTES_MAX as u64, "bytes", INVALID);
 pub static MESSAGE_BYTES: Limit = Limit::fixed("queue.message_bytes", MESSAGE_BYTES_MAX as u64, "bytes", "cut");
 pub static RECORD_BYTES: Limit = Limit::fixed("log.record_bytes", RECORD_BYTES_MAX as u64, "bytes", "413");
 pub static BATCH_BYTES: Limit = Limit::fixed(
@@ -63,6 +65,7 @@ pub static LIMITS: &[&Limit] = &[
     &TIME_LIMIT,
     &STOP,
     &HEALTH,
+    &ORIGIN_BYTES,
     &MESSAGE_BYTES,
     &RECORD_BYTES,
     &BATCH_BYTES,

@@ -15,6 +15,7 @@
 
 mod fingerprint;
 mod key;
+pub mod run_spec;
 mod seen;
 mod store;
 mod table;

@@ -1,18 +1,19 @@
 //! What requests and reports change.
 
 use longshore_planted::{Bug, planted};
-use longshore_processor::{Decision, Order, Range, StateError, Store};
+use longshore_processor::{Decision, Order, Range, StateError, Store, run_spec};
 use longshore_schemas::{
     ArtifactId, RegionName,
     events::{
-        ArtifactFact, ArtifactPinned, ArtifactUnpinned, GoalRequest, PinAnswered, PinRequested, RefusalCode,
-        ReplicaFailed, ReplicaProgressed, ReplicaReported, ReplicaStatus, ReplicaStored, ReplicationCompleted,
-        ReplicationRequested, ReplicationStarted, RunSpec, UnpinRequested,
+        ArtifactFact, ArtifactImported, ArtifactPinned, ArtifactSummary, ArtifactUnpinned, GoalRequest,
+        ImportRequested, PinAnswered, PinRequested, RefusalCode, ReplicaFailed, ReplicaProgressed, ReplicaReported,
+        ReplicaStatus, ReplicaStored, ReplicationCompleted, ReplicationRequested, ReplicationStarted, RunSpec,
+        UnpinRequested,
     },
 };
 
 use crate::{
-    ERROR_BYTES_MAX, Replication,
+    ERROR_BYTES_MAX, ORIGIN_BYTES_MAX, Replication,
     tables::{self, Artifact, Replica, Status},
 };
 
@@ -21,6 +22,24 @@ type Decided = Result<Decision<ArtifactFact>, StateError>;
 impl Replication {
     pub(crate) fn start(&self, state: &dyn Store, event: &ReplicationRequested) -> Decided {
         let ReplicationRequested { summary, source, run } = event;
+        let regions = self.config.regions.clone();
+        let started =
+            ReplicationStarted { summary: summary.clone(), source: source.clone(), run: run.clone(), regions };
+        self.begin(state, summary, run, started.into())
+    }
+
+    /// What was built elsewhere. Of what was built here as well, the last that had something new to say is heard.
+    pub(crate) fn import(&self, state: &dyn Store, event: &ImportRequested) -> Decided {
+        let ImportRequested { summary, origin, run } = event;
+        if let Err(reason) = run_spec::check(run).and_then(|()| check_origin(&origin.url)) {
+            return Ok(Decision::refuse(RefusalCode::Invalid, reason));
+        }
+        let regions = self.config.regions.clone();
+        let imported = ArtifactImported { summary: summary.clone(), origin: origin.clone(), run: run.clone(), regions };
+        self.begin(state, summary, run, imported.into())
+    }
+
+    fn begin(&self, state: &dyn Store, summary: &ArtifactSummary, run: &RunSpec, fact: ArtifactFact) -> Decided {
         let id = summary.artifact;
         let known = tables::ARTIFACTS.get(state, &id)?.filter(|artifact| artifact.status != Status::Retired);
         if let Some(artifact) = &known
@@ -30,13 +49,7 @@ impl Replication {
         {
             return Ok(Decision::nothing());
         }
-        let started = ReplicationStarted {
-            summary: summary.clone(),
-            source: source.clone(),
-            run: run.clone(),
-            regions: self.config.regions.clone(),
-        };
-        let decision = Decision::nothing().fact(started);
+        let decision = Decision::nothing().fact(fact);
         // The copies of an artifact that was retired may be gone; those of any other are still there.
         let mut stored_everywhere = true;
         for region in &self.config.regions {
@@ -48,6 +61,16 @@ impl Replication {
     fn covers(&self, artifact: &Artifact) -> bool {
         self.config.regions.iter().all(|region| artifact.regions.contains(region))
     }
+}
+
+fn check_origin(url: &str) -> Result<(), String> {
+    if url.is_empty() || url.len() > ORIGIN_BYTES_MAX {
+        return Err(format!("origin must be a URL of 1 to {ORIGIN_BYTES_MAX} bytes that says where this was built"));
+    }
+    if !url.contains(':') || url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("origin must be a URL, such as https://host/path, without spaces or control characters".into());
+    }
+    Ok(())
 }
 
 /// Only what is new becomes a fact: regions repeat their levels.

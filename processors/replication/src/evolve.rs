@@ -3,17 +3,22 @@
 use longshore_processor::{Order, Range, StateError, StoreMut};
 use longshore_schemas::{
     ArtifactId, RegionName, Timestamp,
-    events::{ArtifactFact, Fact, ReplicaRegionsSet, ReplicaStatus, ReplicationStarted},
+    events::{
+        ArtifactFact, ArtifactImported, ArtifactSummary, Fact, ReplicaRegionsSet, ReplicaStatus, ReplicationStarted,
+        RunSpec,
+    },
 };
 
-use crate::tables::{self, Artifact, Pin, Replica, Status};
+use crate::tables::{self, Artifact, Pin, Replica, Source, Status};
 
 type Evolved = Result<(), StateError>;
 
 pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evolved {
     let at = fact.at;
     match &fact.event {
-        ArtifactFact::ReplicationStarted(event) => started(state, event, at),
+        ArtifactFact::ReplicationStarted(ReplicationStarted { summary, source, run, regions }) => {
+            started(state, (summary, run, regions), Source::Built(source.clone()), at)
+        }
         ArtifactFact::ReplicaProgressed(event) => change_replica(state, event.artifact, &event.region, at, |replica| {
             replica.bytes_per_second = rate(replica, event.bytes_copied, at);
             replica.status = Some(ReplicaStatus::Copying);
@@ -68,12 +73,19 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
         }
         ArtifactFact::Processed(_) => Ok(()),
         ArtifactFact::ReplicaRegionsSet(event) => regions_set(state, event),
+        ArtifactFact::ArtifactImported(ArtifactImported { summary, origin, run, regions }) => {
+            started(state, (summary, run, regions), Source::Imported(origin.clone()), at)
+        }
     }
 }
 
 /// The first time, again with something new to say of it, or again after it was retired.
-fn started(state: &mut dyn StoreMut, event: &ReplicationStarted, at: Timestamp) -> Evolved {
-    let ReplicationStarted { summary, source, run, regions } = event;
+fn started(
+    state: &mut dyn StoreMut,
+    (summary, run, regions): (&ArtifactSummary, &RunSpec, &[RegionName]),
+    source: Source,
+    at: Timestamp,
+) -> Evolved {
     let id = summary.artifact;
     let before = tables::ARTIFACTS.get(state.as_store(), &id)?;
     if let Some(before) = &before {
@@ -90,10 +102,10 @@ fn started(state: &mut dyn StoreMut, event: &ReplicationStarted, at: Timestamp) 
     tables::BY_TIME.put(state, &(at, id), &())?;
     let artifact = Artifact {
         summary: summary.clone(),
-        source: source.clone(),
+        source,
         run: run.clone(),
         status: Status::Replicating,
-        regions: regions.clone(),
+        regions: regions.to_vec(),
         built_at: at,
         completed_at: None,
     };

@@ -3,6 +3,7 @@
 //! ```text
 //!   ReplicationRequested ──▶ ReplicationStarted ──▶ (regions copy) ──▶ ReplicaReported (levels)
 //!     (from the queue)                                                      │
+//!   ImportRequested ──────▶ ArtifactImported ─────┘ (alike)                 │
 //!                                ReplicaProgressed, ReplicaStored, ReplicaFailed
 //!                                                                           │ the last region has it
 //!   PinRequested ◀── goals                                       ReplicationCompleted
@@ -35,6 +36,9 @@ use longshore_schemas::{
 /// Longest text that is kept of a region's failure.
 pub const ERROR_BYTES_MAX: usize = 1024;
 
+/// Longest URL that says where an imported artifact comes from.
+pub const ORIGIN_BYTES_MAX: usize = 2_048;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Every region of the deployment: where artifacts are replicated to.
@@ -54,7 +58,7 @@ impl Replication {
 
 impl Processor for Replication {
     const NAME: &'static str = "replication";
-    const STATE_VERSION: u32 = 3;
+    const STATE_VERSION: u32 = 4;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = ArtifactRequest;
@@ -75,6 +79,7 @@ impl Processor for Replication {
             ArtifactRequest::ReplicaReported(event) => decide::report(state, event),
             ArtifactRequest::PinRequested(event) => decide::pin(state, event),
             ArtifactRequest::UnpinRequested(event) => decide::unpin(state, event),
+            ArtifactRequest::ImportRequested(event) => self.import(state, event),
         }
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use longshore_processor::{Table, TableInfo};
 use longshore_schemas::{
     ArtifactId, ArtifactName, RegionName, RequestId, ServiceName, Timestamp,
-    events::{ArtifactSource, ArtifactSummary, ReplicaStatus, RunSpec},
-    http::ArtifactStatus,
+    events::{ArtifactOrigin, ArtifactSource, ArtifactSummary, ReplicaStatus, RunSpec},
+    http::{self, ArtifactStatus},
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ pub fn plan(regions: &[RegionName]) -> String {
 pub struct Artifact {
     /// As last built.
     pub summary: ArtifactSummary,
-    pub source: ArtifactSource,
+    pub source: Source,
     pub run: RunSpec,
     pub status: Status,
     /// Where it must be.
@@ -51,6 +51,22 @@ pub struct Artifact {
     pub built_at: Timestamp,
     /// Since when every region has it.
     pub completed_at: Option<Timestamp>,
+}
+
+/// What made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    Built(ArtifactSource),
+    Imported(ArtifactOrigin),
+}
+
+impl From<Source> for http::Source {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Built(source) => Self::Built(source),
+            Source::Imported(origin) => Self::Imported(origin),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -57,6 +57,45 @@ fn an_artifact_becomes_deployable_when_the_last_region_has_it() {
 }
 
 #[test]
+fn what_was_built_elsewhere_is_replicated_and_deployed_alike() {
+    let mut driver = driver("eu us");
+    check(
+        &mut driver,
+        &[
+            (Imported("one", "tool", "https://vendor.example/tool"), "imported one from https://vendor.example/tool"),
+            (Imported("one", "tool", "https://vendor.example/tool"), ""),
+            (Stored("one", "eu"), "stored eu"),
+            (
+                Pin("one", "web", "d-1", "eu us"),
+                "answer d-1: artifact one is not in region us yet (0 of 30 packs); wait until it is deployable",
+            ),
+            (Stored("one", "us"), "stored us, completed one"),
+            (Pin("one", "web", "d-2", "eu us"), "pinned one by web, answer d-2: run web"),
+            (
+                Imported("one", "other", "https://vendor.example/2"),
+                "imported one from https://vendor.example/2, completed one",
+            ),
+            (
+                Imported("two", "tool", ""),
+                "Invalid: origin must be a URL of 1 to 2048 bytes that says where this was built",
+            ),
+            (
+                Imported("two", "tool", "no url"),
+                "Invalid: origin must be a URL, such as https://host/path, without spaces or control characters",
+            ),
+        ],
+    );
+    let artifact = tables::ARTIFACTS.expect(driver.state(), &id("one")).expect("a row");
+    let tables::Source::Imported(origin) = artifact.source else { panic!("it was imported") };
+    assert_eq!((origin.url.as_str(), origin.imported_by.as_str()), ("https://vendor.example/2", "alice"));
+    assert_eq!(newest(driver.state(), "tool"), [id("one")]);
+    // Built here as well, it is what was built here.
+    check(&mut driver, &[(Built("one", "tool", "./a"), "started one in eu us, completed one")]);
+    let artifact = tables::ARTIFACTS.expect(driver.state(), &id("one")).expect("a row");
+    assert!(matches!(artifact.source, tables::Source::Built(_)));
+}
+
+#[test]
 fn a_region_that_finds_wrong_bytes_is_not_deployable_until_it_is_mended() {
     let mut driver = driver("eu us");
     check(

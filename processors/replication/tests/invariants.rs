@@ -56,6 +56,10 @@ impl Model {
                 self.stored.entry(e.summary.artifact).or_default();
                 self.completed.remove(&e.summary.artifact);
             }
+            ArtifactFact::ArtifactImported(e) => {
+                self.stored.entry(e.summary.artifact).or_default();
+                self.completed.remove(&e.summary.artifact);
+            }
             ArtifactFact::ReplicaProgressed(e) => {
                 assert!(!self.stored[&e.artifact].contains(&e.region), "a stored replica does not go back to copying");
             }

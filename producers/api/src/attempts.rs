@@ -53,17 +53,22 @@ pub(crate) async fn uploads(
     OfAttempt(of): OfAttempt,
     Json(body): Json<UploadsBody>,
 ) -> Answer<Answered<UploadsAnswer>> {
-    check_packs("packs", &body.packs)?;
     check_packs("stored", &body.stored)?;
     require_current(&shared, &of)?;
+    let answer = places(&shared, body.packs).await?;
     hint(&shared, &asker, &of, body.stored).await;
-    let mut uploads = Vec::with_capacity(body.packs.len());
-    for PackSize { pack, bytes } in &body.packs {
+    Ok(Answered(answer))
+}
+
+/// Where to upload packs, and which of them need not be.
+pub(crate) async fn places(shared: &Shared, packs: Vec<PackSize>) -> Answer<UploadsAnswer> {
+    check_packs("packs", &packs)?;
+    let mut uploads = Vec::with_capacity(packs.len());
+    for PackSize { pack, bytes } in &packs {
         let put = shared.bucket.presign_put(&pack_key(pack), UPLOAD_URL_VALID, *bytes).await?;
         uploads.push(Upload { pack: *pack, url: put.url, headers: put.headers });
     }
-    let already_stored = already_stored(&shared, body.packs).await;
-    Ok(Answered(UploadsAnswer { uploads, already_stored }))
+    Ok(UploadsAnswer { uploads, already_stored: already_stored(shared, packs).await })
 }
 
 /// The packs that an earlier attempt, or another job with the same output, has uploaded. Asking costs a small part of what an
@@ -161,7 +166,7 @@ pub(crate) async fn finish(
             Err(over(&of))
         };
     }
-    let event = finish::check(&shared, &of, &view.build.name, &body).await?;
+    let event = finish::check(&shared, &of, &view, &body).await?;
     match submit(&shared, &asker, event).await {
         Ok(submitted) if !submitted.processed => return Ok(accepted(&asker, &submitted)),
         Ok(_) => {}

@@ -1,23 +1,25 @@
 //! How an attempt ended, checked before it is written: a success counts only with every pack in the bucket, and with a manifest and
 //! a layout that everyone can read. What a worker says of them is not believed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use longshore_artifact::{ArtifactRoot, Index, PackRef, pack_key, root_key};
+use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_log::clock;
+use longshore_provenance::{Statement, built};
 use longshore_schemas::{
     ArtifactId, ArtifactName,
     events::{ArtifactSummary, AttemptFailed, AttemptFinished, AttemptOutcome, AttemptSucceeded, BuildRequest},
     http::{FinishBody, JobStatus, JobView},
 };
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use crate::{
     Shared,
     access::AttemptCredential,
-    limits::{INDEX_BYTES, MESSAGE_BYTES, above},
+    indexes,
+    limits::{MESSAGE_BYTES, above},
     problem::{Answer, Failure},
 };
 
@@ -25,10 +27,6 @@ use crate::{
 pub(crate) const HEADS_AT_ONCE: usize = 32;
 /// Of the packs that are not there, so many are named.
 const MISSING_NAMED: usize = 5;
-/// Largest manifest and layout together, as they are packed: of 3 million chunks.
-pub(crate) const INDEX_BYTES_MAX: u64 = 128 * 1024 * 1024;
-/// Manifests that are read at once; the others wait.
-static INDEX_CHECKS: Semaphore = Semaphore::const_new(2);
 /// Longest reason for a failure, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
@@ -36,12 +34,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 pub(crate) async fn check(
     shared: &Arc<Shared>,
     of: &AttemptCredential,
-    name: &ArtifactName,
+    job: &JobView,
     body: &FinishBody,
 ) -> Answer<BuildRequest> {
     let outcome = match body {
         FinishBody::Succeeded { root, new_pack_bytes } => {
-            let artifact = succeeded(shared, name, root, *new_pack_bytes).await?;
+            let artifact = succeeded(shared, of, job, root, *new_pack_bytes).await?;
             AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact })
         }
         FinishBody::Failed { message, .. } if message.len() > MESSAGE_BYTES_MAX => {
@@ -73,13 +71,30 @@ pub(crate) fn is_result(view: &JobView, of: &AttemptCredential, body: &FinishBod
 
 async fn succeeded(
     shared: &Arc<Shared>,
-    name: &ArtifactName,
+    of: &AttemptCredential,
+    job: &JobView,
     root: &Value,
     new_pack_bytes: u64,
 ) -> Answer<ArtifactSummary> {
+    let AttemptCredential { job: id, attempt, worker } = of;
+    // That the attempt published the artifact is decided after this, and true whatever is decided.
+    let statement =
+        |artifact: &ArtifactId| built(artifact, &job.build, (id, *attempt, worker), job.started_at, clock::now());
+    published(shared, &job.build.name, root, new_pack_bytes, statement).await
+}
+
+/// An artifact whose packs were uploaded, once all of it is there and sound. Its root is in the main bucket when this returns, with
+/// what is said of where it comes from.
+pub(crate) async fn published(
+    shared: &Arc<Shared>,
+    name: &ArtifactName,
+    root: &Value,
+    new_pack_bytes: u64,
+    statement: impl FnOnce(&ArtifactId) -> Statement,
+) -> Answer<ArtifactSummary> {
     let artifact = artifact_of(root).ok_or_else(|| Failure::invalid("root.artifact: it must name the artifact"))?;
     let root = ArtifactRoot::from_json(&artifact, root.to_string().as_bytes());
-    let root = root.map_err(|error| Failure::invalid(format!("root: {error}")))?;
+    let mut root = root.map_err(|error| Failure::invalid(format!("root: {error}")))?;
     let packs = root.all_packs();
     let pack_bytes = packs.iter().map(|pack| pack.bytes).sum();
     if packs.is_empty() || root.manifest.is_empty() {
@@ -89,7 +104,9 @@ async fn succeeded(
         return Err(Failure::invalid(format!("new_pack_bytes: all packs together have only {pack_bytes} bytes")));
     }
     check_packs(shared, &packs).await?;
-    check_index(shared, &root).await?;
+    indexes::check(shared, &root).await?;
+    // Whatever the sender says of it: where an artifact comes from is ours to say.
+    root.provenance = Some(statement(&artifact).sign(&shared.provenance_key));
     shared.bucket.put(&root_key(&artifact), Bytes::from(root.to_json())).await?;
     Ok(ArtifactSummary {
         artifact,
@@ -131,25 +148,6 @@ async fn check_packs(shared: &Arc<Shared>, packs: &[PackRef]) -> Answer<()> {
         "root: {wrong} of {} packs are not in the main bucket: {named}. Upload them and finish again",
         packs.len()
     )))
-}
-
-/// Whether manifest and layout are sound, and the root tells the truth about them. Their memory is bounded, whatever they say.
-async fn check_index(shared: &Arc<Shared>, root: &ArtifactRoot) -> Answer<()> {
-    let packed: u64 = Index::packs(root).map(|pack| pack.bytes).sum();
-    if packed > INDEX_BYTES_MAX {
-        let says =
-            format_args!("root: manifest and layout have {packed} bytes; split the output into several artifacts");
-        return Err(above(&INDEX_BYTES, says));
-    }
-    let _turn = INDEX_CHECKS.acquire().await.expect("never closed");
-    let mut packs = HashMap::new();
-    for pack in Index::packs(root) {
-        packs.insert(pack.pack, shared.bucket.get(&pack_key(&pack.pack), pack.bytes).await?);
-    }
-    let of = root.clone();
-    let checked = tokio::task::spawn_blocking(move || Index::check(&of, &packs)).await;
-    let checked = checked.map_err(|error| Failure::internal(error.to_string()))?;
-    checked.map_err(|error| Failure::invalid(format!("root: {error}. Build again, or look at the worker")))
 }
 
 fn artifact_of(root: &Value) -> Option<ArtifactId> {

@@ -7,12 +7,13 @@
 //!                                                    view, or problem+json
 //! ```
 //!
-//! - **Asking** (`builds`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
+//! - **Asking** (`builds`, `imports`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
 //! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Decoding** (`registry`): the schemas of all topics, at `/registry`, for every client of a schema registry.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
+//! - **Files** (`files`, `download`): what an artifact's tree holds, and the bytes of its files, put together from packs.
 //! - **Working** (`claims`, `attempts`): what workers call. They see the bucket through presigned URLs only.
 //!
 //! The API decides nothing: whether a request is allowed is for its processor, and what the API checks beforehand is only
@@ -27,9 +28,13 @@ mod claims;
 mod console;
 mod dead_letters;
 mod decode;
+mod download;
 mod extract;
 mod facts;
+mod files;
 mod finish;
+mod imports;
+mod indexes;
 mod job_log;
 pub mod limits;
 mod losses;
@@ -47,6 +52,7 @@ mod topics;
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
+use longshore_provenance::SigningKey;
 use longshore_s3::Bucket;
 use longshore_schemas::{
     RegionName,
@@ -71,6 +77,8 @@ pub struct ApiConfig {
     pub signer: Signer,
     /// What requests are signed with, so that processors believe them: the control nodes' key.
     pub request_key: RequestKey,
+    /// What an artifact's provenance is signed with once it is published: the same on all API processes.
+    pub provenance_key: Arc<SigningKey>,
     pub limits: Limits,
     /// Answers `GET /v1/checks`.
     pub checks: Arc<dyn Checks>,
@@ -114,6 +122,8 @@ pub struct Limits {
     pub attempt_calls_max: usize,
     /// Open streams of facts and logs together.
     pub streams_max: usize,
+    /// Files that are sent at the same time.
+    pub downloads_max: usize,
     /// Workers that wait for a job at the same time.
     pub claims_max: usize,
     /// How often workers shall say that they are at work; the queue gives an attempt up after several of them.
@@ -130,6 +140,7 @@ impl Limits {
             asks_max: settings.count(&limits::ASKS),
             attempt_calls_max: settings.count(&limits::ATTEMPT_CALLS),
             streams_max: settings.count(&limits::STREAMS),
+            downloads_max: settings.count(&limits::DOWNLOADS),
             claims_max: settings.count(&limits::CLAIMS),
             beat_seconds: 10,
         }
@@ -159,12 +170,14 @@ struct Shared {
     tokens: Tokens,
     attempts: Signer,
     request_key: RequestKey,
+    provenance_key: Arc<SigningKey>,
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
     /// What the registry's subjects begin with.
     topic_prefix: String,
     gates: limits::Gates,
+    indexes: indexes::Indexes,
     /// Cancelled when the API stops: streams and waits end then.
     stop: CancellationToken,
 }
@@ -184,6 +197,7 @@ impl Api {
             tokens,
             signer,
             request_key,
+            provenance_key,
             limits,
             checks,
             allow_file_repositories,
@@ -196,7 +210,9 @@ impl Api {
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
             request_key,
+            provenance_key,
             gates: limits::Gates::new(&limits),
+            indexes: indexes::Indexes::default(),
             limits,
             checks,
             allow_file_repositories,

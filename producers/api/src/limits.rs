@@ -22,7 +22,7 @@ use longshore_service::{
     metrics::{self, Counters, Histograms},
 };
 
-use crate::{attempts, claims, extract, finish, problem::Failure, serve, streams};
+use crate::{attempts, claims, extract, finish, indexes, problem::Failure, serve, streams};
 
 pub static CONNECTIONS: Limit =
     Limit::settable("api.connections", 4_096, "connections", "answered 503 with Retry-After, and closed");
@@ -31,6 +31,7 @@ pub static ASKS: Limit = Limit::settable("api.asks", 256, "calls", "503 with Ret
 pub static ATTEMPT_CALLS: Limit = Limit::settable("api.attempt_calls", 512, "calls", "503 with Retry-After");
 pub static CLAIMS: Limit = Limit::settable("api.claims", 2_048, "claims", "503 with Retry-After");
 pub static STREAMS: Limit = Limit::settable("api.streams", 256, "streams", "503 with Retry-After");
+pub static DOWNLOADS: Limit = Limit::settable("api.downloads", 32, "downloads of files", "503 with Retry-After");
 pub static HEAD_BYTES: Limit = Limit::fixed("api.head_bytes", serve::HEAD_BYTES_MAX as u64, "bytes", "431");
 pub static HEAD_SECONDS: Limit =
     Limit::fixed("api.head_seconds", serve::HEAD_TIMEOUT.as_secs(), "s", "the connection is closed");
@@ -59,7 +60,13 @@ pub static LOG_SEGMENTS: Limit =
 pub static MESSAGE_BYTES: Limit = Limit::fixed("api.message_bytes", finish::MESSAGE_BYTES_MAX as u64, "bytes", "422");
 
 pub static INDEX_BYTES: Limit =
-    Limit::fixed("api.index_bytes", finish::INDEX_BYTES_MAX, "packed bytes of a manifest and its layout", "422");
+    Limit::fixed("api.index_bytes", indexes::INDEX_BYTES_MAX, "packed bytes of a manifest and its layout", "422");
+pub static KEPT_INDEX_BYTES: Limit = Limit::fixed(
+    "api.kept_index_bytes",
+    indexes::KEPT_BYTES_MAX,
+    "bytes of manifests that were read",
+    "those that were used least lately are read again",
+);
 
 /// All of them.
 pub static LIMITS: &[&Limit] = &[
@@ -69,6 +76,7 @@ pub static LIMITS: &[&Limit] = &[
     &ATTEMPT_CALLS,
     &CLAIMS,
     &STREAMS,
+    &DOWNLOADS,
     &HEAD_BYTES,
     &HEAD_SECONDS,
     &BODY_BYTES,
@@ -80,6 +88,7 @@ pub static LIMITS: &[&Limit] = &[
     &UPLOADS,
     &PACK_BYTES,
     &INDEX_BYTES,
+    &KEPT_INDEX_BYTES,
     &LOG_SEGMENT_BYTES,
     &LOG_SEGMENTS,
     &MESSAGE_BYTES,
@@ -99,7 +108,7 @@ pub(crate) enum Class {
     Ask,
     /// A worker at its attempt.
     Attempt,
-    /// Stays open; its handler has the gate, for claims or for streams.
+    /// Stays open; its handler has the gate, for claims, streams or downloads.
     Open,
 }
 
@@ -108,6 +117,7 @@ pub(crate) struct Gates {
     pub(crate) connections: Gate,
     pub(crate) claims: Gate,
     pub(crate) streams: Gate,
+    pub(crate) downloads: Gate,
     reads: Gate,
     pub(crate) asks: Gate,
     attempt_calls: Gate,
@@ -122,6 +132,7 @@ impl Gates {
             connections: Gate::new(&CONNECTIONS, limits.connections_max),
             claims: Gate::new(&CLAIMS, limits.claims_max),
             streams: Gate::new(&STREAMS, limits.streams_max),
+            downloads: Gate::new(&DOWNLOADS, limits.downloads_max),
             reads: Gate::new(&READS, limits.reads_max),
             asks: Gate::new(&ASKS, limits.asks_max),
             attempt_calls: Gate::new(&ATTEMPT_CALLS, limits.attempt_calls_max),
@@ -130,7 +141,8 @@ impl Gates {
 
     /// Whether there is room, for the list of checks.
     pub(crate) fn check(&self) -> CheckView {
-        let gates = [&self.connections, &self.reads, &self.asks, &self.attempt_calls, &self.claims, &self.streams];
+        let Self { connections, claims, streams, downloads, reads, asks, attempt_calls } = self;
+        let gates = [connections, reads, asks, attempt_calls, claims, streams, downloads];
         let taken = |gate: &&&Gate| gate.used() * 100 >= gate.max() * TAKEN_PERCENT;
         let full: Vec<_> = gates
             .iter()

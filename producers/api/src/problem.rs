@@ -79,6 +79,11 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
     }
 
+    pub(crate) fn no_range(detail: impl Into<String>) -> Self {
+        let title = "The file has no such range";
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", title, detail)
+    }
+
     pub(crate) fn wrong_media(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "The body must be JSON", detail)
     }

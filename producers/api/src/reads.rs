@@ -106,7 +106,7 @@ fn whole<T>(items: Vec<T>) -> Page<T> {
     Page { items, next: None }
 }
 
-fn check_limit(limit: Option<u32>) -> Answer<()> {
+pub(crate) fn check_limit(limit: Option<u32>) -> Answer<()> {
     match limit {
         Some(limit) if limit == 0 || limit > PAGE_ITEMS_MAX => {
             Err(above(&PAGE_ITEMS, format_args!("limit: give a number from 1 to {PAGE_ITEMS_MAX}")))

@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     Shared,
     access::{self, Need, Rule},
-    after, attempts, builds, claims, console, dead_letters, facts, job_log,
+    after, attempts, builds, claims, console, dead_letters, download, facts, files, imports, job_log,
     limits::{self, Class, Door},
     losses,
     problem::Failure,
@@ -70,6 +70,14 @@ pub(crate) fn table() -> Vec<Route> {
 
         route(GET,    "/v1/artifacts",                               Role(Viewer),   Read,      get(reads::artifacts)),
         route(GET,    "/v1/artifacts/{artifact}",                    Role(Viewer),   Read,      get(reads::artifact)),
+        route(GET,    "/v1/artifacts/{artifact}/files",              Role(Viewer),   Read,      get(files::list)),
+        route(GET,    "/v1/artifacts/{artifact}/files/{*path}",      Role(Viewer),   Read,      get(download::file)),
+        route(GET,    "/v1/artifacts/{artifact}/root",               Role(Viewer),   Read,      get(files::root)),
+        route(GET,    "/v1/artifacts/{artifact}/provenance",         Role(Viewer),   Read,      get(files::provenance)),
+        route(POST,   "/v1/artifacts/{artifact}/packs",              Role(Viewer),   Read,      post(files::packs)),
+
+        route(POST,   "/v1/imports",                                 Role(Builder),  Ask,       post(imports::import)),
+        route(POST,   "/v1/imports/uploads",                         Role(Builder),  Ask,       post(imports::uploads)),
 
         route(GET,    "/v1/services",                                Role(Viewer),   Read,      get(reads::services)),
         route(GET,    "/v1/services/{service}",                      Role(Viewer),   Read,      get(reads::service)),

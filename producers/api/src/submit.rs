@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The topics that the API asks on.
-const REQUEST_TOPICS: [topics::Topic; 2] = [topics::BUILD_REQUESTS, topics::GOAL_REQUESTS];
+const REQUEST_TOPICS: [topics::Topic; 3] = [topics::BUILD_REQUESTS, topics::ARTIFACT_REQUESTS, topics::GOAL_REQUESTS];
 
 /// A request that is on the log and was not refused.
 pub(crate) struct Submitted {

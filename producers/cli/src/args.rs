@@ -75,8 +75,8 @@ pub(crate) enum Command {
     Cancel(JobName),
     /// Lists artifacts, newest first
     Artifacts(ArtifactsArgs),
-    /// Shows an artifact and which regions have it
-    Artifact(ArtifactArg),
+    /// Shows an artifact and which regions have it; or lists, fetches and compares what artifacts hold
+    Artifact(ArtifactArgs),
     /// Makes a service run an artifact
     Deploy(DeployArgs),
     /// Shows what a service should run, and how far that is
@@ -274,12 +274,8 @@ pub(crate) struct BuildArgs {
     /// What nodes execute: program and arguments, in the release's folder
     #[arg(long, required_unless_present = "file", value_name = "COMMAND")]
     pub(crate) run: Option<String>,
-    /// A variable for what nodes execute; may be repeated
-    #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
-    pub(crate) run_env: Vec<(String, String)>,
-    /// Healthy is what answers 2xx to a GET of this path on $PORT [default: what stays up]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) health_path: Option<String>,
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// A JSON file with the whole request: {"queue": …, "build": {…}}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["queue", "name", "output_path", "env", "label", "run", "run_env", "health_path", "build_command"])]
     pub(crate) file: Option<PathBuf>,
@@ -289,6 +285,17 @@ pub(crate) struct BuildArgs {
     /// The command that builds; no shell is implied
     #[arg(last = true, id = "build_command", required_unless_present = "file", value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+/// How nodes run an artifact, besides the command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunningArgs {
+    /// A variable for what nodes execute; may be repeated
+    #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) run_env: Vec<(String, String)>,
+    /// Healthy is what answers 2xx to a GET of this path on $PORT [default: what stays up]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) health_path: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -341,9 +348,105 @@ pub(crate) struct ArtifactsArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ArtifactArg {
-    /// An artifact's id or the beginning of it, or NAME or NAME@latest
+    /// An artifact's id or the beginning of it, NAME or NAME@latest, or the job that built it
     #[arg(value_name = "ARTIFACT|NAME")]
     pub(crate) artifact: String,
+}
+
+/// An artifact to show, or one of the commands for what artifacts hold.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct ArtifactArgs {
+    /// An artifact's id or the beginning of it, NAME or NAME@latest, or the job that built it
+    #[arg(value_name = "ARTIFACT|NAME", required = true)]
+    pub(crate) artifact: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Option<ArtifactCommand>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ArtifactCommand {
+    /// Lists the files of an artifact
+    Ls(LsArgs),
+    /// Fetches an artifact, or a part of it, as plain files; goes on where an interrupted one stopped
+    Get(GetArgs),
+    /// Says what changed from one artifact to another, and what a machine that has the first needs for the second
+    Diff(DiffArgs),
+    /// Publishes a file or folder that was built elsewhere: it is replicated and can be deployed as what was built here
+    Import(ImportArgs),
+    /// Checks whose word it is that an artifact was built of what it says, and that it is that artifact; exit code 0 or 1
+    Verify(ArtifactVerifyArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    pub(crate) artifact: ArtifactArg,
+    /// Only this file or folder
+    #[arg(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// With permissions, sizes and where links point to
+    #[arg(short, long)]
+    pub(crate) long: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub(crate) artifact: ArtifactArg,
+    /// Only this file or folder
+    #[arg(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// What to make: the folder, or the file if PATH is one. It must not exist yet
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) to: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  longshore artifact import ./dist --name web --origin https://ci.example/web/17 --run ./web"
+)]
+pub(crate) struct ImportArgs {
+    /// The file or folder
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// What it is called; successive imports share the name
+    #[arg(long)]
+    pub(crate) name: ArtifactName,
+    /// Where it was built, or taken from; it becomes part of the artifact's provenance, as your word
+    #[arg(long, value_name = "URL")]
+    pub(crate) origin: String,
+    /// What nodes execute: program and arguments, in the release's folder
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ArtifactVerifyArgs {
+    /// An artifact as in other commands; or what was got of one, as a path with a slash, of which every byte is read: ./web
+    #[arg(value_name = "ARTIFACT|DIR")]
+    pub(crate) what: String,
+    /// The public keys that are trusted, in PEM, any of them [default: secrets/provenance.pub in the data folder]
+    #[arg(long, env = "LONGSHORE_PROVENANCE_PUBLIC_KEYS", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// An envelope that is at hand, instead of the one that the server has
+    #[arg(long, value_name = "FILE")]
+    pub(crate) envelope: Option<PathBuf>,
+    /// Reads every byte of the artifact in the main bucket, too
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DiffArgs {
+    /// The artifact that was there before, as its id or the beginning of it, NAME or NAME@latest, or the job that built it
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// The one that comes after it
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -545,6 +648,13 @@ mod tests {
             "cancel default-1",
             "artifacts --name web",
             "artifact web@latest",
+            "artifact ls web@latest bin -l",
+            "artifact get web bin/web --to /tmp/web",
+            "artifact diff default-1 web",
+            "artifact get@latest",
+            "artifact verify web --deep",
+            "artifact import ./dist --name web --origin https://ci.example/1 --run ./web --health-path /healthz",
+            "artifact verify ./web --key provenance.pub --envelope web.json",
             "deploy web web@latest --waves eu,us+ap --budget 2.5 --watch",
             "status",
             "status web --watch",
@@ -587,6 +697,11 @@ mod tests {
             ("deploy web web --budget 101", "0 to 100"),
             ("deploy web web --plan p.json --waves eu", "cannot be used with"),
             ("jobs --status done", "queued, running"),
+            ("artifact", "ARTIFACT"),
+            ("artifact get web", "--to"),
+            ("artifact web ls", "unexpected argument"),
+            ("artifact diff web", "TO"),
+            ("artifact import x --name web --run ./web", "--origin"),
             ("jobs --limit 0", "0 is not in"),
             ("status --watch", "SERVICE"),
             ("log tail everything", "possible values"),

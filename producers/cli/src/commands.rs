@@ -3,11 +3,17 @@
 mod artifacts;
 mod builds;
 mod dead_letters;
+mod diff;
 mod doctor;
+mod files;
 mod find;
 mod follow;
+mod get;
+mod import;
 mod losses;
 mod nodes;
+mod packs;
+mod provenance;
 mod rollout;
 mod services;
 mod tail;
@@ -15,12 +21,14 @@ mod topics;
 mod verify;
 mod worker;
 
+use std::path::PathBuf;
+
 use longshore_schemas::{RequestId, http::Identity};
 use longshore_worker::client::{self, Answer, Call, Client};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Cli, Command, ConfigCommand, LogCommand},
+    args::{ArtifactArg, ArtifactArgs, ArtifactCommand, Cli, Command, ConfigCommand, LogCommand},
     defaults::{Speaker, Target},
     error::Error,
     output::{self, Format},
@@ -31,6 +39,8 @@ use crate::{
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) format: Format,
+    /// Of the `longshore up` that may be here.
+    pub(crate) data: PathBuf,
 }
 
 impl Context {
@@ -61,7 +71,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
     }
     let target = Target::find(&connection, Speaker::Person)?;
     let guessed_without = target.guessed_without.clone();
-    let context = Context { client: target.client()?, format: output };
+    let context = Context { client: target.client()?, format: output, data: connection.data.clone() };
     match (ask(&context, command).await, guessed_without) {
         (Err(Error::Server(source @ client::Error::Unreachable { .. })), Some(up_file)) => {
             Err(Error::NoServer { up_file, source: Box::new(source) })
@@ -84,7 +94,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Job(args) => builds::job(context, &args).await,
         Command::Cancel(args) => builds::cancel(context, &args).await,
         Command::Artifacts(args) => artifacts::list(context, args).await,
-        Command::Artifact(args) => artifacts::show(context, &args).await,
+        Command::Artifact(args) => artifact(context, args).await,
         Command::Deploy(args) => services::deploy(context, &args).await,
         Command::Status(args) => services::status(context, &args).await,
         Command::Rollback(args) => services::rollback(context, &args).await,
@@ -97,6 +107,18 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Log(LogCommand::AcceptLoss(args)) => losses::accept(context, &args).await,
         Command::Log(LogCommand::DeadLetters(command)) => dead_letters::run(context, command).await,
         Command::Whoami => whoami(context).await,
+    }
+}
+
+async fn artifact(context: &Context, args: ArtifactArgs) -> Result<(), Error> {
+    match (args.command, args.artifact) {
+        (Some(ArtifactCommand::Ls(args)), _) => files::list(context, &args).await,
+        (Some(ArtifactCommand::Get(args)), _) => get::run(context, &args).await,
+        (Some(ArtifactCommand::Diff(args)), _) => diff::run(context, &args).await,
+        (Some(ArtifactCommand::Import(args)), _) => import::run(context, &args).await,
+        (Some(ArtifactCommand::Verify(args)), _) => provenance::verify(context, &args).await,
+        (None, Some(artifact)) => artifacts::show(context, &ArtifactArg { artifact }).await,
+        (None, None) => Err(Error::Usage("name an artifact".to_owned())),
     }
 }
 

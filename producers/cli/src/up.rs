@@ -125,6 +125,7 @@ impl Up {
             main_bucket: &buckets.main,
             secrets: &secrets,
             request_keys: &request_keys,
+            provenance_key: Arc::new(settings.provenance.key(&data.join("secrets"))?),
             snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
             allow_file_repositories: true,
             topic_prefix: TOPIC_PREFIX,

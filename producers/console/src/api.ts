@@ -55,7 +55,8 @@ export interface Artifact {
   size_bytes: number;
   new_pack_bytes: number;
   status: "replicating" | "deployable" | "retired";
-  source: { job: string; commit: string };
+  /** A job and its commit; or, of what was built elsewhere, where that was. */
+  source: { job?: string; commit?: string; url?: string };
   built_at: string;
   replicas: Replica[];
   pinned_by: string[];
@@ -158,6 +159,7 @@ const KINDS: Record<string, string[]> = {
     "ArtifactUnpinned",
     "ArtifactRetired",
     "ReplicaRegionsSet",
+    "ArtifactImported",
   ],
   goals: [
     "DeployAccepted",

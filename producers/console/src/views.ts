@@ -40,7 +40,8 @@ export function artifactsView(artifacts: Artifact[], regions: string[], deploy: 
     const replicas = regions.map((region) => replica(artifact.replicas.find((r) => r.region === region)));
     const size = `${mebibytes(artifact.size_bytes)}, ${mebibytes(artifact.new_pack_bytes)} new`;
     const row = el("tr", { "data-artifact": artifact.artifact });
-    row.append(...cells(name, artifact.source.job, size, ...replicas, artifact.pinned_by.join(", "), button));
+    const from = artifact.source.job ?? artifact.source.url ?? "";
+    row.append(...cells(name, from, size, ...replicas, artifact.pinned_by.join(", "), button));
     return row;
   };
   const headers = ["artifact", "built by", "size", ...regions, "kept by", ""];

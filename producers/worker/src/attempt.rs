@@ -311,7 +311,7 @@ fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt>
 
 async fn publish(task: &Task<'_>, output: &Path) -> Result<Published, Halt> {
     let bases = bases::load(task.api.plain(), &task.assignment.bases).await;
-    let uploads = Arc::new(Uploads::start(task.api.clone()));
+    let uploads = Arc::new(Uploads::start(task.api.clone(), task.api.plain().clone()));
     let published = longshore_artifact::publish(output, bases, uploads.clone()).await;
     let published = published.map_err(|error| publish_failed(&task.assignment.build.output, &error))?;
     let (artifact, Totals { uploaded_bytes, there_bytes }) = (published.root.artifact, uploads.totals());

@@ -2,16 +2,16 @@
 //!
 //! They only save work. One that cannot be read, or is not what it says it is, is left out.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
-use longshore_artifact::{ArtifactRoot, Bases, Index, PackRef};
+use bytes::Bytes;
+use longshore_artifact::{ArtifactRoot, Bases, Index};
 use longshore_schemas::{ArtifactId, PackId, http::BaseArtifact};
+
+use crate::packs;
 
 /// Earlier artifacts that are looked at.
 const BASES_MAX: usize = 3;
-/// For one pack of a manifest or layout.
-const GET_TIMEOUT: Duration = Duration::from_secs(60);
 /// Packed manifest and layout of one base, in bytes; a larger one costs more than it saves.
 const PACKED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
@@ -56,21 +56,7 @@ async fn load_one(http: &reqwest::Client, base: &BaseArtifact) -> Result<Packed,
     let mut packs = HashMap::new();
     for pack in Index::packs(&root) {
         let url = base.packs.iter().find(|known| known.pack == pack.pack).ok_or("the server gave no URL for a pack")?;
-        packs.insert(pack.pack, get(http, &url.url, pack).await?);
+        packs.insert(pack.pack, packs::get(http, &url.url, pack).await?);
     }
     Ok((root, packs))
-}
-
-/// Takes no more than the pack should have.
-async fn get(http: &reqwest::Client, url: &str, pack: &PackRef) -> Result<Bytes, Reason> {
-    let response = http.get(url).timeout(GET_TIMEOUT).send().await.map_err(reqwest::Error::without_url)?;
-    let mut response = response.error_for_status().map_err(reqwest::Error::without_url)?;
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-        if (bytes.len() + piece.len()) as u64 > pack.bytes {
-            return Err(format!("pack {} is longer than {} bytes", pack.pack, pack.bytes).into());
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes.freeze())
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Answer, Client, Error},
+    uploads::Places,
     wait_after,
 };
 
@@ -44,10 +45,6 @@ impl AttemptApi {
         self.post("beats").timeout(patience).fetch().await
     }
 
-    pub(crate) async fn uploads(&self, body: &UploadsBody) -> Result<UploadsAnswer, Error> {
-        self.post("uploads").json(body).fetch().await
-    }
-
     pub(crate) async fn log(&self, body: &LogBody) -> Result<LogAnswer, Error> {
         self.post("log").json(body).fetch().await
     }
@@ -59,6 +56,13 @@ impl AttemptApi {
         let key: RequestId =
             key.parse().expect("a job's name, a number and a word are within 128 printable characters");
         self.post("finish").json(body).idempotency_key(&key).send().await
+    }
+}
+
+#[async_trait::async_trait]
+impl Places for AttemptApi {
+    async fn uploads(&self, body: &UploadsBody) -> Result<UploadsAnswer, Error> {
+        self.post("uploads").json(body).fetch().await
     }
 }
 

@@ -139,7 +139,7 @@ impl Client {
     }
 
     /// For presigned URLs, which need no token.
-    pub(crate) fn plain(&self) -> &reqwest::Client {
+    pub fn plain(&self) -> &reqwest::Client {
         &self.http
     }
 }

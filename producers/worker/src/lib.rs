@@ -12,6 +12,7 @@
 //!
 //! - [`client`] speaks to the API: JSON, problems, one error that says what to do. The CLI uses it as well.
 //! - [`guard`] is a process that owns all processes of one command. Whatever becomes of the worker, none outlives it.
+//! - [`uploads`] is where packs go, from wherever they are published; `longshore artifact import` uses it as well.
 //! - A slot does one job at a time; a worker with several queues does at most one job of each at once, so that a claim that
 //!   is answered is always taken up.
 //!
@@ -29,9 +30,10 @@ mod git;
 pub mod guard;
 pub mod limits;
 mod log;
+pub mod packs;
 mod process;
 mod tidy;
-mod uploads;
+pub mod uploads;
 mod worker;
 
 pub use config::{GitLimits, GuardProgram, WorkerConfig};

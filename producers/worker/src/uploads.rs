@@ -21,7 +21,7 @@ use bytes::Bytes;
 use longshore_artifact::{PackSink, SinkError};
 use longshore_schemas::{
     PackId,
-    http::{PackSize, UPLOADS_MAX, Upload, UploadsBody},
+    http::{PackSize, UPLOADS_MAX, Upload, UploadsAnswer, UploadsBody},
 };
 use longshore_service::{metrics::Counters, retry::Backoff};
 use tokio::{
@@ -29,7 +29,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{beats::AttemptApi, client, wait_after};
+use crate::{client, wait_after};
 
 /// How long one pack is tried, over all its failures.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -68,6 +68,12 @@ impl Error {
     }
 }
 
+/// Who says where packs are uploaded to: the API, by one of its routes.
+#[async_trait::async_trait]
+pub trait Places: Send + Sync + 'static {
+    async fn uploads(&self, body: &UploadsBody) -> Result<UploadsAnswer, client::Error>;
+}
+
 /// Where to upload a pack; nowhere if it is there.
 type Place = Option<Upload>;
 type Wish = (PackSize, oneshot::Sender<Result<Place, Error>>);
@@ -94,14 +100,15 @@ impl Outcome {
     }
 }
 
-/// What became of the packs of one attempt.
+/// What became of the packs of one publish.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Totals {
-    pub(crate) uploaded_bytes: u64,
-    pub(crate) there_bytes: u64,
+pub struct Totals {
+    pub uploaded_bytes: u64,
+    pub there_bytes: u64,
 }
 
-pub(crate) struct Uploads {
+/// The sink. It ends once nobody has it any more.
+pub struct Uploads {
     http: reqwest::Client,
     wishes: mpsc::Sender<Wish>,
     stored: mpsc::Sender<PackSize>,
@@ -109,15 +116,15 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    pub(crate) fn start(api: AttemptApi) -> Self {
+    /// `http` sends to presigned URLs: without a token.
+    pub fn start(places: impl Places, http: reqwest::Client) -> Self {
         let (wishes, queue) = mpsc::channel(UPLOADS_MAX);
         let (stored, news) = mpsc::channel(UPLOADS_MAX);
-        let http = api.plain().clone();
-        tokio::spawn(ask(api, queue, news));
+        tokio::spawn(ask(places, queue, news));
         Self { http, wishes, stored, totals: Mutex::default() }
     }
 
-    pub(crate) fn totals(&self) -> Totals {
+    pub fn totals(&self) -> Totals {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -185,7 +192,7 @@ pub(crate) fn with_headers(mut put: reqwest::RequestBuilder, headers: &[(String,
 }
 
 /// Asks for all that wait at once, and tells what is stored. Ends with the sink.
-async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::Receiver<PackSize>) {
+async fn ask(places: impl Places, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::Receiver<PackSize>) {
     let mut wishes = Vec::with_capacity(UPLOADS_MAX);
     let mut stored = Vec::new();
     let mut tell_at = Instant::now();
@@ -205,7 +212,7 @@ async fn ask(api: AttemptApi, mut queue: mpsc::Receiver<Wish>, mut news: mpsc::R
             tell_at = Instant::now() + TELL_INTERVAL;
         }
         // What was told and not heard is not told again: a hint may be lost.
-        let mut answer = api.uploads(&UploadsBody { packs, stored: told }).await.map_err(Arc::new);
+        let mut answer = places.uploads(&UploadsBody { packs, stored: told }).await.map_err(Arc::new);
         for (size, sender) in wishes.drain(..) {
             let upload = match &mut answer {
                 Ok(answer) if answer.already_stored.contains(&size.pack) => Ok(None),

@@ -13,6 +13,7 @@ events! {
         ReplicaReported => e.artifact,
         PinRequested => e.artifact,
         UnpinRequested => e.artifact,
+        ImportRequested => e.summary.artifact,
     } spoken {
         ReplicaReported => Speaker::Region(&e.region),
     }
@@ -31,6 +32,7 @@ events! {
         ArtifactRetired => e.artifact,
         Processed => { let _ = e; "processed" },
         ReplicaRegionsSet => e.artifact,
+        ArtifactImported => e.summary.artifact,
     }
 }
 
@@ -50,6 +52,25 @@ pub struct ArtifactSource {
     pub job: JobId,
     pub repository: String,
     pub commit: CommitSha,
+}
+
+/// Asks for an artifact that was built elsewhere to be in every region. The API has seen every pack of it in the main bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ImportRequested {
+    pub summary: ArtifactSummary,
+    pub origin: ArtifactOrigin,
+    pub run: RunSpec,
+}
+
+/// Where an artifact comes from that no job here built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ArtifactOrigin {
+    /// Where it was built, or taken from: a URL, as the one who imported it says.
+    pub url: String,
+    /// Whose word that is.
+    pub imported_by: String,
 }
 
 /// A region's level for one artifact; it replaces the region's earlier ones.
@@ -173,4 +194,14 @@ pub struct ReplicaRegionsSet {
     pub regions: Vec<RegionName>,
     /// Those that have it to copy.
     pub added: Vec<RegionName>,
+}
+
+/// An artifact that was built elsewhere has to be in these regions, as one that was built here has after ReplicationStarted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ArtifactImported {
+    pub summary: ArtifactSummary,
+    pub origin: ArtifactOrigin,
+    pub run: RunSpec,
+    pub regions: Vec<RegionName>,
 }

@@ -37,7 +37,7 @@ use longshore_schemas::{
     events::{BuildFact, GoalFact, NodeStatus},
     http::{
         ArtifactStatus, ArtifactView, DeployBody, JobStatus, JobView, Page, QueueView, RollbackBody, RolloutStatus,
-        ServiceView,
+        ServiceView, Source,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -294,9 +294,9 @@ async fn has_converged(client: &Client, service: &str) -> Result<()> {
 
 /// The version is the message of the commit that the artifact was built from; the build's log would say as much.
 async fn version(client: &Client, artifact: &ArtifactId) -> Result<String> {
-    let view = client.artifact(artifact).await?;
-    let repository = view.source.repository.strip_prefix("file://").context("a folder")?.to_owned();
-    let arguments = ["-C", &repository, "log", "-1", "--format=%s", view.source.commit.as_str()];
+    let Source::Built(source) = client.artifact(artifact).await?.source else { bail!("nothing is imported here") };
+    let repository = source.repository.strip_prefix("file://").context("a folder")?.to_owned();
+    let arguments = ["-C", &repository, "log", "-1", "--format=%s", source.commit.as_str()];
     let output = std::process::Command::new("git").args(arguments).output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

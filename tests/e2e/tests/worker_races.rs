@@ -311,7 +311,7 @@ async fn published_once(client: &Client) -> Result<()> {
     let artifacts = client.get::<Page<ArtifactView>>("/v1/artifacts?limit=1000").await?.items;
     let jobs = client.get::<Page<JobView>>("/v1/jobs?status=succeeded&limit=1000").await?.items;
     let published: BTreeSet<_> =
-        artifacts.iter().map(|view| (view.source.job.clone(), view.summary.artifact)).collect();
+        artifacts.iter().filter_map(|view| Some((view.source.job()?.clone(), view.summary.artifact))).collect();
     let succeeded: BTreeSet<_> =
         jobs.iter().filter_map(|view| Some((view.job.clone(), view.artifact.as_ref()?.artifact))).collect();
     ensure!(artifacts.len() == jobs.len() && published == succeeded, "{published:?} instead of {succeeded:?}");

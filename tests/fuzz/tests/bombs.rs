@@ -42,6 +42,7 @@ fn a_small_pack_with_more_entries_than_a_tree_may_have_is_refused() {
         manifest_key: 0,
         layout: vec![layout],
         packs: Vec::new(),
+        provenance: None,
     };
     let (error, peak) = measured(|| Index::decode(&root, &packs).map(drop).expect_err("too many"));
     println!("{} MiB at the peak", peak / MIB);

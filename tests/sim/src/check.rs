@@ -19,8 +19,8 @@ use longshore_replication::Replication;
 use longshore_schemas::{
     ArtifactId, ArtifactName, ClaimId, JobId, NodeId, RegionName, RequestId, ServiceName, WorkerId, codec,
     events::{
-        ArtifactFact, BuildFact, BuildRequest, Cause, Convergence, DeadLetter, Fact, FactEvent, FleetFact, GoalFact,
-        GoalVersion, Processed, Request, RolloutPlan, Trigger, WorkerSignal,
+        ArtifactFact, ArtifactImported, BuildFact, BuildRequest, Cause, Convergence, DeadLetter, Fact, FactEvent,
+        FleetFact, GoalFact, GoalVersion, Processed, ReplicationStarted, Request, RolloutPlan, Trigger, WorkerSignal,
     },
     topics,
 };
@@ -551,12 +551,12 @@ impl Checker {
 
     fn artifact(&mut self, fact: &Fact<ArtifactFact>, regions: &[Region]) -> Checked {
         match &fact.event {
-            ArtifactFact::ReplicationStarted(event) => {
-                let artifact = event.summary.artifact;
-                if !self.artifacts.contains(&artifact) {
-                    self.artifacts.push(artifact);
+            ArtifactFact::ReplicationStarted(ReplicationStarted { summary, regions, .. })
+            | ArtifactFact::ArtifactImported(ArtifactImported { summary, regions, .. }) => {
+                if !self.artifacts.contains(&summary.artifact) {
+                    self.artifacts.push(summary.artifact);
                 }
-                self.regions_of.insert(artifact, event.regions.clone());
+                self.regions_of.insert(summary.artifact, regions.clone());
             }
             ArtifactFact::ReplicaStored(event) => {
                 let key = (event.artifact, event.region.clone());

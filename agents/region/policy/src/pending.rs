@@ -25,6 +25,9 @@ impl Pending {
             ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
                 self.add(started.summary.artifact);
             }
+            ArtifactFact::ArtifactImported(imported) if imported.regions.contains(region) => {
+                self.add(imported.summary.artifact);
+            }
             ArtifactFact::ReplicaRegionsSet(set) if set.added.contains(region) => self.add(set.artifact),
             ArtifactFact::ReplicaRegionsSet(set) if !set.regions.contains(region) => self.remove(&set.artifact),
             ArtifactFact::ReplicaStored(stored) if stored.region == *region => self.remove(&stored.artifact),

@@ -167,8 +167,17 @@ impl World {
             self.main.put(&pack_key(&pack), bytes).await.expect("put");
         }
         let (manifest, layout, packs) = (refs[..1].to_vec(), refs[1..2].to_vec(), refs[2..].to_vec());
-        let root =
-            ArtifactRoot { artifact, size_bytes: 1, files: 1, chunks: 1, manifest, manifest_key: 0, layout, packs };
+        let root = ArtifactRoot {
+            artifact,
+            size_bytes: 1,
+            files: 1,
+            chunks: 1,
+            manifest,
+            manifest_key: 0,
+            layout,
+            packs,
+            provenance: None,
+        };
         self.main.put(&root_key(&artifact), root.to_json().into()).await.expect("put");
         root
     }

@@ -23,7 +23,7 @@ pub struct Bases {
 impl From<&Index> for Bases {
     fn from(index: &Index) -> Self {
         let mut bases = Self::default();
-        bases.add_chunks(index.manifest.table(), &index.layout);
+        bases.add_index(index);
         bases
     }
 }
@@ -38,6 +38,11 @@ impl Bases {
         }
         self.add_chunks(&table, &layout);
         Ok(())
+    }
+
+    /// Adds an artifact that was verified.
+    pub fn add_index(&mut self, index: &Index) {
+        self.add_chunks(index.manifest.table(), &index.layout);
     }
 
     fn add_chunks(&mut self, table: &ChunkTable, layout: &Layout) {

@@ -202,6 +202,7 @@ impl<'a> Placer<'a> {
             manifest_key,
             layout,
             packs: self.layout.packs,
+            provenance: None,
         };
         Ok(Published {
             root,

@@ -118,7 +118,7 @@ fn view(state: &dyn Store, artifact: &ArtifactId, row: Artifact) -> Result<Artif
     Ok(ArtifactView {
         status: row.status.into(),
         summary: row.summary,
-        source: row.source,
+        source: row.source.into(),
         run: row.run,
         built_at: row.built_at,
         completed_at: row.completed_at,

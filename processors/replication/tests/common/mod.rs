@@ -7,8 +7,8 @@ use longshore_replication::{Config, Replication};
 use longshore_schemas::{
     ArtifactId,
     events::{
-        ArtifactFact, ArtifactSource, ArtifactSummary, GoalRequest, PinRequested, ReplicaReported, ReplicaStatus,
-        ReplicationRequested, RunSpec, StringMap, UnpinRequested,
+        ArtifactFact, ArtifactOrigin, ArtifactSource, ArtifactSummary, GoalRequest, ImportRequested, PinRequested,
+        ReplicaReported, ReplicaStatus, ReplicationRequested, RunSpec, StringMap, UnpinRequested,
     },
 };
 
@@ -19,6 +19,8 @@ pub(crate) const PACKS: u32 = 30;
 pub(crate) enum Step {
     /// Artifact, name, command to run it.
     Built(&'static str, &'static str, &'static str),
+    /// Artifact, name, where it comes from; run by `web`.
+    Imported(&'static str, &'static str, &'static str),
     /// Artifact, region, packs done.
     Copying(&'static str, &'static str, u32),
     Stored(&'static str, &'static str),
@@ -97,6 +99,11 @@ pub(crate) fn pin(artifact: &str, service: &str, deploy: &str, regions: &str) ->
 pub(crate) fn take(driver: &mut Driver<Replication>, step: Step) -> Decision<ArtifactFact> {
     match step {
         Step::Built(artifact, name, command) => driver.request(built(artifact, name, command)),
+        Step::Imported(artifact, name, origin) => {
+            let ReplicationRequested { summary, run, .. } = built(artifact, name, "web");
+            let origin = ArtifactOrigin { url: origin.to_owned(), imported_by: "alice".to_owned() };
+            driver.request(ImportRequested { summary, origin, run })
+        }
         Step::Copying(artifact, region, done) => {
             driver.request(report(artifact, region, ReplicaStatus::Copying, done, None))
         }
@@ -145,6 +152,7 @@ pub(crate) fn show_fact(fact: &ArtifactFact) -> String {
         ArtifactFact::ArtifactUnpinned(e) => format!("unpinned {} by {}", e.artifact, e.service),
         ArtifactFact::ArtifactRetired(e) => format!("retired {}", e.artifact),
         ArtifactFact::Processed(_) => "processed".into(),
+        ArtifactFact::ArtifactImported(e) => format!("imported {} from {}", e.summary.artifact, e.origin.url),
         ArtifactFact::ReplicaRegionsSet(e) => {
             let list = |regions: &[longshore_schemas::RegionName]| {
                 regions.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(" ")

@@ -3,6 +3,8 @@
 
 mod asking;
 mod bad_input;
+mod files;
+mod imports;
 mod looking_after;
 mod registry;
 mod roles;

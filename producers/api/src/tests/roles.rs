@@ -21,6 +21,7 @@ fn filled(path: &str) -> String {
         ("{processor}", "queue"),
         ("{offset}", "0"),
         ("{*address}", "mode"),
+        ("{*path}", "bin/web"),
     ];
     let filled = places.into_iter().fold(path.to_owned(), |path, (place, with)| path.replace(place, with));
     assert!(!filled.contains('{'), "{filled}: add the new place to this test");

@@ -11,10 +11,13 @@ use async_trait::async_trait;
 use longshore_log::{Log, ReadLimit, TopicPartition};
 use longshore_schemas::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName, Timestamp, codec,
-    events::{AttemptOutcome, BuildRequest, GoalRequest, GoalVersion, Refusal, RefusalCode, Request, RolloutPlan},
+    events::{
+        ArtifactRequest, AttemptOutcome, BuildRequest, GoalRequest, GoalVersion, ImportRequested, Refusal, RefusalCode,
+        Request, RolloutPlan,
+    },
     http::{
         ArtifactQuery, ArtifactView, ClaimedJob, JobFailure, JobQuery, JobStatus, JobView, NodeQuery, NodeView, Page,
-        ProcessingView, QueueView, RevisionView, RolloutStatus, ServiceView,
+        ProcessingView, QueueView, RevisionView, RolloutStatus, ServiceView, Source,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
     topics,
@@ -100,6 +103,18 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    fn import(&mut self, request: Request<ArtifactRequest>) -> Result<(), Refused> {
+        let ArtifactRequest::ImportRequested(ImportRequested { summary, origin, run }) = request.event else {
+            return Err((RefusalCode::Invalid, "it is no import".to_owned()));
+        };
+        if !origin.url.contains(':') {
+            return Err((RefusalCode::Invalid, "origin must be a URL".to_owned()));
+        }
+        let view = super::world::artifact(summary.artifact, false);
+        self.artifacts.push(ArtifactView { summary, run, source: Source::Imported(origin), ..view });
+        Ok(())
     }
 
     fn goal(&mut self, request: Request<GoalRequest>) -> Result<(), Refused> {
@@ -223,6 +238,9 @@ impl ReadModel for Toy {
         let (request, decided) = if at.topic == topics::BUILD_REQUESTS.name {
             let request: Request<BuildRequest> = codec::decode(&value).expect("a request");
             (request.id.clone(), self.state().build(request))
+        } else if at.topic == topics::ARTIFACT_REQUESTS.name {
+            let request: Request<ArtifactRequest> = codec::decode(&value).expect("a request");
+            (request.id.clone(), self.state().import(request))
         } else {
             let request: Request<GoalRequest> = codec::decode(&value).expect("a request");
             (request.id.clone(), self.state().goal(request))

@@ -9,10 +9,12 @@ use axum::http::Method;
 use bytes::Bytes;
 use longshore_artifact::{ArtifactRoot, Bases, PackSink, SinkError, pack_key, root_key};
 use longshore_log::{ReadLimit, TopicPartition};
+use longshore_provenance::SigningKey;
 use longshore_schemas::{
     ArtifactId, PackId, codec,
     events::{PackHint, PacksUploaded, Request, UploadedPack, WorkerReady, WorkerSignal},
     http::{Assignment, ClaimedJob, JobStatus, JobView, LogAnswer, Role, UploadsAnswer},
+    provenance::Envelope,
     topics,
 };
 use serde_json::{Value, json};
@@ -45,7 +47,7 @@ impl PackSink for Packs {
 }
 
 /// An artifact of three packs, and its packs' bytes.
-async fn packed() -> (ArtifactRoot, Vec<Bytes>) {
+pub(super) async fn packed() -> (ArtifactRoot, Vec<Bytes>) {
     let output = tempfile::NamedTempFile::with_prefix("output-").expect("a file");
     std::fs::write(output.path(), "the chunk").expect("written");
     let packs = Arc::new(Packs::default());
@@ -156,7 +158,10 @@ async fn an_attempt_uploads_logs_and_finishes() {
     let world = World::new().await;
     world.running("default-1", 1);
     let (root, packs) = packed().await;
-    let finish = json!({ "outcome": "succeeded", "root": root, "new_pack_bytes": 5 });
+    let mut said = root.clone();
+    // A worker's own word on where its artifact comes from is worth nothing.
+    said.provenance = Some(longshore_provenance::sign(b"{}", &SigningKey::from_seed(&[9; 32])));
+    let finish = json!({ "outcome": "succeeded", "root": said, "new_pack_bytes": 5 });
     world.attempt("finish", &finish).await.expect_problem(422, "3 of 3 packs are not in the main bucket");
     assert_eq!(world.records().await, 0, "nothing was written");
 
@@ -186,6 +191,14 @@ async fn an_attempt_uploads_logs_and_finishes() {
     let pack_bytes: usize = packs.iter().map(Bytes::len).sum();
     assert_eq!((summary.packs, summary.pack_bytes, summary.new_pack_bytes), (3, pack_bytes as u64, 5));
     assert!(world.bucket.head(&root_key(&root.artifact)).await.expect("asked").is_some());
+    world.toy.state().artifacts.push(artifact(root.artifact, false));
+    let provenance = format!("/v1/artifacts/{}/provenance", root.artifact);
+    let envelope: Envelope = world.get(&provenance).await.expect_status(200).json();
+    let trusted = (*SigningKey::from_seed(&[7; 32]).public()).into();
+    let verified = longshore_provenance::verify(&envelope, &trusted, &root.artifact).expect("valid");
+    let details = verified.statement.predicate.run_details;
+    assert_eq!(details.builder.id, "urn:longshore:worker:w");
+    assert_eq!(details.metadata.invocation_id.as_deref(), Some("default-1/1"));
 
     // The same once more is the same; anything else comes too late.
     let records = world.records().await;
@@ -278,13 +291,13 @@ async fn what_an_attempt_may_not_send() {
     assert_eq!(view.failure.expect("a failure").message, "out is not there");
 }
 
-fn http() -> reqwest::Client {
+pub(super) fn http() -> reqwest::Client {
     // Plain HTTP only, but the client wants to know which cryptography it would use.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("a client")
 }
 
-async fn put(url: &str, headers: &[(String, String)], bytes: Bytes) -> u16 {
+pub(super) async fn put(url: &str, headers: &[(String, String)], bytes: Bytes) -> u16 {
     let put = headers.iter().fold(http().put(url), |put, (name, value)| put.header(name, value));
     put.body(bytes).send().await.expect("sent").status().as_u16()
 }

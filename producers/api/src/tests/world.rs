@@ -13,12 +13,13 @@ use longshore_log::{
     Log, TopicPartition,
     local::{Config as LogConfig, LocalLog},
 };
+use longshore_provenance::SigningKey;
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, JobId, WorkerId,
     auth::{RequestKey, Sender},
     events::{ArtifactSource, ArtifactSummary, BuildSpec, ReplicaStatus},
-    http::{ArtifactStatus, ArtifactView, CheckView, JobStatus, JobView, Problem, ReplicaView, Role},
+    http::{ArtifactStatus, ArtifactView, CheckView, JobStatus, JobView, Problem, ReplicaView, Role, Source},
     topics,
 };
 use longshore_service::{
@@ -90,6 +91,7 @@ impl World {
             tokens: list,
             signer: Signer::new([7; 32]),
             request_key: RequestKey::new(Sender::Control, &[7; 32]),
+            provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
             limits,
             checks: Arc::new(Well),
             allow_file_repositories: false,
@@ -281,11 +283,11 @@ pub(super) fn artifact(id: ArtifactId, complete: bool) -> ArtifactView {
             new_pack_bytes: 1,
         },
         status: if complete { ArtifactStatus::Deployable } else { ArtifactStatus::Replicating },
-        source: ArtifactSource {
+        source: Source::Built(ArtifactSource {
             job: "default-1".parse().expect("a job"),
             repository: build.repository,
             commit: build.commit,
-        },
+        }),
         run: build.run,
         built_at: LONG_AGO,
         completed_at: None,

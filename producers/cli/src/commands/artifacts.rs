@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore_schemas::{
     Timestamp,
     events::ReplicaStatus,
-    http::{ArtifactQuery, ArtifactView, Page, ReplicaView},
+    http::{ArtifactQuery, ArtifactView, Page, ReplicaView, Source},
 };
 
 use super::Context;
@@ -43,11 +43,18 @@ fn table(artifacts: &[ArtifactView], now: Timestamp) -> String {
             output::size(view.summary.size_bytes),
             output::size(view.summary.new_pack_bytes),
             output::ago(view.built_at, now),
-            view.source.job.to_string(),
+            made_by(&view.source),
         ]
     };
-    let header = ["artifact", "name", "status", "regions", "size", "new", "built", "job"];
+    let header = ["artifact", "name", "status", "regions", "size", "new", "built", "from"];
     output::table(&header, artifacts.iter().map(row).collect())
+}
+
+fn made_by(source: &Source) -> String {
+    match source {
+        Source::Built(built) => built.job.to_string(),
+        Source::Imported(origin) => output::brief(&origin.url),
+    }
 }
 
 fn text(view: &ArtifactView, now: Timestamp) -> String {
@@ -71,11 +78,13 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
         (
             "built",
             format!(
-                "{} by {} from {} {}",
+                "{} {}",
                 output::ago(view.built_at, now),
-                view.source.job,
-                view.source.repository,
-                view.source.commit
+                match &view.source {
+                    Source::Built(built) => format!("by {} from {} {}", built.job, built.repository, built.commit),
+                    Source::Imported(origin) =>
+                        format!("elsewhere: {}, imported by {}", origin.url, origin.imported_by),
+                }
             ),
         ),
         ("runs", output::command(&view.run.command)),

@@ -10,7 +10,7 @@ use longshore_schemas::{
 
 use super::{Context, change, follow};
 use crate::{
-    args::{BuildArgs, JobArgs, JobName, JobsArgs, split_command},
+    args::{BuildArgs, JobArgs, JobName, JobsArgs, RunningArgs, split_command},
     error::Error,
     output,
 };
@@ -39,9 +39,7 @@ fn read_body(path: &Path) -> Result<BuildBody, Error> {
 fn body(args: &BuildArgs) -> Result<BuildBody, Error> {
     let missing = |flag: &str| Error::Usage(format!("{flag} is missing"));
     let run = args.run.as_deref().ok_or_else(|| missing("--run"))?;
-    let run = split_command(run).map_err(|reason| Error::Usage(format!("--run: {reason}")))?;
     let (repository, commit) = source(&args.repository, &args.commit)?;
-    let health = HealthCheck { http_path: args.health_path.clone().unwrap_or_default(), ..HealthCheck::default() };
     let queue = match &args.queue {
         Some(queue) => queue.clone(),
         None => "default".parse().map_err(|error| Error::Usage(format!("{error}")))?,
@@ -55,15 +53,22 @@ fn body(args: &BuildArgs) -> Result<BuildBody, Error> {
         environment: args.env.iter().cloned().collect(),
         time_limit_seconds: args.time_limit,
         labels: args.label.iter().cloned().collect(),
-        run: RunSpec {
-            command: run,
-            environment: args.run_env.iter().cloned().collect(),
-            health,
-            stop_signal: StopSignal::default(),
-            stop_seconds: STOP_SECONDS,
-        },
+        run: run_spec(run, &args.running)?,
     };
     Ok(BuildBody { queue, build })
+}
+
+/// What nodes execute, as flags say it.
+pub(super) fn run_spec(command: &str, args: &RunningArgs) -> Result<RunSpec, Error> {
+    let command = split_command(command).map_err(|reason| Error::Usage(format!("--run: {reason}")))?;
+    let http_path = args.health_path.clone().unwrap_or_default();
+    Ok(RunSpec {
+        command,
+        environment: args.run_env.iter().cloned().collect(),
+        health: HealthCheck { http_path, ..HealthCheck::default() },
+        stop_signal: StopSignal::default(),
+        stop_seconds: STOP_SECONDS,
+    })
 }
 
 /// A local checkout by its full path, and the full id of what was named.

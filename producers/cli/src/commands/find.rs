@@ -1,4 +1,4 @@
-//! What people call things: a job by its name, an artifact by the beginning of its id or by its name.
+//! What people call things: a job by its name, an artifact by the beginning of its id, by its name or by its job.
 
 use longshore_schemas::{
     ArtifactId, ArtifactName, JobId,
@@ -7,7 +7,7 @@ use longshore_schemas::{
 use longshore_worker::client;
 
 use super::Context;
-use crate::error::Error;
+use crate::{error::Error, output};
 
 /// Shortest beginning of an id.
 const PREFIX_CHARS_MIN: usize = 4;
@@ -62,8 +62,27 @@ impl Context {
         let parsed = parsed.map_err(|error| Error::Usage(format!("{name:?} is no artifact and no name: {error}")))?;
         let query = ArtifactQuery { name: Some(parsed), limit: Some(1), after: None };
         let page: Page<ArtifactView> = self.client.get(&["artifacts"]).query(&query).fetch().await?;
-        let newest = page.items.first().map(|view| view.summary.artifact);
-        newest.ok_or_else(|| none(name))
+        match page.items.first().map(|view| view.summary.artifact) {
+            Some(newest) => Ok(newest),
+            None if wants_name => Err(none(name)),
+            None => self.of_job(name).await?.ok_or_else(|| none(name)),
+        }
+    }
+
+    /// What a job built, if there is such a job.
+    async fn of_job(&self, text: &str) -> Result<Option<ArtifactId>, Error> {
+        let Ok(job) = text.parse::<JobId>() else { return Ok(None) };
+        match self.job(&job).await {
+            Ok(JobView { artifact: Some(summary), .. }) => Ok(Some(summary.artifact)),
+            Ok(view) => {
+                let status = output::word(&view.status);
+                Err(Error::Refused(format!(
+                    "job {job} has no artifact: it is {status}; `longshore job {job}` says more"
+                )))
+            }
+            Err(error) if error.status() == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn by_prefix(&self, prefix: &str) -> Result<Option<ArtifactId>, Error> {

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
 use longshore_control::{Control, ControlConfig, snapshots::SnapshotConfig};
 use longshore_log::Log;
+use longshore_provenance::SigningKey;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_service::{
@@ -51,6 +52,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) main_bucket: &'a Bucket,
     pub(crate) secrets: &'a Secrets,
     pub(crate) request_keys: &'a RequestKeys,
+    pub(crate) provenance_key: Arc<SigningKey>,
     pub(crate) snapshots: SnapshotConfig,
     pub(crate) allow_file_repositories: bool,
     /// What the topics begin with on the brokers.
@@ -81,6 +83,7 @@ impl Parts<'_> {
             tokens: self.secrets.tokens.clone(),
             signer: self.secrets.signer.clone(),
             request_key: self.request_keys.own().clone(),
+            provenance_key: self.provenance_key.clone(),
             limits: ApiLimits { beat_seconds: self.leases.beat.0, ..ApiLimits::of(self.limits) },
             checks: Arc::new(checks),
             allow_file_repositories: self.allow_file_repositories,
@@ -127,6 +130,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let data = DataFolder::take(&settings.data, "control")?;
     let secrets = Secrets::load(&settings.secrets())?;
     let request_keys = secrets::request_keys(&settings.secrets(), &settings.regions)?;
+    let provenance_key = settings.provenance.key(&settings.secrets())?;
     // Taken first: whoever cannot be reached need not become a leader.
     let listener = listen(settings.api.listen).await?;
     let Some(main) = stores::bucket(&settings.main_bucket()?, settings.s3.create_buckets, &stop).await? else {
@@ -148,6 +152,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         main_bucket: &main,
         secrets: &secrets,
         request_keys: &request_keys,
+        provenance_key: Arc::new(provenance_key),
         snapshots: settings.snapshots.of(
             connected.installation().await?,
             &kept_name(&data.path, NODE, "control")?,

@@ -16,6 +16,7 @@ pub(crate) mod control;
 pub(crate) mod folder;
 pub(crate) mod leases;
 pub(crate) mod metrics;
+pub(crate) mod provenance;
 pub(crate) mod region;
 pub(crate) mod s3;
 pub(crate) mod secrets;

@@ -4,6 +4,7 @@
 //! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
 //! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
 //! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
+//! secrets/provenance.key  what artifacts' provenance is signed with, by control nodes only; provenance.pub is for everyone who verifies
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use longshore_service::{
     tokens::{self, Tokens},
 };
 
+use super::provenance;
 use crate::{args::SecretsArgs, defaults::UpTokens, error::Error, output};
 
 const TOKENS: &str = "tokens.json";
@@ -62,6 +64,7 @@ impl Secrets {
         let signer = Signer::load_or_create(&folder.join(SIGNING_KEY))?;
         let request_keys = RequestKeys::load_or_create(&folder.join(REQUEST_KEYS), regions)?;
         let s3_secret_key = secret(&folder.join(S3_KEY))?;
+        provenance::make(folder)?;
         Ok(Made { secrets: Self { tokens: known, signer }, request_keys, files, s3_secret_key })
     }
 
@@ -99,12 +102,14 @@ pub(crate) fn run(args: &SecretsArgs) -> Result<(), Error> {
     let made = Secrets::make(&args.folder, &args.folder.join("tokens"), &args.regions)?;
     let UpTokens { admin, worker, node } = made.files;
     output::message(&format!(
-        "{} is complete: give every control node a copy, and regions one with their own file of requests/ only",
+        "{} is complete: give every control node a copy, and regions one without provenance.key and with their own file of requests/ only",
         args.folder.display()
     ));
     for (who, file) in [("people who administer", admin), ("workers", worker), ("nodes that enrol", node)] {
         output::message(&format!("  the token of {who}: {}", file.display()));
     }
+    let public = args.folder.join(provenance::PUBLIC_FILE);
+    output::message(&format!("  what artifacts' provenance is verified with, by anyone: {}", public.display()));
     Ok(())
 }
 

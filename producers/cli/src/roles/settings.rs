@@ -13,6 +13,7 @@
 //! [region]                               # name, listen, metrics_listen, bucket, copies_by_service; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
 //! [snapshots]                            # interval, facts, keep
+//! [provenance]                           # key_file, or key: what control nodes sign with
 //! [limits]                               # queue.jobs = 5000, as --limit
 //! ```
 //!
@@ -36,6 +37,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     leases::Leases,
+    provenance::Provenance,
     secrets::{self, Secrets},
     snapshots::Snapshots,
 };
@@ -84,6 +86,8 @@ const KEYS: &[&str] = &[
     "snapshots.interval",
     "snapshots.facts",
     "snapshots.keep",
+    "provenance.key",
+    "provenance.key_file",
     "limits",
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
@@ -116,6 +120,7 @@ pub(crate) struct Settings {
     pub(crate) region: RegionSettings,
     pub(crate) worker: Leases,
     pub(crate) snapshots: Snapshots,
+    pub(crate) provenance: Provenance,
     limits: BTreeMap<String, LimitValue>,
 }
 
@@ -133,6 +138,7 @@ impl Default for Settings {
             region: RegionSettings::default(),
             worker: Leases::default(),
             snapshots: Snapshots::default(),
+            provenance: Provenance::default(),
             limits: BTreeMap::new(),
         }
     }
@@ -405,6 +411,9 @@ impl Settings {
                 }
                 if let Err(what) = self.snapshots.check() {
                     found.add("snapshots", what);
+                }
+                if let Err(error) = self.provenance.key(&self.secrets()) {
+                    found.add("provenance", error.to_string());
                 }
             }
             Role::Region => self.check_region(&mut found),

@@ -7,7 +7,7 @@
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
 //!
-//! `[snapshots]` is in `roles::snapshots`.
+//! `[snapshots]` is in `roles::snapshots`, `[provenance]` in `roles::provenance`.
 
 use longshore_service::config::{self, Sources};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     roles::{
         leases::Leases,
+        provenance::{self, Provenance},
         snapshots::{self, Snapshots},
     },
 };
@@ -26,6 +27,7 @@ use crate::{
 pub(super) struct Settings {
     pub(super) worker: Leases,
     pub(super) snapshots: Snapshots,
+    pub(super) provenance: Provenance,
 }
 
 impl Settings {
@@ -36,7 +38,7 @@ impl Settings {
             ("worker.confirm", &args.worker_confirm),
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
-        let keys = given.iter().map(|(key, _)| *key).chain(snapshots::KEYS).collect();
+        let keys = given.iter().map(|(key, _)| *key).chain(snapshots::KEYS).chain(provenance::KEYS).collect();
         let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;
@@ -80,7 +82,7 @@ mod tests {
     fn times_come_from_the_file_and_flags_come_before_it() {
         let file = "[worker]\nsilence = \"10m\"\nbeat = 20\n[snapshots]\ninterval = \"1h\"\nkeep = 5";
         let worker = |file, flags| load(file, flags).map(|settings| settings.worker);
-        assert_eq!(load("", &[]), Ok(Settings { worker: leases(60, 10, 10), snapshots: Snapshots::default() }));
+        assert_eq!(load("", &[]), Ok(Settings { worker: leases(60, 10, 10), ..Settings::default() }));
         assert_eq!(worker(file, &[]), Ok(leases(600, 20, 10)));
         assert_eq!(worker(file, &[("beat", "1s"), ("silence", "3")]), Ok(leases(3, 1, 10)));
         let snapshots = load(file, &[]).map(|settings| settings.snapshots);

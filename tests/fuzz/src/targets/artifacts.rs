@@ -321,6 +321,7 @@ impl Subject for Releases {
             manifest_key: 0,
             layout: named(layout),
             packs: placed.map_or_else(Vec::new, |placed| placed.packs().to_vec()),
+            provenance: None,
         };
         match Index::decode(&root, &packs) {
             Ok(index) => self.install(&index, data),

@@ -29,6 +29,7 @@ use longshore_log::{
     Log, Record, TopicPartition,
     local::{Config as LogConfig, LocalLog},
 };
+use longshore_provenance::SigningKey;
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, PackId, RegionName, Timestamp,
@@ -133,6 +134,7 @@ impl World {
                 tokens: list,
                 signer: Signer::new([7; 32]),
                 request_key: keys.own().clone(),
+                provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
                 limits: Limits { outcome_wait: OUTCOME_WAIT, ..Limits::default() },
                 checks: Arc::new(Unchecked),
                 allow_file_repositories: false,
@@ -532,6 +534,13 @@ fn templates() -> Vec<(&'static str, Value)> {
         ("POST /v1/jobs/default-1/cancel", json!({})),
         ("GET /v1/artifacts?name=web&limit=5&after=x", Value::Null),
         (with_id("GET /v1/artifacts/ID"), Value::Null),
+        (with_id("GET /v1/artifacts/ID/files?under=bin&after=bin/a&limit=5"), Value::Null),
+        (with_id("GET /v1/artifacts/ID/files/web"), Value::Null),
+        (with_id("GET /v1/artifacts/ID/root"), Value::Null),
+        (with_id("GET /v1/artifacts/ID/provenance"), Value::Null),
+        (with_id("POST /v1/artifacts/ID/packs"), json!({ "packs": [] })),
+        ("POST /v1/imports/uploads", json!({ "packs": part })),
+        ("POST /v1/imports", json!({ "name": "web", "origin": "https://x/1", "run": { "command": ["x"] }, "root": root, "new_pack_bytes": 4 })),
         ("GET /v1/services", Value::Null),
         ("GET /v1/services/web", Value::Null),
         ("POST /v1/services/web/deploys", json!({ "artifact": artifact, "plan": { "waves": waves, "failure_budget_bp": 100 } })),

@@ -9,6 +9,7 @@ use longshore_log::{
     Error as LogError, Log, Membership, Position, Reader, Record, TopicPartition, Writer,
     local::{Config as LogConfig, LocalLog},
 };
+use longshore_provenance::SigningKey;
 use longshore_proxy::{Fault, Link, Proxy};
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
 use longshore_s3::{Bucket, BucketConfig, embedded};
@@ -83,6 +84,7 @@ impl World {
             tokens: known.clone(),
             signer: Signer::new(SECRET),
             request_key: keys.own().clone(),
+            provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
             limits: ApiLimits::default(),
             checks: Arc::new(NoChecks),
             allow_file_repositories: true,

@@ -1,0 +1,73 @@
+//! `longshore artifact import`: publishes what was built elsewhere, through the same pipeline as a worker.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_artifact::Bases;
+use longshore_schemas::{
+    ArtifactName,
+    http::{ArtifactQuery, ArtifactView, ImportBody, Page, UploadsAnswer, UploadsBody},
+};
+use longshore_worker::{
+    client::{self, Client},
+    uploads::{Places, Totals, Uploads},
+};
+
+use super::{Context, builds::run_spec, change};
+use crate::{args::ImportArgs, error::Error, output};
+
+/// Earlier artifacts of the name that are looked at: what they have need not be uploaded.
+const BASES_MAX: u32 = 3;
+/// The server looks for every pack and reads the manifest before it answers.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Where packs of imports go.
+struct ImportPlaces(Client);
+
+#[async_trait::async_trait]
+impl Places for ImportPlaces {
+    async fn uploads(&self, body: &UploadsBody) -> Result<UploadsAnswer, client::Error> {
+        self.0.post(&["imports", "uploads"]).json(body).fetch().await
+    }
+}
+
+pub(super) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
+    let run = run_spec(&args.run, &args.running)?;
+    let bases = bases(context, &args.name).await?;
+    let uploads = Arc::new(Uploads::start(ImportPlaces(context.client.clone()), context.client.plain().clone()));
+    let published = longshore_artifact::publish(&args.path, bases, uploads.clone()).await;
+    let published = published.map_err(|error| Error::Failed(chain(&error)))?;
+    let body = ImportBody {
+        name: args.name.clone(),
+        origin: args.origin.clone(),
+        run,
+        root: serde_json::to_value(&published.root).map_err(anyhow::Error::from)?,
+        new_pack_bytes: published.new_bytes,
+    };
+    let call = context.client.post(&["imports"]).json(&body).timeout(IMPORT_TIMEOUT);
+    let view = change::<ArtifactView>(call).await?;
+    let Totals { uploaded_bytes, there_bytes } = uploads.totals();
+    let (uploaded, there) = (output::size(uploaded_bytes), output::size(there_bytes));
+    output::message(&format!("{uploaded} were uploaded, {there} were there; the regions copy it now"));
+    context.show(&view, |view| view.summary.artifact.to_string())
+}
+
+/// They only save work: one that cannot be read is left out.
+async fn bases(context: &Context, name: &ArtifactName) -> Result<Bases, Error> {
+    let query = ArtifactQuery { name: Some(name.clone()), limit: Some(BASES_MAX), after: None };
+    let page: Page<ArtifactView> = context.client.get(&["artifacts"]).query(&query).fetch().await?;
+    let mut bases = Bases::default();
+    for view in page.items {
+        let artifact = view.summary.artifact;
+        match context.index(&artifact).await {
+            Ok(index) => bases.add_index(&index),
+            Err(error) => output::message(&format!("{} cannot save uploads: {error}", artifact.short())),
+        }
+    }
+    Ok(bases)
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,25 @@
+//! Provenance as it travels: an envelope of signatures around a statement, as [DSSE] has it. `infra/provenance` makes and verifies
+//! them; here is only their shape.
+//!
+//! [DSSE]: https://github.com/secure-systems-lab/dsse
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/artifacts/{artifact}/provenance`. Worth nothing until it is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope {
+    pub payload_type: String,
+    /// Base64.
+    pub payload: String,
+    pub signatures: Vec<Signature>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Says which key it may be; not signed, and not relied on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub keyid: String,
+    /// Base64.
+    pub sig: String,
+}
