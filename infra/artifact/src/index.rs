@@ -84,10 +84,7 @@ impl Index {
 
     /// The bytes of the manifest that an artifact's next one may be compressed by, and its packs: its own, or the key that its own has, as
     /// long as that saves most of it. None if it is not worth it.
-    pub(crate) fn key_of(
-        root: &ArtifactRoot,
-        packs: &HashMap<PackId, Bytes>,
-    ) -> Result<Option<(Vec<PackRef>, Vec<u8>)>, Error> {
+    pub(crate) fn key_of(root: &ArtifactRoot, packs: &HashMap<PackId, Bytes>) -> Result<Option<Key>, Error> {
         let (key, own) = root.manifest_parts();
         let sum = |packs: &[PackRef]| packs.iter().map(|pack| pack.bytes).sum::<u64>();
         let parts = match key {
@@ -114,6 +111,9 @@ impl Index {
         Self::decode(root, &packs)
     }
 }
+
+/// The packs of a key, and its bytes.
+pub(crate) type Key = (Vec<PackRef>, Vec<u8>);
 
 /// Entries, chunks and bytes must be those that the root tells, and the packs too.
 fn compare(root: &ArtifactRoot, layout: &Layout, counts: (u64, u64, u64)) -> Result<(), Error> {

@@ -80,7 +80,7 @@ impl PublicKey {
         blake3::hash(&self.0).to_hex().to_string()
     }
 
-    pub fn to_pem(&self) -> String {
+    pub fn pem(&self) -> String {
         pem("PUBLIC KEY", &PUBLIC_PREFIX, &self.0)
     }
 
@@ -155,14 +155,14 @@ mod tests {
         assert_eq!(SigningKey::pem_of_seed(&seed), SECRET);
         let key = SigningKey::from_pem(SECRET.as_bytes()).expect("a key");
         assert_eq!(key.public(), SigningKey::from_seed(&seed).public());
-        let trusted = TrustedKeys::from_pem(key.public().to_pem().as_bytes()).expect("a key");
+        let trusted = TrustedKeys::from_pem(key.public().pem().as_bytes()).expect("a key");
         assert_eq!(trusted.keys(), [*key.public()]);
         assert!(!format!("{key:?}").contains("AAECAw"), "the secret is not shown");
     }
 
     #[test]
     fn a_file_may_hold_several_public_keys() {
-        let pem = |seed| SigningKey::from_seed(&[seed; KEY_BYTES]).public().to_pem();
+        let pem = |seed| SigningKey::from_seed(&[seed; KEY_BYTES]).public().pem();
         let two = TrustedKeys::from_pem(format!("{}\n# the next one\n{}", pem(1), pem(2)).as_bytes()).expect("keys");
         assert_eq!(two.keys().len(), 2);
         let many = pem(1).repeat(TRUSTED_MAX + 1);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_an_error_that_says_how_to_make_one() {
-        let public = SigningKey::from_seed(&[1; KEY_BYTES]).public().to_pem();
+        let public = SigningKey::from_seed(&[1; KEY_BYTES]).public().pem();
         for text in ["", "x", &public, &SECRET.replace("MC4C", "MC4D"), &SECRET[..60]] {
             let error = SigningKey::from_pem(text.as_bytes()).expect_err(text).to_string();
             assert!(error.contains("openssl genpkey"), "{error}");

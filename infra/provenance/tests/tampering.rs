@@ -81,10 +81,10 @@ fn a_statement_says_what_was_built_and_keeps_secrets() {
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| leaves(value, &format!("{path}/{name}"), found))
+            fields.iter().for_each(|(name, value)| leaves(value, &format!("{path}/{name}"), found));
         }
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(at, value)| leaves(value, &format!("{path}/{at}"), found))
+            items.iter().enumerate().for_each(|(at, value)| leaves(value, &format!("{path}/{at}"), found));
         }
         _ => found.push(path.to_owned()),
     }
@@ -113,7 +113,7 @@ fn whose_key_it_is_decides() {
     let error = verify(&envelope(), &(*key(2).public()).into(), &artifact()).expect_err("another key");
     assert!(error.to_string().contains("none of the 1 keys"), "{error}");
     // While a key is replaced, both are trusted, and either may have signed.
-    let both = TrustedKeys::from_pem([key(2), key(1)].map(|key| key.public().to_pem()).concat().as_bytes());
+    let both = TrustedKeys::from_pem([key(2), key(1)].map(|key| key.public().pem()).concat().as_bytes());
     let both = both.expect("two keys");
     assert_eq!(verify(&envelope(), &both, &artifact()).expect("valid").key, *key(1).public());
     let next = statement().sign(&key(2));

@@ -67,7 +67,7 @@ pub(crate) fn make(secrets: &Path) -> anyhow::Result<()> {
     // There may be further keys in it, of earlier and later times.
     if durable::read(&public)?.is_none() {
         let key = Provenance::default().key(secrets)?;
-        durable::write(&public, key.public().to_pem().as_bytes(), durable::SHARED_MODE)?;
+        durable::write(&public, key.public().pem().as_bytes(), durable::SHARED_MODE)?;
     }
     Ok(())
 }

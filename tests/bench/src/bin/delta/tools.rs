@@ -37,7 +37,10 @@ struct Files<'a> {
     bytes: u64,
 }
 
-const PER_FILE: [(&str, fn(&Files<'_>) -> Command); 3] = [("xdelta3", xdelta3), ("zstd", zstd), ("bsdiff", bsdiff)];
+/// How a tool is told to patch a file.
+type Tool = fn(&Files<'_>) -> Command;
+
+const PER_FILE: [(&str, Tool); 3] = [("xdelta3", xdelta3), ("zstd", zstd), ("bsdiff", bsdiff)];
 
 fn xdelta3(files: &Files<'_>) -> Command {
     // The whole old file is looked at, as the others do.
