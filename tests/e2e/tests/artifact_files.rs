@@ -166,7 +166,7 @@ fn gets(world: &World, id: &ArtifactId, job: &str) -> Result<()> {
     let fetch = world.path(&format!(".again.{}.fetch", id.short()));
     fs::create_dir_all(&fetch)?;
     for pack in data_packs(world, id)? {
-        fs::copy(world.path("up/s3/longshore-main/packs").join(&pack), fetch.join(&pack))?;
+        fs::copy(world.path("up/s3/buckets/longshore-main/packs").join(&pack), fetch.join(&pack))?;
     }
     let got = world.json(&["artifact", "get", job, "--to", path_text(&again)?])?;
     ensure!(got["fetched_bytes"] == 0 && got["there_bytes"] == packs, "{got}");
@@ -184,7 +184,7 @@ fn gets(world: &World, id: &ArtifactId, job: &str) -> Result<()> {
 
 /// As the root in the main bucket names them.
 fn data_packs(world: &World, id: &ArtifactId) -> Result<Vec<String>> {
-    let root = fs::read(world.path(&format!("up/s3/longshore-main/artifacts/{id}.json")))?;
+    let root = fs::read(world.path(&format!("up/s3/buckets/longshore-main/artifacts/{id}.json")))?;
     let root: Value = serde_json::from_slice(&root)?;
     let packs = root["packs"].as_array().context("packs")?;
     packs.iter().map(|pack| Ok(pack["pack"].as_str().context("a name")?.to_owned())).collect()
@@ -228,7 +228,7 @@ fn verifies(world: &World, id: &ArtifactId) -> Result<()> {
     ensure!(report["artifact"] == id && report["verified_bytes"].as_u64() > Some(SPARSE_BYTES), "{report}");
     // Without the server's word: with an envelope that is at hand.
     let envelope = world.path("envelope.json");
-    let root = fs::read(world.path(&format!("up/s3/longshore-main/artifacts/{id}.json")))?;
+    let root = fs::read(world.path(&format!("up/s3/buckets/longshore-main/artifacts/{id}.json")))?;
     let root: Value = serde_json::from_slice(&root)?;
     fs::write(&envelope, root["provenance"].to_string())?;
     world.longshore(&["artifact", "verify", tree, "--envelope", path_text(&envelope)?])?;
