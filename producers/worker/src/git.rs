@@ -134,6 +134,7 @@ impl Git {
     async fn fetch(&self, repository: &Repository, wanted: &Wanted<'_>, lease: &Lease) -> Result<(), Halt> {
         let path = lease.path();
         fs::create_dir_all(path).map_err(Failure::worker)?;
+        remove_locks(path).map_err(Failure::worker)?;
         let format = object_format(wanted.commit);
         self.must(&["init", "--quiet", "--bare", format, "."], path, wanted.stop).await?;
 
@@ -306,4 +307,21 @@ fn borrow_objects(target: &Path, cache: &Path) -> io::Result<()> {
 
 fn unreachable(repository: &str, reason: &str) -> Failure {
     Failure::new(FailureReason::RepositoryUnreachable, format!("{repository} cannot be fetched from: {reason}"))
+}
+/// Removes what a git that was killed has locked for good: its next one would take its own files for another's. Only one fetches
+/// at a time.
+fn remove_locks(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            // Objects are written under names of their own, and are many.
+            if entry.file_name() != "objects" {
+                remove_locks(&path)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "lock") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }

@@ -162,6 +162,13 @@ async fn a_cache_that_lacks_files_of_a_commit_is_never_built_from() {
     // A disk that lost a file of a commit that was whole.
     fs::remove_file(cache.path().join(object(&format!("{second}:file")))).expect("removed");
     root(lab.build(lab.spec(&second, build)).await);
+
+    // A fetch that was killed while it held git's own locks.
+    let third = lab.commit(&[("file", b"3")]);
+    for name in ["shallow.lock".to_owned(), format!("refs/longshore/{third}.lock")] {
+        fs::write(cache.path().join(name), "").expect("written");
+    }
+    root(lab.build(lab.spec(&third, build)).await);
     lab.end().await;
 }
 
