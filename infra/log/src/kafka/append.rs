@@ -14,15 +14,19 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rdkafka::{error::KafkaError, producer::Producer, types::RDKafkaErrorCode};
+use rdkafka::{
+    error::KafkaError,
+    producer::{BaseRecord, Producer},
+    types::RDKafkaErrorCode,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Config,
-    client::{Client, Context, Watch},
+    client::{Client, Context, MESSAGE_MILLIS_MAX, Watch},
     producer::{self, Report, Reported, outgoing},
     topics::{Size, Topic},
 };
@@ -34,6 +38,8 @@ const ROOM_BYTES: usize = 4 * BATCH_BYTES_MAX;
 const RECORD_OVERHEAD: usize = 64;
 /// Records of a lane that are in flight at once.
 const GROUP_RECORDS_MAX: usize = 1_000;
+/// How long a record may wait in its lane: callers get an answer, whatever becomes of those before it.
+const WAIT_MAX: Duration = Duration::from_millis(MESSAGE_MILLIS_MAX);
 /// How long to wait for room in librdkafka's queue, which is larger than what is let in.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -57,6 +63,7 @@ struct Waiting {
     record: Record,
     pending: Arc<Pending>,
     index: usize,
+    since: Instant,
 }
 
 /// One append under way.
@@ -130,31 +137,35 @@ impl Source {
 async fn lane(source: Arc<Source>, topic: Arc<Topic>, partition: u32, mut waiting: mpsc::UnboundedReceiver<Waiting>) {
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, GROUP_RECORDS_MAX).await > 0 {
-        let (last, reported) = oneshot::channel::<()>();
-        let last = Arc::new(last);
-        for Waiting { record, pending, index } in group.drain(..) {
-            let ticket = Box::new(Ticket { pending: pending.clone(), index, _group: last.clone() });
-            if let Err(error) = send(&source, &topic, partition, &record, ticket).await {
-                // No report will come for it.
-                pending.delivered(index, Err(error));
-            }
-        }
-        drop(last);
         // Nobody sends: it ends with the last ticket.
-        let _ = reported.await;
+        let _ = hand_over(&source, &topic, partition, &mut group).await.await;
     }
 }
 
-async fn send(
-    source: &Source,
-    topic: &Topic,
-    partition: u32,
-    record: &Record,
-    ticket: Box<Ticket>,
-) -> Result<(), KafkaError> {
-    let given_up = |_| KafkaError::MessageProduction(RDKafkaErrorCode::Fatal);
-    let producer = source.producer().map_err(given_up)?;
-    let mut out = outgoing(topic, partition, record, ticket);
+/// What is answered once each record of the group was reported.
+async fn hand_over(source: &Source, topic: &Topic, partition: u32, group: &mut Vec<Waiting>) -> oneshot::Receiver<()> {
+    let (last, reported) = oneshot::channel();
+    let last = Arc::new(last);
+    let producer = source.producer().map_err(|_| KafkaError::MessageProduction(RDKafkaErrorCode::Fatal));
+    for Waiting { record, pending, index, since } in group.drain(..) {
+        let sent = match &producer {
+            // It has waited as long as librdkafka would have kept it.
+            _ if since.elapsed() > WAIT_MAX => Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)),
+            Err(error) => Err(error.clone()),
+            Ok(producer) => {
+                let ticket = Box::new(Ticket { pending: pending.clone(), index, _group: last.clone() });
+                send(producer, outgoing(topic, partition, &record, ticket)).await
+            }
+        };
+        if let Err(error) = sent {
+            // No report will come for it.
+            pending.delivered(index, Err(error));
+        }
+    }
+    reported
+}
+
+async fn send(producer: &Appends, mut out: BaseRecord<'_, [u8], [u8], Box<Ticket>>) -> Result<(), KafkaError> {
     while let Err((error, back)) = producer.send(out) {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
             return Err(error);
@@ -186,8 +197,9 @@ impl Appender {
         let state = State { offsets: vec![0; records.len()], left: records.len(), failed: None, answer: Some(answer) };
         let pending = Arc::new(Pending { state: Mutex::new(state), _room: room });
         let partitions: Vec<u32> = records.iter().map(|record| topic.partition_of(record)).collect();
+        let since = Instant::now();
         for (index, (record, partition)) in records.into_iter().zip(&partitions).enumerate() {
-            self.queue(topic, *partition, Waiting { record, pending: pending.clone(), index });
+            self.queue(topic, *partition, Waiting { record, pending: pending.clone(), index, since });
         }
         let offsets = outcome.await.map_err(|_| Error::Closed)?.map_err(|error| self.failed(error))?;
         self.source.watch.worked();

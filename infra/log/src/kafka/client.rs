@@ -18,6 +18,8 @@ use crate::{Error, RECORD_BYTES_MAX};
 pub(super) const MESSAGE_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 /// How long a transaction may stay open before the brokers abort it.
 pub(super) const TRANSACTION_MILLIS_MAX: u64 = 10_000;
+/// How long a record waits for the brokers: no longer than the transaction that it may be of.
+pub(super) const MESSAGE_MILLIS_MAX: u64 = TRANSACTION_MILLIS_MAX;
 /// How long a member of a group may be silent before its partitions go to others.
 const SESSION_MILLIS: u64 = 6_000;
 
@@ -324,7 +326,7 @@ impl Config {
             .set("acks", "all")
             // So that a group of records becomes one request.
             .set("linger.ms", "1")
-            .set("message.timeout.ms", TRANSACTION_MILLIS_MAX.to_string())
+            .set("message.timeout.ms", MESSAGE_MILLIS_MAX.to_string())
             .set("request.timeout.ms", "5000")
             .set("retry.backoff.ms", "50")
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())

@@ -101,6 +101,24 @@ async fn a_broker_that_dies_and_comes_back_loses_nothing() {
     assert_eq!(found, acknowledged);
 }
 
+/// Far more appends than go to the broker at once: those that wait behind others end with them, and not one group after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_that_wait_for_a_broker_that_is_gone_all_get_an_answer() {
+    let cluster = Cluster::start(&longshore_kafka::Config::new(1)).unwrap();
+    let log = soon(KafkaLog::connect(config(cluster.brokers(), 1))).await.unwrap();
+    soon(log.append(TOPIC, vec![Record::new("key", "there")])).await.unwrap();
+    cluster.kill(1).unwrap();
+    let appends: Vec<_> = (0..20_000)
+        .map(|number| {
+            let log = log.clone();
+            tokio::spawn(async move { log.append(TOPIC, vec![Record::new("key", format!("gone {number}"))]).await })
+        })
+        .collect();
+    for append in appends {
+        assert!(soon(append).await.unwrap().is_err(), "nobody has it");
+    }
+}
+
 /// How many records are there that were appended, and that were committed.
 async fn written(log: &Arc<KafkaLog>) -> [usize; 2] {
     let values = values(log).await;
