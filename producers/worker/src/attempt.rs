@@ -346,7 +346,7 @@ fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
 }
 
 /// An error and its causes, as one line.
-fn chain(error: &dyn StdError) -> String {
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -308,6 +308,7 @@ fn borrow_objects(target: &Path, cache: &Path) -> io::Result<()> {
 fn unreachable(repository: &str, reason: &str) -> Failure {
     Failure::new(FailureReason::RepositoryUnreachable, format!("{repository} cannot be fetched from: {reason}"))
 }
+
 /// Removes what a git that was killed has locked for good: its next one would take its own files for another's. Only one fetches
 /// at a time.
 fn remove_locks(dir: &Path) -> io::Result<()> {

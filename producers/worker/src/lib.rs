@@ -36,6 +36,7 @@ mod tidy;
 pub mod uploads;
 mod worker;
 
+pub use attempt::chain;
 pub use config::{GitLimits, GuardProgram, WorkerConfig};
 pub use error::Error;
 pub use reqwest::Url;

@@ -8,6 +8,7 @@ use longshore_schemas::{
     http::{ArtifactQuery, ArtifactView, ImportBody, Page, UploadsAnswer, UploadsBody},
 };
 use longshore_worker::{
+    chain,
     client::{self, Client},
     uploads::{Places, Totals, Uploads},
 };
@@ -64,10 +65,4 @@ async fn bases(context: &Context, name: &ArtifactName) -> Result<Bases, Error> {
         }
     }
     Ok(bases)
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

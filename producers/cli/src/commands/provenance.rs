@@ -6,6 +6,7 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,6 +17,7 @@ use longshore_artifact::{Bases, PackRef, PackSink, SinkError};
 use longshore_provenance::{Statement, TrustedKeys, Verified, from_json};
 use longshore_schemas::{ArtifactId, PackId, provenance::Envelope};
 use longshore_service::durable;
+use longshore_worker::chain;
 use serde::Serialize;
 
 use super::Context;
@@ -87,19 +89,19 @@ impl PackSink for Nowhere {
 /// Which artifact a tree is, by all its bytes, modes and links; and how large it is.
 async fn name_of(tree: &Path) -> Result<(ArtifactId, u64), Error> {
     let published = longshore_artifact::publish(tree, Bases::default(), Arc::new(Nowhere)).await;
-    let root = published.map_err(|error| Error::Failed(anyhow::Error::new(error).to_string()))?.root;
+    let root = published.map_err(|error| Error::Failed(chain(&error)))?.root;
     Ok((root.artifact, root.size_bytes))
 }
 
 /// Reads every pack of the artifact, and checks every chunk in it. Keeps none.
 async fn check_packs(context: &Context, artifact: &ArtifactId) -> Result<u64, Error> {
     let index = Arc::new(context.index(artifact).await?);
-    let chunks = index.chunks_by_pack();
     let packs = index.layout.packs().to_vec();
+    let chunks: HashMap<PackId, _> = packs.iter().map(|pack| pack.pack).zip(index.chunks_by_pack()).collect();
     let of = index.clone();
     let keep = move |pack: &PackRef, bytes: Bytes| {
-        let at = of.layout.packs().iter().position(|known| known == pack).context("a pack of the layout")?;
-        of.check_pack(&chunks[at], &bytes).map_err(|error| anyhow!("the main bucket has it damaged: {error}"))
+        let chunks = chunks.get(&pack.pack).context("a pack of the layout")?;
+        of.check_pack(chunks, &bytes).map_err(|error| anyhow!("the main bucket has it damaged: {error}"))
     };
     context.packs(artifact, packs, Arc::new(keep)).await?;
     Ok(index.root.size_bytes)
