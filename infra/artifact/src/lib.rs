@@ -12,7 +12,9 @@
 //! - A **pack** holds a few MiB of chunks, each compressed alone where that helps; its name is the BLAKE3 of its bytes.
 //! - The **layout** says in which pack and range each chunk of the manifest lies. It may point into packs of earlier
 //!   artifacts: that is how unchanged data is not uploaded again.
-//! - The **root** is the small JSON object that names the packs of all three.
+//! - The **root** is the small JSON object that names the packs of all three. A large manifest travels compressed by an earlier
+//!   one, its *key*, whose packs the root names too.
+//! - A **patch** makes the chunks that one artifact lacks of those that only it has: for programs that were linked again.
 //!
 //! Only the artifact's name is trusted. Root and layout may be wrong: then a hash does not match and there is an error,
 //! never wrong bytes. Every size and count that is read is checked against a limit before memory is taken for it.

@@ -141,7 +141,8 @@ async fn root(bucket: &Bucket, artifact: ArtifactId) -> Result<ArtifactRoot> {
     Ok(ArtifactRoot::from_json(&artifact, &json)?)
 }
 
-async fn index_packs(bucket: &Bucket, artifact: ArtifactId) -> Result<(ArtifactRoot, HashMap<PackId, Bytes>)> {
+/// An artifact's root, and the packs of its manifest and layout.
+pub async fn index_packs(bucket: &Bucket, artifact: ArtifactId) -> Result<(ArtifactRoot, HashMap<PackId, Bytes>)> {
     let root = root(bucket, artifact).await?;
     let mut packs = HashMap::new();
     for pack in Index::packs(&root) {

@@ -7,7 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+/// Where a benchmark works: in `dir`, or where the system keeps what is temporary.
+pub fn work_in(dir: Option<&Path>) -> Result<TempDir> {
+    let made = dir.map_or_else(tempfile::tempdir, tempfile::tempdir_in);
+    made.context("cannot make a working directory")
+}
 
 const COMPARED_BYTES: usize = 1 << 20;
 

@@ -26,6 +26,7 @@ use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use longshore_bench::{
     Goal, Report,
     roles::{Role, Server},
+    trees,
 };
 use serde_json::{Value, json};
 
@@ -75,11 +76,7 @@ struct Row {
 }
 
 fn bench(options: &Options) -> Result<()> {
-    let work = match &options.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    }
-    .context("cannot make a working directory")?;
+    let work = trees::work_in(options.dir.as_deref())?;
     let found = pairs::find()?;
     let chosen = found.iter().filter(|pair| options.pair.as_ref().is_none_or(|name| *name == pair.name));
     let server = Server::start(&work.path().join("server"))?;

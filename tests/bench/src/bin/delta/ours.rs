@@ -1,22 +1,16 @@
 //! A pair through the real pipeline: published, fetched by a machine that has the old release, and patched.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Result, ensure};
 use longshore_artifact::{
-    ArtifactRoot, DirPacks, Index, Need, PackRef, ROOT_BYTES_MAX, apply, assemble_patched, load_installed, make_patch,
-    pack_key, patched_manifest, root_key,
+    DirPacks, Index, Need, PackRef, apply, assemble_patched, load_installed, make_patch, patched_manifest,
 };
 use longshore_bench::{
-    roles::{Fetched, PublishedBy, child, text},
+    roles::{Fetched, PublishedBy, child, index_packs, text},
     s3, trees,
 };
 use longshore_s3::Bucket;
-use longshore_schemas::ArtifactId;
 
 use crate::pairs::Pair;
 
@@ -72,13 +66,7 @@ fn sum<'a>(packs: impl Iterator<Item = &'a PackRef>) -> u64 {
 }
 
 async fn index(bucket: &Bucket, artifact: &str) -> Result<Index> {
-    let artifact: ArtifactId = artifact.parse()?;
-    let json = bucket.get(&root_key(&artifact), ROOT_BYTES_MAX as u64).await?;
-    let root = ArtifactRoot::from_json(&artifact, &json)?;
-    let mut packs = HashMap::new();
-    for pack in Index::packs(&root) {
-        packs.insert(pack.pack, bucket.get(&pack_key(&pack.pack), pack.bytes).await?);
-    }
+    let (root, packs) = index_packs(bucket, artifact.parse()?).await?;
     Ok(Index::decode(&root, &packs)?)
 }
 

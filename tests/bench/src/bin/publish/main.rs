@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use longshore_bench::{
     Goal, Report,
@@ -60,11 +60,7 @@ fn main() -> Result<()> {
 }
 
 fn bench(options: &Options) -> Result<()> {
-    let work = match &options.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    }
-    .context("cannot make a working directory")?;
+    let work = trees::work_in(options.dir.as_deref())?;
     let work = work.path();
     let wanted = options.size_gb.unwrap_or(if options.full { 10 } else { 4 }) * GB;
     let stat = rustix::fs::statvfs(work)?;

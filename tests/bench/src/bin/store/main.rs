@@ -7,7 +7,7 @@ mod tree;
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use longshore_bench::{
     Goal, Report,
@@ -48,11 +48,7 @@ fn main() -> Result<()> {
 }
 
 fn bench(options: &Options) -> Result<()> {
-    let work = match &options.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    }
-    .context("cannot make a working directory")?;
+    let work = trees::work_in(options.dir.as_deref())?;
     let (source, machine) = (work.path().join("source"), work.path().join("machine"));
     fs::create_dir(&machine)?;
     let size_bytes = tree::make(&source, options.size_mib * MIB, options.seed)?;
