@@ -699,7 +699,7 @@ mod tests {
             ("jobs --status done", "queued, running"),
             ("artifact", "ARTIFACT"),
             ("artifact get web", "--to"),
-            ("artifact web ls", "unexpected argument"),
+            ("artifact web ls", "the subcommand 'ls' cannot be used with"),
             ("artifact diff web", "TO"),
             ("artifact import x --name web --run ./web", "--origin"),
             ("jobs --limit 0", "0 is not in"),

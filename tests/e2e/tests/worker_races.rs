@@ -306,10 +306,14 @@ fn processes_with(marks: &[String]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// There is one artifact for each job that succeeded, and no other.
+/// There is one artifact for each job that succeeded, and no other. The queue knows of a success first, and tells replication.
 async fn published_once(client: &Client) -> Result<()> {
-    let artifacts = client.get::<Page<ArtifactView>>("/v1/artifacts?limit=1000").await?.items;
     let jobs = client.get::<Page<JobView>>("/v1/jobs?status=succeeded&limit=1000").await?.items;
+    let artifacts = wait_for("replication to know of every artifact", BOUND, async || {
+        let artifacts = client.get::<Page<ArtifactView>>("/v1/artifacts?limit=1000").await?.items;
+        Ok((artifacts.len() >= jobs.len()).then_some(artifacts))
+    })
+    .await?;
     let published: BTreeSet<_> =
         artifacts.iter().filter_map(|view| Some((view.source.job()?.clone(), view.summary.artifact))).collect();
     let succeeded: BTreeSet<_> =
