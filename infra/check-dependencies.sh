@@ -67,5 +67,9 @@ done
 cargo tree --quiet --offline --workspace -e normal,build,dev,features --prefix none --format '{p} {f}' |
   grep -E '^longshore-planted .*planted-bugs' && fail "something turns planted-bugs on in a build of the whole workspace" || true
 
+# Clones share a target folder: see infra/checkout.
+grep -rnE --include='*.rs' 'env!\("CARGO_MANIFEST_DIR"\)' agents infra processors producers schemas tests &&
+  fail "the path of a checkout is compiled in; look for it at run time" || true
+
 [ $failed = 0 ] && echo "dependency rules hold for $(wc -w <<<"$MEMBERS") packages"
 exit $failed

@@ -40,6 +40,16 @@ pub struct Problem {
     pub request: Option<RequestId>,
 }
 
+impl Problem {
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.strip_prefix("/problems/") == Some(kind)
+    }
+}
+
+/// The kind of problem of a finish whose packs are not all there, or not any more: publish again, and finish again.
+pub const PACKS_MISSING: &str = "packs-missing";
+
 /// A time in answers: RFC 3339.
 pub mod rfc3339 {
     use crate::Timestamp;
@@ -157,6 +167,78 @@ pub struct ArtifactView {
     pub replicas: Vec<ReplicaView>,
     /// Services that keep it.
     pub pinned_by: Vec<ServiceName>,
+    /// Since when it may not be deployed any more.
+    #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<Timestamp>,
+    /// The person who wants it kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_by: Option<WantedView>,
+}
+
+/// Why a person wants an artifact kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedView {
+    pub by: String,
+    pub reason: String,
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+}
+
+/// What `PUT /v1/artifacts/{artifact}/keep` takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBody {
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Artifacts that a [`RetentionView`] lists of each kind.
+pub const RETENTION_ITEMS_MAX: usize = 1_000;
+
+/// What would be retired and collected now, and why all else is kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RetentionView {
+    /// What nothing keeps, oldest first; perhaps not all.
+    pub retired: Vec<RetiringView>,
+    pub retired_total: u64,
+    pub kept: Vec<KeptView>,
+    pub kept_total: u64,
+    /// What would be deleted of the main bucket once these have been retired, and those before them, for as long as this.
+    pub grace_seconds: u64,
+    pub collected: CollectedView,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetiringView {
+    pub artifact: ArtifactId,
+    pub name: ArtifactName,
+    #[serde(with = "rfc3339")]
+    pub built_at: Timestamp,
+    /// Some of it may be other artifacts' as well.
+    pub pack_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptView {
+    pub artifact: ArtifactId,
+    pub name: ArtifactName,
+    #[serde(with = "rfc3339")]
+    pub built_at: Timestamp,
+    pub pack_bytes: u64,
+    /// For people.
+    pub because: String,
+}
+
+/// What a round over a bucket deletes and keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedView {
+    pub roots_kept: u64,
+    pub roots_deleted: u64,
+    pub packs_kept: u64,
+    pub pack_bytes_kept: u64,
+    pub packs_deleted: u64,
+    pub pack_bytes_deleted: u64,
 }
 
 /// What an artifact was made from: a commit, by a job; or something elsewhere, by an import.

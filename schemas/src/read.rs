@@ -3,7 +3,7 @@
 //! Every control node holds all projections, so each answer is local and immediate. An answer may be older than a request
 //! that was just appended: [`ReadModel::outcome`] waits for that request, and what is read after it includes it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -12,7 +12,7 @@ use crate::{
     events::Refusal,
     http::{
         ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
-        QueueView, ServiceView,
+        QueueView, RetentionView, ServiceView,
     },
 };
 
@@ -70,6 +70,11 @@ pub trait ReadModel: Send + Sync + 'static {
     /// Reads the whole log, compares the projections with a replay of it, and says what is wrong: a report in JSON.
     async fn verify(&self) -> Result<serde_json::Value, ReadError> {
         Err(ReadError::Unavailable("these projections cannot be compared with a log".to_owned()))
+    }
+
+    /// What would be retired and collected now, and why all else is kept. Reads much of the main bucket.
+    async fn retention(self: Arc<Self>) -> Result<RetentionView, ReadError> {
+        Err(ReadError::Unavailable("these projections are of no bucket".to_owned()))
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError>;

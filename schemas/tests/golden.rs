@@ -4,7 +4,7 @@
 //! mean. A new event's line is appended by `LONGSHORE_WRITE_GOLDEN=1 cargo test -p longshore-schemas --test golden`;
 //! lines that are there are never changed.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, str::FromStr};
 
 use longshore_schemas::{
     ArtifactId, PackId, Timestamp,
@@ -144,6 +144,8 @@ fn artifact_requests() -> Vec<ArtifactRequest> {
         PinRequested { artifact, service, deploy: id("d-1"), regions: vec![id("eu")] }.into(),
         UnpinRequested { artifact, service: id("web") }.into(),
         ImportRequested { summary: summary(), origin: origin(), run: run() }.into(),
+        KeepRequested { artifact, reason: "an audit".into() }.into(),
+        LetGoRequested { artifact }.into(),
     ]
 }
 
@@ -161,6 +163,8 @@ fn artifacts() -> Vec<ArtifactFact> {
         processed().into(),
         ReplicaRegionsSet { artifact, regions: vec![id("eu"), id("us")], added: vec![id("us")] }.into(),
         ArtifactImported { summary: summary(), origin: origin(), run: run(), regions: vec![id("eu")] }.into(),
+        ArtifactKept { artifact, reason: "an audit".into() }.into(),
+        ArtifactLetGo { artifact }.into(),
     ]
 }
 
@@ -330,7 +334,7 @@ fn check<M: Message + PartialEq + std::fmt::Debug>(topic: &str, examples: Vec<(S
 
 /// What an older version has written means what it meant; what came later is beside it.
 fn check_older<M: Message>(file: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
+    let path = Path::new("golden").join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
     for line in text.lines() {
         let mut parts = line.splitn(3, ' ');
@@ -356,7 +360,7 @@ fn contains(found: &Value, expected: &Value) -> bool {
 
 /// Today's examples of one topic against the lines of its file.
 fn check_newest<M: Message + PartialEq + std::fmt::Debug>(file: &str, examples: Vec<(String, M)>) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
+    let path = Path::new("golden").join(file);
     let mut text = fs::read_to_string(&path).unwrap_or_default();
     let mut seen = BTreeMap::<String, usize>::new();
     let write = std::env::var_os("LONGSHORE_WRITE_GOLDEN").is_some();

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use longshore_schemas::codec::{SCHEMAS, derived_schemas};
 
 fn avro_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("avro")
+    PathBuf::from("avro")
 }
 
 fn pretty(schema: &apache_avro::Schema) -> String {

@@ -39,10 +39,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, RegionConfig,
+    collection::Retired,
     copy::{Copied, Copy, Progress},
     mender::{What, Word, Words},
     outbox::Outbox,
     reports::Reports,
+    roots::Roots,
     turns::sleep_until,
 };
 
@@ -79,6 +81,8 @@ pub(crate) struct Copier {
     pending: Pending,
     saved_at: Instant,
     damaged: Words,
+    retired: Arc<Retired>,
+    roots: Arc<Roots>,
 }
 
 /// What one task is doing or has done.
@@ -113,9 +117,11 @@ impl Copier {
         outbox: Arc<Outbox>,
         reports: Arc<Reports>,
         damaged: Words,
+        (retired, roots): (Arc<Retired>, Arc<Roots>),
     ) -> Result<Self, Error> {
         let ledger = Ledger::open(config.data_dir.join("copier.json"), Pending::default())?;
         let pending = ledger.content().clone();
+        retired.followed(&pending, true);
         Ok(Self {
             region: config.region.clone(),
             log: config.log.clone(),
@@ -128,6 +134,8 @@ impl Copier {
             pending,
             saved_at: Instant::now(),
             damaged,
+            retired,
+            roots,
         })
     }
 
@@ -178,6 +186,7 @@ impl Copier {
                 // The file belongs to another log: what it says is of no use.
                 tracing::warn!(region = %self.region, partition, end, "the log is shorter than remembered; reading it anew");
                 self.pending = Pending::default();
+                self.retired.followed(&self.pending, true);
                 break;
             }
         }
@@ -206,6 +215,10 @@ impl Copier {
     }
 
     fn take(&mut self, records: &[StoredRecord], jobs: &mut Jobs) {
+        let mut retired = false;
+        for artifact in self.retired.forgotten() {
+            retired |= self.pending.retired.remove(&artifact).is_some();
+        }
         for stored in records {
             let Some(value) = &stored.record.value else { continue };
             match codec::decode::<Fact<ArtifactFact>>(value) {
@@ -214,7 +227,12 @@ impl Copier {
                         // Something changed: it need not wait.
                         jobs.give_back_at.remove(&failed.artifact);
                     }
-                    self.pending.apply(&self.region, fact.event);
+                    retired |= matches!(fact.event, ArtifactFact::ArtifactRetired(_));
+                    if let ArtifactFact::ReplicationStarted(started) = &fact.event {
+                        retired |= self.pending.retired.contains_key(&started.summary.artifact);
+                    }
+                    self.roots.forget_of(&self.region, &fact.event);
+                    self.pending.apply(&self.region, fact.event, fact.at);
                 }
                 Err(error) => {
                     tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped");
@@ -222,6 +240,7 @@ impl Copier {
             }
             self.pending.offsets.insert(stored.source.partition, stored.offset + 1);
         }
+        self.retired.followed(&self.pending, retired);
         let still: BTreeSet<ArtifactId> = self.pending.artifacts.iter().copied().collect();
         jobs.taken.retain(|artifact| still.contains(artifact));
     }

@@ -10,6 +10,9 @@
 //! What lies in a pack's own place was verified before it was put there, whoever dies in between.
 //! Wrong bytes are never copied on: they are moved away, and said to be wrong. Regions that have what the main bucket lost give it back.
 //!
+//! What is about to be there is announced first, so that no collector deletes any of it from then on; what a collector had condemned
+//! before that is waited for.
+//!
 //! The root in a region's bucket says that every pack it names is there: nodes may begin once they find it.
 
 use std::sync::{
@@ -20,6 +23,7 @@ use std::sync::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use longshore_artifact::{ArtifactRoot, PACK_BYTES_MAX, PackRef, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_collector::{ANNOUNCED_LASTS, announce, condemned, is_condemned};
 use longshore_region_policy::turns::Source;
 use longshore_s3::{Bucket, Error as BucketError};
 use longshore_schemas::{ArtifactId, PackId, events::UploadedPack};
@@ -46,6 +50,8 @@ pub(crate) struct Copy {
     pub(crate) by_service: Arc<AtomicBool>,
     /// Where it copies to, of this process alone: what begins the keys.
     pub(crate) incoming: Arc<str>,
+    /// What this process is called among those of its region.
+    pub(crate) process: Arc<str>,
 }
 
 pub(crate) struct Copied {
@@ -98,6 +104,15 @@ pub(crate) enum CopyError {
         "pack {pack} is not in the main bucket; another region that has it puts it back, or build the artifact again"
     )]
     Missing { pack: PackId },
+    #[error(
+        "packs of the artifact are just being collected, since nothing needed them until now; it is tried again soon"
+    )]
+    Condemned,
+    #[error("what is being collected cannot be read: {source}")]
+    Collected {
+        #[source]
+        source: longshore_collector::Error,
+    },
 }
 
 impl CopyError {
@@ -105,6 +120,7 @@ impl CopyError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Read { source, .. } | Self::Write { source, .. } => source.is_transient(),
+            Self::Condemned | Self::Collected { .. } => true,
             Self::Root { .. } | Self::WrongBytes { .. } | Self::Missing { .. } => false,
         }
     }
@@ -116,8 +132,8 @@ impl Copy {
         let key = root_key(artifact);
         let json = self.main.get(&key, ROOT_BYTES_MAX as u64).await;
         let json = json.map_err(|source| CopyError::Read { key: key.clone(), source })?;
-        let packs = match ArtifactRoot::from_json(artifact, &json) {
-            Ok(root) => root.all_packs(),
+        let root = match ArtifactRoot::from_json(artifact, &json) {
+            Ok(root) => root,
             Err(source) => {
                 // Out of the way, so that a region that has it can put the right one there.
                 let aside = set_root_aside(&self.main, artifact).await;
@@ -125,16 +141,35 @@ impl Copy {
                 return Err(CopyError::Root { artifact: *artifact, source });
             }
         };
+        let packs = root.all_packs();
         let count = u32::try_from(packs.len()).unwrap_or(u32::MAX);
         let source = Source::Artifact(*artifact);
-        // No `spawn`: dropping this future drops every transfer with it.
-        stream::iter(packs)
-            .map(|pack| self.pack(&source, pack, progress))
-            .buffer_unordered(PACKS_AT_ONCE)
-            .try_for_each(|()| std::future::ready(Ok(())))
-            .await?;
+        loop {
+            let begun = Instant::now();
+            self.announce(&root).await?;
+            progress.packs_done.store(0, Ordering::Relaxed);
+            // No `spawn`: dropping this future drops every transfer with it.
+            stream::iter(packs.iter().copied())
+                .map(|pack| self.pack(&source, pack, progress))
+                .buffer_unordered(PACKS_AT_ONCE)
+                .try_for_each(|()| std::future::ready(Ok(())))
+                .await?;
+            // The announcement may not hold any more: what is there now is looked for again.
+            if begun.elapsed() < ANNOUNCED_LASTS / 2 {
+                break;
+            }
+        }
         self.own.put(&key, json).await.map_err(|source| CopyError::Write { key, source })?;
         Ok(Copied { packs: count })
+    }
+
+    /// Says what will be there, and sees that nothing of it is just being deleted.
+    async fn announce(&self, root: &ArtifactRoot) -> Result<(), CopyError> {
+        let written = announce(&self.own, &self.process, root).await;
+        written
+            .map_err(|source| CopyError::Write { key: format!("what is announced of {}", root.artifact), source })?;
+        let condemned = condemned(&self.own).await.map_err(|source| CopyError::Collected { source })?;
+        if is_condemned(&condemned, root) { Err(CopyError::Condemned) } else { Ok(()) }
     }
 
     async fn pack(&self, source: &Source, wanted: PackRef, progress: &Progress) -> Result<(), CopyError> {

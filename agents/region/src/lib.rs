@@ -13,6 +13,7 @@
 //! - `copier`: brings every replicated artifact into the region's bucket, verified pack by pack, and gives back to the main bucket
 //!   what was lost there.
 //! - `scrub`: looks at replicas all the time; `mender`: at packs that it or a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
+//! - `collection`: deletes what no artifact needs any more.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
@@ -27,6 +28,7 @@
 //! only spares work after a restart. Nodes and their services go on without it.
 
 mod catching_up;
+mod collection;
 mod copier;
 mod copy;
 mod error;
@@ -52,7 +54,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_log::Log;
+use longshore_collector::Collector;
+use longshore_log::{Log, clock};
 use longshore_region_policy::levels;
 use longshore_s3::Bucket;
 use longshore_schemas::stream::FRAME_BYTES_MAX;
@@ -68,11 +71,13 @@ use longshore_service::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use collection::{Collection, INCOMING, Retired};
 use copier::Copier;
 use copy::Copy;
 pub use error::Error;
 use goals::GoalBoard;
 use hints::Hints;
+pub use longshore_collector::Settings as CollectionSettings;
 use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
@@ -122,6 +127,9 @@ pub struct Limits {
     pub scrub_bytes_per_second: u64,
     /// Between the beginnings of two looks at an artifact, at least.
     pub scrub_interval: Duration,
+    /// Between two rounds in which what no artifact needs is deleted.
+    pub collect_interval: Duration,
+    pub collection: longshore_collector::Settings,
     /// Nodes connected.
     pub connections_max: usize,
     /// A node beats this often; after three missed beats it is lost.
@@ -214,6 +222,8 @@ impl Default for Limits {
             copies_by_service: true,
             scrub_bytes_per_second: SCRUB_RATE.default * KIB,
             scrub_interval: Duration::from_secs(10 * 60),
+            collect_interval: Duration::from_secs(6 * 60 * 60),
+            collection: longshore_collector::Settings::default(),
             connections_max: count(&CONNECTIONS),
             beat: Duration::from_secs(10),
             report_interval: Duration::from_secs(1),
@@ -264,9 +274,23 @@ impl Region {
             own: config.bucket.clone(),
             turns: turns.clone(),
             by_service: Arc::new(AtomicBool::new(by_service)),
-            incoming: format!("incoming/{}/", outbox.process()).into(),
+            incoming: format!("{INCOMING}{}/{:08x}/", outbox.process(), rand::random::<u32>()).into(),
+            process: outbox.process().into(),
         };
-        let copier = Copier::open(&config, copy.clone(), outbox.clone(), reports.clone(), damaged.clone())?;
+        let retired = Arc::new(Retired::default());
+        let folded = (retired.clone(), roots.clone());
+        let copier = Copier::open(&config, copy.clone(), outbox.clone(), reports.clone(), damaged.clone(), folded)?;
+        let collection = Collection {
+            log: config.log.clone(),
+            bucket: config.bucket.clone(),
+            incoming: copy.incoming.clone(),
+            collector: Collector::new(config.bucket.clone(), config.limits.collection, clock::now),
+            every: config.limits.collect_interval,
+            grace: config.limits.collection.grace,
+            retired,
+            outbox: outbox.clone(),
+            reports: reports.clone(),
+        };
         let hints = Hints::new(config.region.clone(), config.log.clone(), outbox.clone(), reports.clone(), copy);
         let scrubber = Scrubber::open(
             config.bucket.clone(),
@@ -300,6 +324,7 @@ impl Region {
         tasks.spawn(hints.run(shutdown.clone()));
         tasks.spawn(scrubber.run(shutdown.clone()));
         tasks.spawn(mender.run(shutdown.clone()));
+        tasks.spawn(collection.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));

@@ -2,18 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use longshore_artifact::{ArtifactRoot, ROOT_BYTES_MAX, root_key};
 use longshore_s3::{Bucket, Error as BucketError};
-use longshore_schemas::{ArtifactId, PackId};
+use longshore_schemas::{ArtifactId, PackId, RegionName, events::ArtifactFact};
 use tokio::sync::Mutex;
 
 use crate::mender::{What, Word, Words};
 
 /// Most roots in memory.
 const ROOTS_MAX: usize = 64;
+/// Most that wait to be forgotten one by one.
+const STALE_MAX: usize = 1_000;
 
 /// What the region has of an artifact.
 pub(crate) struct Root {
@@ -43,17 +45,21 @@ pub(crate) struct Roots {
     bucket: Bucket,
     cache: Mutex<Cache>,
     damaged: Words,
+    /// Roots that are not what they were; `None`: perhaps none is.
+    stale: std::sync::Mutex<Option<BTreeSet<ArtifactId>>>,
 }
 
 impl Roots {
     pub(crate) fn new(bucket: Bucket, damaged: Words) -> Self {
-        Self { bucket, cache: Mutex::default(), damaged }
+        Self { bucket, cache: Mutex::default(), damaged, stale: std::sync::Mutex::new(Some(BTreeSet::new())) }
     }
 
     /// `None` if the region does not have the artifact, or not yet. Held while it is read: all of a region's nodes ask for
     /// the same root at the same time, and one of them reads it.
     pub(crate) async fn get(&self, artifact: &ArtifactId) -> Option<Arc<Root>> {
         let mut cache = self.cache.lock().await;
+        let stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner).replace(BTreeSet::new());
+        cache.roots.retain(|id, _| stale.as_ref().is_some_and(|stale| !stale.contains(id)));
         cache.uses += 1;
         let uses = cache.uses;
         if let Some((used, root)) = cache.roots.get_mut(artifact) {
@@ -68,6 +74,22 @@ impl Roots {
         }
         cache.roots.insert(*artifact, (uses, root.clone()));
         Some(root)
+    }
+
+    /// The same artifact may have come anew with other packs, and what only its earlier root named may be collected.
+    pub(crate) fn forget_of(&self, region: &RegionName, fact: &ArtifactFact) {
+        let artifact = match fact {
+            ArtifactFact::ReplicaStored(stored) if stored.region == *region => stored.artifact,
+            ArtifactFact::ArtifactRetired(retired) => retired.artifact,
+            _ => return,
+        };
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(some) = &mut *stale {
+            some.insert(artifact);
+        }
+        if stale.as_ref().is_some_and(|some| some.len() > STALE_MAX) {
+            *stale = None;
+        }
     }
 
     async fn read(&self, artifact: &ArtifactId) -> Option<Root> {

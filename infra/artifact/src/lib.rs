@@ -23,6 +23,7 @@
 //! Everything but [`publish`] is synchronous and belongs on a blocking thread.
 
 mod assemble;
+pub mod collect;
 mod diff;
 mod error;
 mod index;

@@ -6,7 +6,7 @@
 mod apicurio;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -179,7 +179,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The script, wherever the checkout is.
+/// The script that starts and kills brokers.
 pub fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka.sh")
+    longshore_checkout::path("infra/kafka/kafka.sh")
 }

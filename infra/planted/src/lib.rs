@@ -58,6 +58,10 @@ bugs! {
     CompleteAtFirstReplica = "complete-at-first-replica",
     /// An artifact is pinned for a deploy though regions of its plan lack it.
     PinUnreplicated = "pin-unreplicated",
+    /// An artifact is retired though a service needs it.
+    RetirePinned = "retire-pinned",
+    /// What nothing referred to is deleted without a look whether something does by now.
+    CollectWithoutLookingAgain = "collect-without-looking-again",
     /// A rollout does not halt when more nodes fail than its budget allows.
     IgnoreFailureBudget = "ignore-failure-budget",
     /// A new goal's version begins at the first revision again.

@@ -1,6 +1,9 @@
 //! One bucket, as much of it as Longshore needs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_sdk_s3::{
     Client,
@@ -11,7 +14,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     operation::put_object::{PutObjectError, PutObjectOutput},
     primitives::ByteStream,
-    types::ChecksumAlgorithm,
+    types::{ChecksumAlgorithm, ServerSideEncryption},
 };
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
@@ -48,6 +51,33 @@ pub struct BucketConfig {
     pub path_style: bool,
     /// Put before every key: several installations can share a bucket. Empty, or ending in `/`.
     pub prefix: String,
+    pub encryption: Encryption,
+}
+
+/// How the service encrypts what it stores.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// As the bucket is set.
+    #[default]
+    Bucket,
+    /// With keys of the service's own.
+    Service,
+    /// With this key of the service's key management, or its usual one.
+    Key(Option<String>),
+}
+
+impl Encryption {
+    fn mode(&self) -> Option<ServerSideEncryption> {
+        match self {
+            Self::Bucket => None,
+            Self::Service => Some(ServerSideEncryption::Aes256),
+            Self::Key(_) => Some(ServerSideEncryption::AwsKms),
+        }
+    }
+
+    fn key(&self) -> Option<String> {
+        if let Self::Key(key) = self { key.clone() } else { None }
+    }
 }
 
 impl std::fmt::Debug for BucketConfig {
@@ -71,6 +101,7 @@ struct Inner {
     region: String,
     bucket: String,
     prefix: String,
+    encryption: Encryption,
 }
 
 /// An object in a listing.
@@ -78,6 +109,8 @@ struct Inner {
 pub struct Object {
     pub key: String,
     pub bytes: u64,
+    /// By the service's clock.
+    pub modified: SystemTime,
 }
 
 impl Bucket {
@@ -113,8 +146,8 @@ impl Bucket {
         let endpoint = config.endpoint.clone().unwrap_or_else(|| format!("{AWS}{}", config.region));
         let client = Client::from_conf(settings);
         let (region, bucket, prefix) = (config.region.clone(), config.bucket.clone(), config.prefix.clone());
-        let access_key = config.access_key.clone();
-        Ok(Self(Arc::new(Inner { client, endpoint, access_key, region, bucket, prefix })))
+        let (access_key, encryption) = (config.access_key.clone(), config.encryption.clone());
+        Ok(Self(Arc::new(Inner { client, endpoint, access_key, region, bucket, prefix, encryption })))
     }
 
     pub fn name(&self) -> &str {
@@ -139,10 +172,19 @@ impl Bucket {
     /// Whether the bucket is there and may be used; the error says what is wrong.
     pub async fn check_exists(&self) -> Result<(), Error> {
         let head = self.0.client.head_bucket().bucket(self.name()).send().await;
-        head.map(drop).map_err(|error| match self.sorted("", &error) {
-            Error::NotFound { bucket, .. } => Error::MissingBucket { bucket, endpoint: self.0.endpoint.clone() },
-            other => other,
-        })
+        let error = match head {
+            Ok(_) => return Ok(()),
+            Err(error) => self.sorted("", &error),
+        };
+        match error {
+            Error::NotFound { bucket, .. } => Err(Error::MissingBucket { bucket, endpoint: self.0.endpoint.clone() }),
+            // The answer to a HEAD has no words; that to a listing says why.
+            Error::AccessDenied { .. } | Error::Service { .. } => {
+                let list = self.0.client.list_objects_v2().bucket(self.name()).max_keys(1).send().await;
+                list.map(drop).map_err(|error| self.sorted("", &error))
+            }
+            other => Err(other),
+        }
     }
 
     /// The whole object, if it has at most `bytes_max`.
@@ -217,6 +259,8 @@ impl Bucket {
         // everything else here, and what matters has its BLAKE3 as its name.
         let request = self.0.client.put_object().bucket(self.name()).key(self.full(key));
         let request = request.checksum_algorithm(ChecksumAlgorithm::Crc32);
+        let encryption = &self.0.encryption;
+        let request = request.set_server_side_encryption(encryption.mode()).set_ssekms_key_id(encryption.key());
         let request = request.set_if_none_match(if_absent.then(|| "*".to_owned()));
         // The answer begins once all was sent.
         let time = READ_TIMEOUT + Duration::from_secs(bytes.len() as u64 / SLOWEST_BYTES_PER_SECOND);
@@ -241,7 +285,9 @@ impl Bucket {
     /// comes by here. What it copies is as right or as wrong as it was.
     pub async fn copy_from(&self, other: &Self, other_key: &str, key: &str) -> Result<(), Error> {
         let source = format!("{}/{}", other.name(), escaped(&other.full(other_key)));
+        let encryption = &self.0.encryption;
         let request = self.0.client.copy_object().bucket(self.name()).key(self.full(key)).copy_source(source);
+        let request = request.set_server_side_encryption(encryption.mode()).set_ssekms_key_id(encryption.key());
         request.send().await.map(drop).map_err(|error| match self.sorted(key, &error) {
             Error::NotFound { .. } => Error::NotFound { bucket: other.name().to_owned(), key: other_key.to_owned() },
             error => error,
@@ -271,6 +317,19 @@ impl Bucket {
         Pages { bucket: self.clone(), prefix: prefix.to_owned(), next: Next::First }
     }
 
+    /// The next objects of a listing after this key, which need not be there; none at the end.
+    pub async fn list_after(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, Error> {
+        let next = after.map_or(Next::First, |after| Next::After(self.full(after)));
+        let mut pages = Pages { bucket: self.clone(), prefix: prefix.to_owned(), next };
+        // A service may answer a page without objects before the end.
+        while let Some(page) = pages.next().await? {
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+        Ok(Vec::new())
+    }
+
     /// A GET of this object for someone without keys.
     pub async fn presign_get(&self, key: &str, ttl: Duration) -> Result<Presigned, Error> {
         let request = self.0.client.get_object().bucket(self.name()).key(self.full(key));
@@ -283,6 +342,8 @@ impl Bucket {
         let length = i64::try_from(content_length);
         let length = length.map_err(|error| Error::Config { field: "content_length", reason: error.to_string() })?;
         let request = self.0.client.put_object().bucket(self.name()).key(self.full(key));
+        let encryption = &self.0.encryption;
+        let request = request.set_server_side_encryption(encryption.mode()).set_ssekms_key_id(encryption.key());
         let request = request.if_none_match("*").content_length(length);
         let presigned = request.presigned(expires_in(ttl)?).await;
         presigned.map(Presigned::from).map_err(|error| self.sorted(key, &error))
@@ -366,6 +427,7 @@ pub struct Pages {
 
 enum Next {
     First,
+    After(String),
     Token(String),
     End,
 }
@@ -373,14 +435,15 @@ enum Next {
 impl Pages {
     /// The next page; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Object>>, Error> {
-        let token = match std::mem::replace(&mut self.next, Next::End) {
-            Next::First => None,
-            Next::Token(token) => Some(token),
+        let (after, token) = match std::mem::replace(&mut self.next, Next::End) {
+            Next::First => (None, None),
+            Next::After(after) => (Some(after), None),
+            Next::Token(token) => (None, Some(token)),
             Next::End => return Ok(None),
         };
         let inner = &self.bucket.0;
         let request = inner.client.list_objects_v2().bucket(&inner.bucket).prefix(self.bucket.full(&self.prefix));
-        let request = request.max_keys(PAGE_OBJECTS_MAX).set_continuation_token(token);
+        let request = request.max_keys(PAGE_OBJECTS_MAX).set_start_after(after).set_continuation_token(token);
         let page = request.send().await.map_err(|error| self.bucket.sorted(&self.prefix, &error))?;
         if let (Some(true), Some(token)) = (page.is_truncated(), page.next_continuation_token()) {
             self.next = Next::Token(token.to_owned());
@@ -388,7 +451,8 @@ impl Pages {
         let objects = page.contents().iter().filter_map(|object| {
             let key = object.key()?.strip_prefix(&*inner.prefix)?.to_owned();
             let bytes = object.size().and_then(|size| u64::try_from(size).ok())?;
-            Some(Object { key, bytes })
+            let modified = object.last_modified().and_then(|time| SystemTime::try_from(*time).ok());
+            Some(Object { key, bytes, modified: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
         });
         Ok(Some(objects.collect()))
     }

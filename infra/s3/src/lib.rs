@@ -11,6 +11,7 @@ pub mod embedded;
 mod error;
 mod presign;
 
-pub use bucket::{Bucket, BucketConfig, Download, Object, Pages};
+pub use bucket::{Bucket, BucketConfig, Download, Encryption, Object, Pages};
 pub use error::Error;
+pub use longshore_s3_answers::Complaint;
 pub use presign::Presigned;

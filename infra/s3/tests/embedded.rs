@@ -25,7 +25,7 @@ fn settings(server: &Server) -> BucketConfig {
         access_key: Some("access".into()),
         secret_key: Some("secret".into()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     }
 }
 

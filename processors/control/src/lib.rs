@@ -12,6 +12,7 @@
 //! are whole ([`verify`]). [`Control::begin`] starts from a snapshot in the main bucket ([`snapshots`]) if there is no state yet.
 //! Not known here: HTTP, tokens, what else is in buckets.
 
+mod collection;
 pub mod limits;
 mod metered;
 mod metrics;
@@ -28,6 +29,7 @@ use longshore_log::Log;
 use longshore_processor::Fingerprint;
 use longshore_queue::Queue;
 use longshore_replication::Replication;
+pub use longshore_replication::{Keep, Retention, Rule};
 pub use longshore_runtime::{AcceptError, Health, Lost, Refused, Role, Status, chain, system_clock};
 use longshore_runtime::{
     Applied, Clock, Config, Gate, Handle, Rocks, Runtime, Wire, replay,
@@ -40,7 +42,7 @@ use longshore_service::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::{metered::Metered, metrics::role_name};
+pub use crate::{collection::Collection, metered::Metered, metrics::role_name};
 use crate::{
     metrics::Counting,
     read::Projections,
@@ -80,6 +82,10 @@ pub struct ControlConfig {
     pub clock: Clock,
     /// Where snapshots of the projections are written; without, there are none.
     pub snapshots: Option<SnapshotConfig>,
+    /// What is kept of artifacts.
+    pub retention: Retention,
+    /// Where what no artifact needs is collected; without, nowhere.
+    pub collection: Option<Collection>,
     /// What requests are believed by, and what processors sign with.
     pub request_keys: RequestKeys,
 }
@@ -100,6 +106,8 @@ impl ControlConfig {
             queue: longshore_queue::Config::default(),
             clock: system_clock(),
             snapshots: None,
+            retention: Retention::default(),
+            collection: None,
             request_keys,
         }
     }
@@ -166,8 +174,18 @@ impl Control {
     /// `shutdown`.
     pub fn start(config: ControlConfig, shutdown: &CancellationToken) -> Result<Self, Error> {
         config.check()?;
-        let ControlConfig { log, state_dir, regions, shards_per_region, queue, clock, snapshots, request_keys } =
-            config;
+        let ControlConfig {
+            log,
+            state_dir,
+            regions,
+            shards_per_region,
+            queue,
+            clock,
+            snapshots,
+            retention,
+            collection,
+            request_keys,
+        } = config;
         let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys));
         let rocks = Rocks::open(&state_dir)?;
         let (background, shown) = (TaskTracker::new(), Shown::default());
@@ -176,7 +194,6 @@ impl Control {
             let snapshotter = Snapshotter::new(config.of(log.clone(), clock.clone())?, rocks.clone())?;
             background.spawn(snapshots::write(snapshotter, interval, shown.clone(), shutdown.clone()));
         }
-        background.close();
         let (own_log, own_clock) = (log.clone(), clock.clone());
         let base = move |store_id, signals| Config {
             log: log.clone(),
@@ -187,7 +204,8 @@ impl Control {
             gate: gate.clone(),
         };
         let (claims, services) = (Arc::new(ClaimWaiters::default()), Arc::new(ServiceWaiters::default()));
-        let replication = Replication::new(longshore_replication::Config { regions: regions.clone() });
+        let kept = longshore_replication::Config { regions: regions.clone(), retention: retention.clone() };
+        let replication = Replication::new(kept);
         let goals = Goals::new(longshore_goals::Config::new(regions.clone(), shards_per_region));
         let fleet = Fleet::new(longshore_fleet::Config { regions, shards_per_region });
         let nothing = Arc::new(());
@@ -205,8 +223,15 @@ impl Control {
             fleet: Runtime::start(fleet, &base(FLEET_STORE, false), counted, shutdown)?,
             claims,
             services,
+            retention,
+            collection: collection.clone(),
         };
-        Ok(Self { log: own_log, clock: own_clock, projections: Arc::new(projections), snapshots: shown, background })
+        let projections = Arc::new(projections);
+        if let Some(collection) = collection {
+            background.spawn(collection::run(projections.clone(), collection, shutdown.clone()));
+        }
+        background.close();
+        Ok(Self { log: own_log, clock: own_clock, projections, snapshots: shown, background })
     }
 
     /// What the API asks its questions of.

@@ -39,7 +39,7 @@ async fn bucket(folder: &Path) -> (Server, Bucket) {
         access_key: Some("key".to_owned()),
         secret_key: Some("secret-secret".to_owned()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     let bucket = Bucket::connect(&config).await.expect("connects");
     bucket.ensure_exists().await.expect("made");

@@ -131,7 +131,9 @@ impl Goals {
             let reason = format!("artifact {artifact} is not held for service {service}; there is no hold to lift");
             return refuse(RefusalCode::NotFound, reason);
         }
-        Ok(draft.fact(HoldLifted { service, artifact })?)
+        let before = outputs::kept(draft.state(), &service)?;
+        draft.fact(HoldLifted { service: service.clone(), artifact })?;
+        Ok(outputs::unpin(draft, &service, &before)?)
     }
 }
 

@@ -75,7 +75,8 @@ fn targets(
     Ok(targets)
 }
 
-/// The artifacts that the service needs: its goal, what is being pinned, what regions run, and what it would go back to.
+/// The artifacts that the service needs: its goal, what is being pinned, what regions run, what it would go back to, and what it was
+/// rolled back from, which may be deployed again once the hold is lifted.
 pub(crate) fn kept(state: &dyn Store, service: &ServiceName) -> Result<BTreeSet<ArtifactId>, StateError> {
     let mut kept = BTreeSet::new();
     let Some(row) = SERVICES.get(state, service)? else { return Ok(kept) };
@@ -87,6 +88,7 @@ pub(crate) fn kept(state: &dyn Store, service: &ServiceName) -> Result<BTreeSet<
         kept.insert(REVISIONS.expect(state, &(service.clone(), order))?.artifact);
     }
     kept.extend(rollback_target(state, service, &row)?.map(|revision| revision.artifact));
+    kept.extend(tables::held(state, service)?.into_iter().map(|(artifact, _)| artifact));
     Ok(kept)
 }
 

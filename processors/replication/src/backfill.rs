@@ -22,10 +22,7 @@ const BATCH_MAX: usize = 64;
 
 /// How far a leader is.
 #[derive(Debug, Default)]
-pub struct Soft(Place);
-
-#[derive(Debug, Default)]
-enum Place {
+pub(crate) enum Place {
     #[default]
     Begin,
     /// What services need, after this.
@@ -37,23 +34,23 @@ enum Place {
 
 impl Replication {
     /// Whether there may be artifacts whose regions are not the installation's.
-    pub(crate) fn has_others(&self, state: &dyn Store, soft: &mut Soft) -> Result<bool, StateError> {
-        if matches!(soft.0, Place::Begin) {
+    pub(crate) fn has_others(&self, state: &dyn Store, place: &mut Place) -> Result<bool, StateError> {
+        if matches!(place, Place::Begin) {
             let own = tables::plan(&self.config.regions);
             let mut others = false;
             tables::PLANS.scan(state, &Range::all(), Order::Ascending, |plan, _| {
                 others |= plan != own;
                 if others { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            soft.0 = if others { Place::Pinned(None) } else { Place::Done };
+            *place = if others { Place::Pinned(None) } else { Place::Done };
         }
-        Ok(!matches!(soft.0, Place::Done))
+        Ok(!matches!(place, Place::Done))
     }
 
     /// The next of them: until nothing is decided, there are more.
-    pub(crate) fn backfill(&self, state: &dyn Store, soft: &mut Soft) -> Result<Decision<ArtifactFact>, StateError> {
-        while self.has_others(state, soft)? {
-            let artifacts = next(state, &mut soft.0)?;
+    pub(crate) fn backfill(&self, state: &dyn Store, place: &mut Place) -> Result<Decision<ArtifactFact>, StateError> {
+        while self.has_others(state, place)? {
+            let artifacts = next(state, place)?;
             let mut decision = Decision::nothing();
             for id in artifacts {
                 if let Some(artifact) = tables::ARTIFACTS.get(state, &id)? {

@@ -3,48 +3,55 @@
 use longshore_planted::{Bug, planted};
 use longshore_processor::{Decision, Order, Range, StateError, Store, run_spec};
 use longshore_schemas::{
-    ArtifactId, RegionName,
+    ArtifactId, RegionName, Timestamp,
     events::{
-        ArtifactFact, ArtifactImported, ArtifactPinned, ArtifactSummary, ArtifactUnpinned, GoalRequest,
-        ImportRequested, PinAnswered, PinRequested, RefusalCode, ReplicaFailed, ReplicaProgressed, ReplicaReported,
-        ReplicaStatus, ReplicaStored, ReplicationCompleted, ReplicationRequested, ReplicationStarted, RunSpec,
-        UnpinRequested,
+        ArtifactFact, ArtifactImported, ArtifactKept, ArtifactLetGo, ArtifactPinned, ArtifactSummary, ArtifactUnpinned,
+        GoalRequest, ImportRequested, KeepRequested, LetGoRequested, PinAnswered, PinRequested, RefusalCode,
+        ReplicaFailed, ReplicaProgressed, ReplicaReported, ReplicaStatus, ReplicaStored, ReplicationCompleted,
+        ReplicationRequested, ReplicationStarted, RunSpec, UnpinRequested,
     },
 };
 
 use crate::{
-    ERROR_BYTES_MAX, ORIGIN_BYTES_MAX, Replication,
+    ERROR_BYTES_MAX, ORIGIN_BYTES_MAX, REASON_BYTES_MAX, Replication,
     tables::{self, Artifact, Replica, Status},
 };
 
 type Decided = Result<Decision<ArtifactFact>, StateError>;
 
 impl Replication {
-    pub(crate) fn start(&self, state: &dyn Store, event: &ReplicationRequested) -> Decided {
+    pub(crate) fn start(&self, state: &dyn Store, event: &ReplicationRequested, now: Timestamp) -> Decided {
         let ReplicationRequested { summary, source, run } = event;
         let regions = self.config.regions.clone();
         let started =
             ReplicationStarted { summary: summary.clone(), source: source.clone(), run: run.clone(), regions };
-        self.begin(state, summary, run, started.into())
+        self.begin(state, (summary, run), started.into(), now)
     }
 
     /// What was built elsewhere. Of what was built here as well, the last that had something new to say is heard.
-    pub(crate) fn import(&self, state: &dyn Store, event: &ImportRequested) -> Decided {
+    pub(crate) fn import(&self, state: &dyn Store, event: &ImportRequested, now: Timestamp) -> Decided {
         let ImportRequested { summary, origin, run } = event;
         if let Err(reason) = run_spec::check(run).and_then(|()| check_origin(&origin.url)) {
             return Ok(Decision::refuse(RefusalCode::Invalid, reason));
         }
         let regions = self.config.regions.clone();
         let imported = ArtifactImported { summary: summary.clone(), origin: origin.clone(), run: run.clone(), regions };
-        self.begin(state, summary, run, imported.into())
+        self.begin(state, (summary, run), imported.into(), now)
     }
 
-    fn begin(&self, state: &dyn Store, summary: &ArtifactSummary, run: &RunSpec, fact: ArtifactFact) -> Decided {
+    fn begin(
+        &self,
+        state: &dyn Store,
+        (summary, run): (&ArtifactSummary, &RunSpec),
+        fact: ArtifactFact,
+        now: Timestamp,
+    ) -> Decided {
         let id = summary.artifact;
         let known = tables::ARTIFACTS.get(state, &id)?.filter(|artifact| artifact.status != Status::Retired);
         if let Some(artifact) = &known
             && self.covers(artifact)
             && artifact.run == *run
+            && !self.config.retention.is_worn(artifact, &summary.name, now)
             && tables::NAMES.contains(state, &(id, summary.name.clone()))?
         {
             return Ok(Decision::nothing());
@@ -138,6 +145,34 @@ pub(crate) fn unpin(state: &dyn Store, event: &UnpinRequested) -> Decided {
         return Ok(Decision::nothing());
     }
     Ok(Decision::nothing().fact(ArtifactUnpinned { artifact, service }))
+}
+
+/// What is retired may be half collected, and comes back only by being built.
+pub(crate) fn keep(state: &dyn Store, event: &KeepRequested) -> Decided {
+    let KeepRequested { artifact: id, reason } = event;
+    let Some(artifact) = tables::ARTIFACTS.get(state, id)? else {
+        return Ok(Decision::refuse(RefusalCode::NotFound, format!("there is no artifact {id}")));
+    };
+    if artifact.status == Status::Retired {
+        return Ok(Decision::refuse(RefusalCode::Conflict, format!("artifact {id} is retired; build it again")));
+    }
+    if reason.len() > REASON_BYTES_MAX {
+        let says = format!("reason: give at most {REASON_BYTES_MAX} bytes");
+        return Ok(Decision::refuse(RefusalCode::Invalid, says));
+    }
+    if tables::KEPT.get(state, id)?.is_some_and(|wish| wish.reason == *reason) {
+        return Ok(Decision::nothing());
+    }
+    Ok(Decision::nothing().fact(ArtifactKept { artifact: *id, reason: reason.clone() }))
+}
+
+pub(crate) fn let_go(state: &dyn Store, event: &LetGoRequested) -> Decided {
+    let LetGoRequested { artifact } = *event;
+    if !tables::KEPT.contains(state, &artifact)? {
+        let reason = format!("nobody has asked for artifact {artifact} to be kept; there is nothing to let go");
+        return Ok(Decision::refuse(RefusalCode::NotFound, reason));
+    }
+    Ok(Decision::nothing().fact(ArtifactLetGo { artifact }))
 }
 
 /// How to run the artifact, if every region that is asked for has it; otherwise why not, and what to do.

@@ -9,7 +9,7 @@ use longshore_schemas::{
     },
 };
 
-use crate::tables::{self, Artifact, Pin, Replica, Source, Status};
+use crate::tables::{self, Artifact, Pin, Replica, Source, Status, Wish};
 
 type Evolved = Result<(), StateError>;
 
@@ -66,15 +66,25 @@ pub(crate) fn evolve(state: &mut dyn StoreMut, fact: &Fact<ArtifactFact>) -> Evo
         ArtifactFact::ArtifactRetired(event) => {
             let before = tables::ARTIFACTS.expect(state.as_store(), &event.artifact)?;
             count_plan(state, &before, -1)?;
+            tables::LIVE.delete(state, &(before.built_at, event.artifact));
             change_artifact(state, event.artifact, |artifact| {
                 artifact.status = Status::Retired;
                 artifact.completed_at = None;
+                artifact.retired_at = Some(at);
             })
         }
         ArtifactFact::Processed(_) => Ok(()),
         ArtifactFact::ReplicaRegionsSet(event) => regions_set(state, event),
         ArtifactFact::ArtifactImported(ArtifactImported { summary, origin, run, regions }) => {
             started(state, (summary, run, regions), Source::Imported(origin.clone()), at)
+        }
+        ArtifactFact::ArtifactKept(event) => {
+            let wish = Wish { by: fact.actor.clone(), reason: event.reason.clone(), since: at };
+            tables::KEPT.put(state, &event.artifact, &wish)
+        }
+        ArtifactFact::ArtifactLetGo(event) => {
+            tables::KEPT.delete(state, &event.artifact);
+            Ok(())
         }
     }
 }
@@ -90,6 +100,7 @@ fn started(
     let before = tables::ARTIFACTS.get(state.as_store(), &id)?;
     if let Some(before) = &before {
         tables::BY_TIME.delete(state, &(before.built_at, id));
+        tables::LIVE.delete(state, &(before.built_at, id));
         count_plan(state, before, -1)?;
     }
     keep_replicas(state, id, regions, before.is_some_and(|before| before.status != Status::Retired))?;
@@ -100,6 +111,7 @@ fn started(
     tables::NAMES.put(state, &name, &at)?;
     tables::BY_NAME.put(state, &(summary.name.clone(), at, id), &())?;
     tables::BY_TIME.put(state, &(at, id), &())?;
+    tables::LIVE.put(state, &(at, id), &())?;
     let artifact = Artifact {
         summary: summary.clone(),
         source,
@@ -108,6 +120,7 @@ fn started(
         regions: regions.to_vec(),
         built_at: at,
         completed_at: None,
+        retired_at: None,
     };
     count_plan(state, &artifact, 1)?;
     tables::ARTIFACTS.put(state, &id, &artifact)

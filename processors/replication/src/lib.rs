@@ -19,22 +19,28 @@
 //! A region has an artifact from the moment it reports *Stored* until it reports *Failed*: it found wrong bytes. A
 //! *Copying* in between is late, or another process's, and takes nothing back.
 //!
+//! What nobody needs and whose time is up is retired (`retention`): it is not deployed any more, and its packs may be collected. Built
+//! again, it is started anew.
+//!
 //! What replication does not know: packs and buckets (regions verify and report), and what a service runs.
 
 mod backfill;
 mod decide;
 mod evolve;
+mod retention;
 pub mod tables;
 
-pub use backfill::Soft;
 use longshore_processor::{Decision, Processor, StateError, Store, StoreMut, TableInfo};
 use longshore_schemas::{
     RegionName, Timestamp,
     events::{ArtifactFact, ArtifactRequest, Fact, Request},
 };
+pub use retention::{Keep, Kept, Retention, Rule};
 
 /// Longest text that is kept of a region's failure.
 pub const ERROR_BYTES_MAX: usize = 1024;
+/// Longest reason for keeping an artifact.
+pub const REASON_BYTES_MAX: usize = 1024;
 
 /// Longest URL that says where an imported artifact comes from.
 pub const ORIGIN_BYTES_MAX: usize = 2_048;
@@ -43,6 +49,21 @@ pub const ORIGIN_BYTES_MAX: usize = 2_048;
 pub struct Config {
     /// Every region of the deployment: where artifacts are replicated to.
     pub regions: Vec<RegionName>,
+    pub retention: Retention,
+}
+
+impl Config {
+    /// With the usual retention.
+    pub fn new(regions: Vec<RegionName>) -> Self {
+        Self { regions, retention: Retention::default() }
+    }
+}
+
+/// What only a leader needs.
+#[derive(Debug, Default)]
+pub struct Soft {
+    backfill: backfill::Place,
+    look: retention::Look,
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +79,7 @@ impl Replication {
 
 impl Processor for Replication {
     const NAME: &'static str = "replication";
-    const STATE_VERSION: u32 = 4;
+    const STATE_VERSION: u32 = 5;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = ArtifactRequest;
@@ -72,14 +93,16 @@ impl Processor for Replication {
         state: &dyn Store,
         _: &mut Soft,
         request: &Request<ArtifactRequest>,
-        _: Timestamp,
+        now: Timestamp,
     ) -> Result<Decision<ArtifactFact>, StateError> {
         match &request.event {
-            ArtifactRequest::ReplicationRequested(event) => self.start(state, event),
+            ArtifactRequest::ReplicationRequested(event) => self.start(state, event, now),
             ArtifactRequest::ReplicaReported(event) => decide::report(state, event),
             ArtifactRequest::PinRequested(event) => decide::pin(state, event),
             ArtifactRequest::UnpinRequested(event) => decide::unpin(state, event),
-            ArtifactRequest::ImportRequested(event) => self.import(state, event),
+            ArtifactRequest::ImportRequested(event) => self.import(state, event, now),
+            ArtifactRequest::KeepRequested(event) => decide::keep(state, event),
+            ArtifactRequest::LetGoRequested(event) => decide::let_go(state, event),
         }
     }
 
@@ -98,10 +121,12 @@ impl Processor for Replication {
     }
 
     fn next_wake(&self, state: &dyn Store, soft: &mut Soft, now: Timestamp) -> Result<Option<Timestamp>, StateError> {
-        Ok(self.has_others(state, soft)?.then_some(now))
+        let look = self.next_look(&mut soft.look, now);
+        Ok(Some(if self.has_others(state, &mut soft.backfill)? { now } else { look }))
     }
 
-    fn wake(&self, state: &dyn Store, soft: &mut Soft, _: Timestamp) -> Result<Decision<ArtifactFact>, StateError> {
-        self.backfill(state, soft)
+    fn wake(&self, state: &dyn Store, soft: &mut Soft, now: Timestamp) -> Result<Decision<ArtifactFact>, StateError> {
+        let decision = self.backfill(state, &mut soft.backfill)?;
+        if decision.is_nothing() { self.retire(state, &mut soft.look, now) } else { Ok(decision) }
     }
 }

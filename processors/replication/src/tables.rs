@@ -29,8 +29,22 @@ pub const NAMES: Table<(ArtifactId, ArtifactName), Timestamp> = Table::new(5, "n
 /// How many artifacts that are not retired must be in just these regions, by [`plan`].
 pub const PLANS: Table<String, u64> = Table::new(6, "plans");
 
-pub const ALL: &[TableInfo] =
-    &[ARTIFACTS.info(), REPLICAS.info(), PINS.info(), BY_NAME.info(), BY_TIME.info(), NAMES.info(), PLANS.info()];
+/// Every artifact that is not retired, as in [`BY_TIME`].
+pub const LIVE: Table<(Timestamp, ArtifactId), ()> = Table::new(7, "live");
+/// What people want kept.
+pub const KEPT: Table<ArtifactId, Wish> = Table::new(8, "kept");
+
+pub const ALL: &[TableInfo] = &[
+    ARTIFACTS.info(),
+    REPLICAS.info(),
+    PINS.info(),
+    BY_NAME.info(),
+    BY_TIME.info(),
+    NAMES.info(),
+    PLANS.info(),
+    LIVE.info(),
+    KEPT.info(),
+];
 
 /// A set of regions as a text.
 pub fn plan(regions: &[RegionName]) -> String {
@@ -51,6 +65,8 @@ pub struct Artifact {
     pub built_at: Timestamp,
     /// Since when every region has it.
     pub completed_at: Option<Timestamp>,
+    /// Since when it may not be deployed any more.
+    pub retired_at: Option<Timestamp>,
 }
 
 /// What made it.
@@ -117,4 +133,12 @@ pub struct Pin {
     /// The deploy that asked last.
     pub deploy: RequestId,
     pub pinned_at: Timestamp,
+}
+
+/// Why a person wants an artifact kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    pub by: String,
+    pub reason: String,
+    pub since: Timestamp,
 }

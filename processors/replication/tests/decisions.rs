@@ -251,16 +251,16 @@ fn a_new_region_gets_what_is_built_again() {
         &mut driver,
         &[(Built("one", "greeter", "./a"), "started one in eu"), (Stored("one", "eu"), "stored eu, completed one")],
     );
-    let wider = Replication::new(Config { regions: vec![region("eu"), region("us")] });
+    let wider = Replication::new(Config::new(vec![region("eu"), region("us")]));
     let shown = decide_by(&wider, driver.state(), common::built("one", "greeter", "./a"));
     assert_eq!(shown, "started one in eu us");
 }
 
 /// Takes over with these regions, and does all that is to do then.
 fn take_over(regions: &[&str], state: &mut Memory) -> Vec<String> {
-    let replication = Replication::new(Config { regions: regions.iter().map(|name| region(name)).collect() });
+    let replication = Replication::new(Config::new(regions.iter().map(|name| region(name)).collect()));
     let (mut soft, now, mut shown) = (Soft::default(), Timestamp(1_000_000), Vec::new());
-    while replication.next_wake(state, &mut soft, now).expect("memory").is_some() {
+    while replication.next_wake(state, &mut soft, now).expect("memory").is_some_and(|due| due <= now) {
         let decision = replication.wake(state, &mut soft, now).expect("memory");
         for event in decision.facts {
             shown.push(common::in_words(&common::show_fact(&event)));
@@ -366,7 +366,7 @@ fn progress_has_a_rate_and_what_failed_is_remembered() {
 }
 
 fn decide(state: &Memory, event: impl Into<longshore_schemas::events::ArtifactRequest>) -> String {
-    decide_by(&Replication::new(Config { regions: vec![region("eu")] }), state, event)
+    decide_by(&Replication::new(Config::new(vec![region("eu")])), state, event)
 }
 
 fn decide_by(

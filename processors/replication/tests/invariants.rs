@@ -83,7 +83,10 @@ impl Model {
                 assert!(self.pins.remove(&(e.artifact, e.service.to_string())), "was not pinned");
             }
             ArtifactFact::ReplicaRegionsSet(_) => panic!("the regions are always the same here"),
-            ArtifactFact::ArtifactRetired(_) | ArtifactFact::Processed(_) => {}
+            ArtifactFact::ArtifactRetired(_)
+            | ArtifactFact::ArtifactKept(_)
+            | ArtifactFact::ArtifactLetGo(_)
+            | ArtifactFact::Processed(_) => {}
         }
     }
 }

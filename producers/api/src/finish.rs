@@ -1,11 +1,18 @@
 //! How an attempt ended, checked before it is written: a success counts only with every pack in the bucket, and with a manifest and
 //! a layout that everyone can read. What a worker says of them is not believed.
+//!
+//! What is about to be published is announced first, so that no collector deletes any of it from then on; and what a collector had
+//! condemned before that is waited for.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_collector::{ANNOUNCED_LASTS, Publisher, announce, condemned, is_condemned};
 use longshore_log::clock;
 use longshore_provenance::{Statement, built};
 use longshore_schemas::{
@@ -27,6 +34,8 @@ use crate::{
 pub(crate) const HEADS_AT_ONCE: usize = 32;
 /// Of the packs that are not there, so many are named.
 const MISSING_NAMED: usize = 5;
+/// An announcement holds for much longer.
+const CHECKS_TIME: Duration = ANNOUNCED_LASTS.checked_div(2).expect("not by zero");
 /// Longest reason for a failure, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
@@ -80,13 +89,15 @@ async fn succeeded(
     // That the attempt published the artifact is decided after this, and true whatever is decided.
     let statement =
         |artifact: &ArtifactId| built(artifact, &job.build, (id, *attempt, worker), job.started_at, clock::now());
-    published(shared, &job.build.name, root, new_pack_bytes, statement).await
+    let publisher = Publisher::Attempt { job: id.clone(), attempt: *attempt };
+    published(shared, &publisher, &job.build.name, root, new_pack_bytes, statement).await
 }
 
 /// An artifact whose packs were uploaded, once all of it is there and sound. Its root is in the main bucket when this returns, with
 /// what is said of where it comes from.
 pub(crate) async fn published(
     shared: &Arc<Shared>,
+    publisher: &Publisher,
     name: &ArtifactName,
     root: &Value,
     new_pack_bytes: u64,
@@ -103,8 +114,14 @@ pub(crate) async fn published(
     if new_pack_bytes > pack_bytes {
         return Err(Failure::invalid(format!("new_pack_bytes: all packs together have only {pack_bytes} bytes")));
     }
+    let begun = Instant::now();
+    announce(&shared.bucket, &publisher.to_string(), &root).await?;
+    check_condemned(shared, &root).await?;
     check_packs(shared, &packs).await?;
     indexes::check(shared, &root).await?;
+    if begun.elapsed() > CHECKS_TIME {
+        return Err(Failure::unavailable("the main bucket was too slow to say whether all is there: finish again"));
+    }
     // Whatever the sender says of it: where an artifact comes from is ours to say.
     root.provenance = Some(statement(&artifact).sign(&shared.provenance_key));
     shared.bucket.put(&root_key(&artifact), Bytes::from(root.to_json())).await?;
@@ -118,6 +135,16 @@ pub(crate) async fn published(
         pack_bytes,
         new_pack_bytes,
     })
+}
+
+/// Whether nothing of it is just being deleted.
+async fn check_condemned(shared: &Arc<Shared>, root: &ArtifactRoot) -> Answer<()> {
+    let condemned = condemned(&shared.bucket).await.map_err(|error| Failure::unavailable(error.to_string()))?;
+    if is_condemned(&condemned, root) {
+        let says = "some packs of the artifact are just being collected, since nothing needed them until now: finish again soon";
+        return Err(Failure::unavailable(says));
+    }
+    Ok(())
 }
 
 /// Whether every pack is in the main bucket with its size.
@@ -144,7 +171,7 @@ async fn check_packs(shared: &Arc<Shared>, packs: &[PackRef]) -> Answer<()> {
         return Ok(());
     }
     let named = named.join("; ");
-    Err(Failure::invalid(format!(
+    Err(Failure::packs_missing(format!(
         "root: {wrong} of {} packs are not in the main bucket: {named}. Upload them and finish again",
         packs.len()
     )))

@@ -6,6 +6,7 @@ use axum::{
     extract::State,
     http::{HeaderValue, StatusCode, header},
 };
+use longshore_collector::Publisher;
 use longshore_log::clock;
 use longshore_provenance::imported;
 use longshore_schemas::{
@@ -35,7 +36,8 @@ pub(crate) async fn import(State(shared): App, asker: Asker, Json(body): Json<Im
     }
     let origin = ArtifactOrigin { url, imported_by: asker.actor.clone() };
     let statement = |artifact: &_| imported(artifact, name.as_str(), &origin, clock::now());
-    let summary = published(&shared, &name, &root, new_pack_bytes, statement).await?;
+    let publisher = Publisher::Import { begun: clock::now() };
+    let summary = published(&shared, &publisher, &name, &root, new_pack_bytes, statement).await?;
     let artifact = summary.artifact;
     let submitted = submit(&shared, &asker, ArtifactRequest::from(ImportRequested { summary, origin, run })).await?;
     if !submitted.processed {

@@ -42,6 +42,7 @@ mod problem;
 mod reads;
 mod registry;
 mod repository;
+mod retention;
 mod routes;
 mod serve;
 mod services;

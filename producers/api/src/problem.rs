@@ -10,7 +10,7 @@ use axum::{
 use longshore_schemas::{
     RequestId,
     events::{Refusal, RefusalCode},
-    http::{IDEMPOTENCY_KEY, Problem},
+    http::{IDEMPOTENCY_KEY, PACKS_MISSING, Problem},
     read::ReadError,
 };
 use longshore_service::{limits::Full, metrics::Counters};
@@ -90,6 +90,12 @@ impl Failure {
 
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request is not valid", detail)
+    }
+
+    /// What an artifact refers to is not there, or not any more. Published again, it will be.
+    pub(crate) fn packs_missing(detail: impl Into<String>) -> Self {
+        let title = "Packs of the artifact are not in the main bucket";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, PACKS_MISSING, title, detail)
     }
 
     pub(crate) fn key_reused(detail: impl Into<String>) -> Self {

@@ -20,7 +20,7 @@ use crate::{
     limits::{self, Class, Door},
     losses,
     problem::Failure,
-    reads, registry, services, submit, topics,
+    reads, registry, retention, services, submit, topics,
 };
 
 pub(crate) struct Route {
@@ -78,6 +78,9 @@ pub(crate) fn table() -> Vec<Route> {
 
         route(POST,   "/v1/imports",                                 Role(Builder),  Ask,       post(imports::import)),
         route(POST,   "/v1/imports/uploads",                         Role(Builder),  Ask,       post(imports::uploads)),
+        route(POST,   "/v1/artifacts/{artifact}/keep",               Role(Deployer), Ask,       post(retention::keep)),
+        route(DELETE, "/v1/artifacts/{artifact}/keep",               Role(Deployer), Ask,       delete(retention::let_go)),
+        route(GET,    "/v1/retention",                               Role(Viewer),   Open,      get(retention::plan)),
 
         route(GET,    "/v1/services",                                Role(Viewer),   Read,      get(reads::services)),
         route(GET,    "/v1/services/{service}",                      Role(Viewer),   Read,      get(reads::service)),

@@ -77,6 +77,12 @@ pub(crate) enum Command {
     Artifacts(ArtifactsArgs),
     /// Shows an artifact and which regions have it; or lists, fetches and compares what artifacts hold
     Artifact(ArtifactArgs),
+    /// Keeps an artifact, whatever its age, until it is let go
+    Keep(KeepArgs),
+    /// Lets an artifact be retired that was kept
+    LetGo(ArtifactArg),
+    /// Says what would be retired and deleted now, how much that is, and why all else is kept; changes nothing
+    Retention,
     /// Makes a service run an artifact
     Deploy(DeployArgs),
     /// Shows what a service should run, and how far that is
@@ -450,6 +456,15 @@ pub(crate) struct DiffArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct KeepArgs {
+    #[command(flatten)]
+    pub(crate) artifact: ArtifactArg,
+    /// Why, for others who wonder
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ServiceArg {
     /// The service's name
     pub(crate) service: ServiceName,
@@ -655,6 +670,9 @@ mod tests {
             "artifact verify web --deep",
             "artifact import ./dist --name web --origin https://ci.example/1 --run ./web --health-path /healthz",
             "artifact verify ./web --key provenance.pub --envelope web.json",
+            "keep web@latest --reason audit",
+            "let-go abcd",
+            "retention --output json",
             "deploy web web@latest --waves eu,us+ap --budget 2.5 --watch",
             "status",
             "status web --watch",

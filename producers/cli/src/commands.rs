@@ -14,6 +14,7 @@ mod losses;
 mod nodes;
 mod packs;
 mod provenance;
+mod retention;
 mod rollout;
 mod services;
 mod tail;
@@ -95,6 +96,9 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Cancel(args) => builds::cancel(context, &args).await,
         Command::Artifacts(args) => artifacts::list(context, args).await,
         Command::Artifact(args) => artifact(context, args).await,
+        Command::Keep(args) => retention::keep(context, &args).await,
+        Command::LetGo(args) => retention::let_go(context, &args).await,
+        Command::Retention => retention::plan(context).await,
         Command::Deploy(args) => services::deploy(context, &args).await,
         Command::Status(args) => services::status(context, &args).await,
         Command::Rollback(args) => services::rollback(context, &args).await,

@@ -46,7 +46,7 @@ impl Error {
 
     /// The API's word for what is wrong, such as `artifact-not-deployable`.
     pub(crate) fn is_problem(&self, kind: &str) -> bool {
-        matches!(self, Self::Server(client::Error::Problem(problem)) if problem.kind.rsplit('/').next() == Some(kind))
+        matches!(self, Self::Server(client::Error::Problem(problem)) if problem.is(kind))
     }
 
     /// What to try next, where the message does not say it.

@@ -127,6 +127,7 @@ impl Up {
             request_keys: &request_keys,
             provenance_key: Arc::new(settings.provenance.key(&data.join("secrets"))?),
             snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
+            retention: &settings.retention,
             allow_file_repositories: true,
             topic_prefix: TOPIC_PREFIX,
         };
@@ -144,6 +145,7 @@ impl Up {
                 request_keys: request_keys.of(region).context("a region without a key")?.to_vec(),
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
+                retention: &settings.retention,
                 // All buckets are on one disk here, which would do it twice; and the bytes of each hop are to be seen.
                 copies_by_service: false,
             };

@@ -3,6 +3,7 @@
 //! Every step ends in one of three ways: it worked, it failed for a reason that the job's owner is told, or it was stopped because the
 //! attempt is over. Only the first two are reported.
 
+mod finish;
 mod output;
 
 use std::{
@@ -15,22 +16,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use finish::{finish, finish_built};
 use longshore_artifact::Published;
 use longshore_schemas::{
     events::{BuildSpec, FailureReason},
-    http::{Assignment, FinishBody},
+    http::{Assignment, BaseArtifact, FinishBody},
 };
-use longshore_service::{
-    metrics::{Counters, Histograms},
-    retry::Backoff,
-};
+use longshore_service::metrics::{Counters, Histograms};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bases,
     beats::{self, AttemptApi},
-    client::{self, Client},
+    client::Client,
     config::WorkerConfig,
     git::{Git, Lease, Wanted},
     guard::Order,
@@ -38,15 +37,12 @@ use crate::{
     process::{self, Ended, Outcome, Until},
     tidy::{self, WorkDir},
     uploads::{Totals, Uploads},
-    wait_after,
 };
 
 /// Longest message of a failure, in characters.
 const MESSAGE_CHARS_MAX: usize = 4_000;
 /// Beats are not sent more often, whatever the server says.
 const BEAT_MIN: Duration = Duration::from_secs(1);
-const FINISH_RETRY_FIRST: Duration = Duration::from_millis(250);
-const FINISH_RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Why a build failed, for programs and for people.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,7 +84,7 @@ static ATTEMPTS: LazyLock<Counters<1>> =
 static SECONDS: LazyLock<Histograms<1>> =
     LazyLock::new(|| Histograms::seconds("longshore_worker_attempt_seconds", "From assignment to result", ["outcome"]));
 
-fn outcome(result: &Result<Published, Halt>) -> &'static str {
+fn outcome(result: &Result<(), Halt>) -> &'static str {
     match result {
         Ok(_) => "succeeded",
         Err(Halt::Failed(_)) => "failed",
@@ -130,39 +126,46 @@ impl Builder {
         let folder = self.work.attempt(slot);
         let log = log::Writer::start(api.clone());
         let task = Task { assignment, api: &api, folder: &folder, log: &log, over: &over };
-        let result = self.build(&task).await;
+        let built = self.build(&task).await;
+        if let Err(Halt::Failed(failure)) = &built {
+            log.say(&format!("the build failed: {}", failure.message)).await;
+        }
+        if !matches!(built, Err(Halt::Stopped)) {
+            log.finish().await;
+        }
+        let result = match built {
+            Ok(built) => finish_built(assignment, &api, built, &over).await,
+            Err(halt) => Err(halt),
+        };
         self.clean(&folder).await;
         ATTEMPTS.count([outcome(&result)], 1);
         SECONDS.observe([outcome(&result)], begun.elapsed().as_secs_f64());
         match result {
-            Ok(published) => {
-                log.finish().await;
-                finish(assignment, &api, succeeded(&published), &over).await;
-            }
-            Err(Halt::Failed(failure)) => {
-                log.say(&format!("the build failed: {}", failure.message)).await;
-                log.finish().await;
-                let Failure { reason, message } = failure;
-                finish(assignment, &api, FinishBody::Failed { reason, message }, &over).await;
+            Ok(()) => {}
+            Err(Halt::Failed(Failure { reason, message })) => {
+                finish(assignment, &api, &FinishBody::Failed { reason, message }, &over).await;
             }
             Err(Halt::Stopped) => tracing::info!(%job, attempt, "attempt stopped"),
         }
     }
 
-    async fn build(&self, task: &Task<'_>) -> Result<Published, Halt> {
+    async fn build(&self, task: &Task<'_>) -> Result<Built, Halt> {
         let build = &task.assignment.build;
         let folders = Folders::create(task.folder).map_err(Failure::worker)?;
         task.log.say(&format!("fetching commit {}", build.commit)).await;
         let wanted =
             Wanted { repository: &build.repository, commit: &build.commit, target: &folders.checkout, stop: task.over };
-        let _lease: Lease = self.git.checkout(&wanted).await?;
+        let lease = self.git.checkout(&wanted).await?;
         self.run_command(task, &folders).await?;
         let output = output::find(&folders.checkout, &build.output)?;
         task.log.say(&format!("publishing {}", build.output)).await;
-        tokio::select! {
-            published = publish(task, &output) => published,
-            () = task.over.cancelled() => Err(Halt::Stopped),
-        }
+        let published = publish(task.assignment, task.api, &output, &task.assignment.bases);
+        let (published, Totals { uploaded_bytes, there_bytes }) = until(task.over, published).await?;
+        let artifact = published.root.artifact;
+        let say =
+            format!("published artifact {artifact}: {uploaded_bytes} bytes were uploaded, {there_bytes} were there");
+        task.log.say(&say).await;
+        Ok(Built { output, published, _lease: lease })
     }
 
     async fn run_command(&self, task: &Task<'_>, folders: &Folders) -> Result<(), Halt> {
@@ -234,6 +237,13 @@ struct Task<'a> {
     folder: &'a Path,
     log: &'a log::Writer,
     over: &'a CancellationToken,
+}
+
+/// What a build's command left, and where that was published from.
+struct Built {
+    output: PathBuf,
+    published: Published,
+    _lease: Lease,
 }
 
 /// An attempt's own folders, empty.
@@ -309,22 +319,32 @@ fn judge(build: &BuildSpec, order: &Order, outcome: Outcome) -> Result<(), Halt>
     Err(Failure::new(reason, message).into())
 }
 
-async fn publish(task: &Task<'_>, output: &Path) -> Result<Published, Halt> {
-    let bases = bases::load(task.api.plain(), &task.assignment.bases).await;
-    let uploads = Arc::new(Uploads::start(task.api.clone(), task.api.plain().clone()));
+/// Does it, unless the attempt is over before.
+async fn until<T>(over: &CancellationToken, work: impl Future<Output = Result<T, Halt>>) -> Result<T, Halt> {
+    tokio::select! {
+        done = work => done,
+        () = over.cancelled() => Err(Halt::Stopped),
+    }
+}
+
+async fn publish(
+    of: &Assignment,
+    api: &AttemptApi,
+    output: &Path,
+    bases: &[BaseArtifact],
+) -> Result<(Published, Totals), Halt> {
+    let bases = bases::load(api.plain(), bases).await;
+    let uploads = Arc::new(Uploads::start(api.clone(), api.plain().clone()));
     let published = longshore_artifact::publish(output, bases, uploads.clone()).await;
-    let published = published.map_err(|error| publish_failed(&task.assignment.build.output, &error))?;
-    let (artifact, Totals { uploaded_bytes, there_bytes }) = (published.root.artifact, uploads.totals());
-    let say = format!("published artifact {artifact}: {uploaded_bytes} bytes were uploaded, {there_bytes} were there");
-    task.log.say(&say).await;
+    let published = published.map_err(|error| publish_failed(&of.build.output, &error))?;
     tracing::info!(
-        job = %task.assignment.job,
+        job = %of.job,
         artifact = %published.root.artifact,
         new_bytes = published.new_bytes,
         reused_bytes = published.reused_bytes,
         "artifact published"
     );
-    Ok(published)
+    Ok((published, uploads.totals()))
 }
 
 fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
@@ -358,39 +378,4 @@ pub fn chain(error: &dyn StdError) -> String {
         cause = error.source();
     }
     text
-}
-
-fn succeeded(published: &Published) -> FinishBody {
-    let root = serde_json::to_value(&published.root).expect("a root holds nothing that JSON cannot express");
-    FinishBody::Succeeded { root, new_pack_bytes: published.new_bytes }
-}
-
-/// Repeats the result until the server has it, or the attempt is over. A call on its way is never given up: it may be the one that counts.
-async fn finish(of: &Assignment, api: &AttemptApi, mut body: FinishBody, over: &CancellationToken) {
-    let Assignment { job, attempt, .. } = of;
-    let mut backoff = Backoff::new(FINISH_RETRY_FIRST, FINISH_RETRY_MAX);
-    loop {
-        let error = match api.finish(&body).await {
-            Ok(_) => return tracing::info!(%job, attempt, "attempt finished"),
-            Err(error) => error,
-        };
-        if beats::is_over(&error) {
-            return tracing::warn!(%job, attempt, %error, "the result came too late");
-        }
-        match (&error, &body) {
-            (client::Error::Problem(problem), FinishBody::Succeeded { .. }) if !error.is_transient() => {
-                let message = format!("the server did not take the artifact: {}", problem.detail);
-                body = FinishBody::Failed { reason: FailureReason::UploadFailed, message };
-                continue;
-            }
-            _ if !error.is_transient() => {
-                return tracing::error!(%job, attempt, %error, "the server does not take the result");
-            }
-            _ => tracing::warn!(%job, attempt, %error, "the result did not get through, it is sent again"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(wait_after(&mut backoff)) => {}
-            () = over.cancelled() => return tracing::warn!(%job, attempt, "the attempt is over before its result got through"),
-        }
-    }
 }

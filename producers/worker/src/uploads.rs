@@ -19,6 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use longshore_artifact::{PackSink, SinkError};
+use longshore_s3_answers::{Complaint, sorted, told};
 use longshore_schemas::{
     PackId,
     http::{PackSize, UPLOADS_MAX, Upload, UploadsAnswer, UploadsBody},
@@ -39,7 +40,8 @@ const PUT_TIMEOUT: Duration = Duration::from_secs(120);
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How much of a bucket's answer is shown.
+/// How much of a bucket's answer is read, in bytes, and shown.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 const SHOWN_CHARS_MAX: usize = 300;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +50,8 @@ enum Error {
     NoPlace(#[source] Arc<client::Error>),
     #[error("the server answered without a place for this pack")]
     Unanswered,
-    #[error("the bucket answered {status}: {text}")]
-    Refused { status: u16, text: String },
+    #[error("the main bucket answered {status} {code}: {}", if complaint.advice().is_empty() { text.as_str() } else { complaint.advice() })]
+    Refused { status: u16, code: String, text: String, complaint: Complaint },
     #[error("cannot reach the bucket")]
     Unreachable(#[source] reqwest::Error),
     #[error("the uploads have ended")]
@@ -60,8 +62,15 @@ impl Error {
     fn is_transient(&self) -> bool {
         match self {
             Self::NoPlace(error) => error.is_transient(),
-            // 403: the signature has expired. 409: someone stores the same pack right now.
-            Self::Refused { status, .. } => *status >= 500 || matches!(status, 403 | 408 | 409 | 429),
+            // Denied: the signature may have expired, and the next one may not. Taken: someone stores the same pack right now. A disk that
+            // is full may be freed.
+            Self::Refused { complaint, .. } => {
+                complaint.is_passing()
+                    || matches!(
+                        complaint,
+                        Complaint::Denied | Complaint::Expired | Complaint::Taken | Complaint::NoSpace
+                    )
+            }
             Self::Unreachable(_) => true,
             Self::Unanswered | Self::Ended => false,
         }
@@ -153,9 +162,28 @@ impl Uploads {
         if status == reqwest::StatusCode::PRECONDITION_FAILED {
             return Ok(Outcome::WasThere);
         }
-        let text = response.text().await.unwrap_or_default().chars().take(SHOWN_CHARS_MAX).collect();
-        Err(Error::Refused { status: status.as_u16(), text })
+        Err(refused(status.as_u16(), &body(response).await))
     }
+}
+
+/// The beginning of an answer.
+async fn body(mut response: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = response.chunk().await {
+        body.extend_from_slice(&piece);
+        if body.len() >= ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+/// What a bucket says when it does not take a pack.
+fn refused(status: u16, answer: &str) -> Error {
+    let (code, message) = told(answer);
+    let text = if message.is_empty() { answer.trim() } else { message };
+    let text = text.chars().take(SHOWN_CHARS_MAX).collect();
+    Error::Refused { status, code: code.to_owned(), text, complaint: sorted(code, status) }
 }
 
 #[async_trait::async_trait]
@@ -228,4 +256,36 @@ async fn ask(places: impl Places, mut queue: mpsc::Receiver<Wish>, mut news: mps
 fn take(uploads: &mut Vec<Upload>, pack: PackId) -> Option<Upload> {
     let at = uploads.iter().position(|upload| upload.pack == pack)?;
     Some(uploads.swap_remove(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_bucket_refuses_says_what_to_do_and_whether_it_is_tried_again() {
+        let xml =
+            |code: &str| format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as told</Message></Error>");
+        let table = [
+            (503, xml("SlowDown"), true, "asks to slow down"),
+            (500, xml("InternalError"), true, "has a fault"),
+            (503, "<html>busy</html>".to_owned(), true, "has a fault"),
+            (403, xml("AccessDenied"), true, "the bucket's policy"),
+            (403, xml("SignatureDoesNotMatch"), false, "s3.secret_key"),
+            (403, xml("InvalidAccessKeyId"), false, "s3.access_key"),
+            (404, xml("NoSuchBucket"), false, "create it, or correct s3.main_bucket"),
+            (301, xml("PermanentRedirect"), false, "correct s3.region"),
+            (403, xml("RequestTimeTooSkewed"), false, "clock is wrong"),
+            (403, xml("QuotaExceeded"), false, "quota is used up"),
+            (507, xml("InsufficientStorage"), true, "disk is full"),
+            (400, xml("KMS.DisabledException"), false, "s3.kms_key"),
+            (400, xml("NewAtThisService"), false, "400 NewAtThisService: as told"),
+            (418, "no XML".to_owned(), false, "no XML"),
+        ];
+        for (status, answer, is_transient, says) in table {
+            let error = refused(status, &answer);
+            assert_eq!(error.is_transient(), is_transient, "{error}");
+            assert!(error.to_string().contains(says), "{error} says {says:?}");
+        }
+    }
 }

@@ -14,6 +14,8 @@ events! {
         PinRequested => e.artifact,
         UnpinRequested => e.artifact,
         ImportRequested => e.summary.artifact,
+        KeepRequested => e.artifact,
+        LetGoRequested => e.artifact,
     } spoken {
         ReplicaReported => Speaker::Region(&e.region),
     }
@@ -33,6 +35,8 @@ events! {
         Processed => { let _ = e; "processed" },
         ReplicaRegionsSet => e.artifact,
         ArtifactImported => e.summary.artifact,
+        ArtifactKept => e.artifact,
+        ArtifactLetGo => e.artifact,
     }
 }
 
@@ -116,6 +120,22 @@ pub struct PinRequested {
 pub struct UnpinRequested {
     pub artifact: ArtifactId,
     pub service: ServiceName,
+}
+
+/// A person wants the artifact kept, whatever its age, until it is let go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct KeepRequested {
+    pub artifact: ArtifactId,
+    /// For people; may be empty.
+    pub reason: String,
+}
+
+/// No person wants the artifact kept any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct LetGoRequested {
+    pub artifact: ArtifactId,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
@@ -204,4 +224,18 @@ pub struct ArtifactImported {
     pub origin: ArtifactOrigin,
     pub run: RunSpec,
     pub regions: Vec<RegionName>,
+}
+
+/// Kept from retirement because a person, who is the fact's actor, wants it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ArtifactKept {
+    pub artifact: ArtifactId,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, AvroSchema)]
+#[avro(namespace = "longshore")]
+pub struct ArtifactLetGo {
+    pub artifact: ArtifactId,
 }

@@ -28,7 +28,7 @@ pub async fn bucket_named(endpoint: &str, name: &str) -> Result<Bucket> {
         access_key: Some(KEY.into()),
         secret_key: Some(KEY.into()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     let bucket = Bucket::connect(&config).await?;
     bucket.ensure_exists().await?;

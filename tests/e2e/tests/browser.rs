@@ -25,13 +25,12 @@ async fn the_deploy_button_brings_every_node_to_the_goal() -> Result<()> {
     })
     .await?;
 
-    let browser = concat!(env!("CARGO_MANIFEST_DIR"), "/browser");
     // Kept for people to look at: tests are built into TARGET/debug/deps.
     let screenshot = longshore_e2e::process::binary_path("longshore")?.with_file_name("console.png");
     let url = format!("{}/?access_token={}", cluster.up.api, cluster.client.token);
     let output = Command::new("node")
         .args(["deploy.mjs", &url, "greeter", "6", path_text(&screenshot)?])
-        .current_dir(browser)
+        .current_dir("browser")
         .output()
         .context("Node.js cannot be started; infra/setup.sh browser installs it")?;
     ensure!(

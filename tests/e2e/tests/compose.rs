@@ -62,10 +62,10 @@ fn each_role_would_start_with_its_environment() -> Result<()> {
 
 /// The file as docker-compose understands it.
 fn config() -> Result<Value> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/compose/docker-compose.yml");
+    let file = Path::new("../../infra/compose/docker-compose.yml");
     let run = |arguments: &[&str]| {
         let mut command = Command::new("docker-compose");
-        command.arg("--file").arg(&file).arg("config").args(arguments).stdin(Stdio::null());
+        command.arg("--file").arg(file).arg("config").args(arguments).stdin(Stdio::null());
         command.output().context("docker-compose cannot be run: infra/setup.sh compose installs it")
     };
     // The first edition, Debian's, prints YAML only, and brings Python's reader of it.

@@ -222,7 +222,7 @@ fn run(world: &World, mut command: Command, registry: &str) -> Result<(String, i
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../foreign").join(name)
+    Path::new("../foreign").join(name)
 }
 
 /// A program in the environment that `infra/setup.sh foreign` makes.

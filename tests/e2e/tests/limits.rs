@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use longshore_service::limits::{FLAG, Limit};
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infra/docs/limits.md");
+const PAGE: &str = "../../infra/docs/limits.md";
 const BEGIN: &str = "<!-- the table is written by tests/e2e/tests/limits.rs -->\n";
 
 fn all() -> Vec<&'static Limit> {

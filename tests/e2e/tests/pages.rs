@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const ROOT: &str = "../..";
 const PREFIX: &str = "longshore_";
 /// Where code is that counts. Tests have metrics of their own.
 const FOLDERS: [&str; 4] = ["agents", "infra", "processors", "producers"];

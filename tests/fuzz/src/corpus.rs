@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 /// The corpus of this repository.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
+    longshore_checkout::path("tests/fuzz/corpus")
 }
 
 /// The inputs of a target with their names, in the order of those.

@@ -68,7 +68,7 @@ pub fn hunt_inside(target: &Target, options: &hunt::Hunt, kinds: bool) -> Result
 }
 
 fn shown(path: &Path) -> String {
-    path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(path).display().to_string()
+    path.strip_prefix(longshore_checkout::path("")).unwrap_or(path).display().to_string()
 }
 
 #[allow(clippy::print_stdout, reason = "what was found is what this program is for")]

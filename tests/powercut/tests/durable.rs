@@ -158,7 +158,7 @@ async fn bucket(folder: &Path) -> (Server, Bucket) {
         access_key: Some("access".to_owned()),
         secret_key: Some("secret".to_owned()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     let bucket = Bucket::connect(&config).await.unwrap();
     bucket.ensure_exists().await.unwrap();

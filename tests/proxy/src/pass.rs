@@ -116,11 +116,10 @@ fn bent(whole: Bytes, fault: Fault, number: u64) -> Bytes {
 fn answer(status: u16, code: &str) -> io::Result<Response<Body>> {
     let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as planned</Message></Error>");
     let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
-    Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, "application/xml")
-        .body(body)
-        .map_err(io::Error::other)
+    let answer = Response::builder().status(status).header(header::CONTENT_TYPE, "application/xml");
+    // As S3 says where a bucket is that is asked for elsewhere.
+    let answer = if status == 301 { answer.header("x-amz-bucket-region", "elsewhere-1") } else { answer };
+    answer.body(body).map_err(io::Error::other)
 }
 
 fn cut() -> io::Error {

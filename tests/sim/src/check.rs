@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// What must always hold. The numbers are the design's; 0 is the form of facts themselves.
-pub const INVARIANTS: [&str; 13] = [
+pub const INVARIANTS: [&str; 14] = [
     "facts are gapless, in the order of time, and each decision's are together",
     "every acknowledged request is processed exactly once",
     "state equals a replay from zero",
@@ -48,6 +48,7 @@ pub const INVARIANTS: [&str; 13] = [
     "a rollout never exceeds its failure budget by more than what was in flight",
     "queues, buffers and memory are bounded",
     "when the faults stop, everything converges",
+    "no artifact that is kept lacks a pack, and what is needed is kept",
 ];
 
 /// An invariant that does not hold, and what broke it.
@@ -140,6 +141,9 @@ pub(crate) struct Checker {
     regions_of: BTreeMap<ArtifactId, Vec<RegionName>>,
     stored: BTreeSet<(ArtifactId, RegionName)>,
     ever_stored: BTreeSet<(ArtifactId, RegionName)>,
+    /// Started, and not retired.
+    pub(crate) live: BTreeSet<ArtifactId>,
+    pins: BTreeSet<(ArtifactId, ServiceName)>,
     // Of goals.
     services: BTreeMap<ServiceName, Service>,
     levels: BTreeMap<(ServiceName, RegionName, u32), (GoalVersion, Convergence)>,
@@ -557,6 +561,12 @@ impl Checker {
                     self.artifacts.push(summary.artifact);
                 }
                 self.regions_of.insert(summary.artifact, regions.clone());
+                if !self.live.insert(summary.artifact) {
+                    return Ok(());
+                }
+                // Its copies of before may be gone.
+                self.stored.retain(|(stored, _)| *stored != summary.artifact);
+                self.ever_stored.retain(|(stored, _)| *stored != summary.artifact);
             }
             ArtifactFact::ReplicaStored(event) => {
                 let key = (event.artifact, event.region.clone());
@@ -578,6 +588,18 @@ impl Checker {
                 must(lacking.is_none(), 7, || {
                     format!("{} is complete, but not in {lacking:?}", short(&event.artifact))
                 })?;
+            }
+            ArtifactFact::ArtifactPinned(event) => {
+                self.pins.insert((event.artifact, event.service.clone()));
+            }
+            ArtifactFact::ArtifactUnpinned(event) => {
+                self.pins.remove(&(event.artifact, event.service.clone()));
+            }
+            ArtifactFact::ArtifactRetired(event) => {
+                let artifact = event.artifact;
+                self.live.remove(&artifact);
+                let pin = self.pins.iter().find(|(pinned, _)| *pinned == artifact);
+                must(pin.is_none(), 13, || format!("{} was retired, and {pin:?} needs it", short(&artifact)))?;
             }
             _ => {}
         }

@@ -80,7 +80,8 @@ fn part(setting: &Setting, kind: Kind, place: Place, store: SimStore) -> Box<dyn
     match kind {
         Kind::Queue => machine(Queue::new(setting.queue.clone()), gate, true, place, store),
         Kind::Replication => {
-            machine(Replication::new(longshore_replication::Config { regions }), gate, false, place, store)
+            let config = longshore_replication::Config { regions, retention: setting.artifacts.clone() };
+            machine(Replication::new(config), gate, false, place, store)
         }
         Kind::Goals => {
             machine(Goals::new(longshore_goals::Config::new(regions, shards_per_region)), gate, false, place, store)

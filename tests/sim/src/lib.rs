@@ -18,6 +18,7 @@
 //! After a while the faults stop, and then everything must come to rest. The same seed makes the same world, event by event.
 
 mod check;
+mod collecting;
 mod control;
 mod converge;
 mod forger;

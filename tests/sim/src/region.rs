@@ -247,7 +247,7 @@ impl World {
             for stored in records {
                 let value = stored.record.value.as_deref().unwrap_or_default();
                 if let Ok(fact) = codec::decode::<Fact<ArtifactFact>>(value) {
-                    region.pending.apply(&region.name.clone(), fact.event);
+                    region.pending.apply(&region.name.clone(), fact.event, fact.at);
                 }
             }
         }
@@ -267,6 +267,10 @@ impl World {
             }
             let right = content_of(&artifact);
             let copied = if self.rng.chance(self.faults.agents) { right ^ 1 } else { right };
+            if self.collecting.as_ref().is_some_and(|collecting| !collecting.has(&artifact)) {
+                // Its retirement is on its way here.
+                continue;
+            }
             let region = &mut self.regions[number];
             let name = region.name.clone();
             region.copies.remove(&artifact);

@@ -1,9 +1,15 @@
 //! What kind of world a seed makes: how large it is, and how hostile.
 
+use std::time::Duration;
+
 use longshore_log::TopicConfig;
+use longshore_replication::Retention;
 use longshore_schemas::{RegionName, topics};
 
 use crate::rng::Rng;
+
+/// No world lasts that long.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The four processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +102,8 @@ pub(crate) struct Setting {
     pub(crate) shards: u32,
     pub(crate) partitions: [u32; 4],
     pub(crate) queue: longshore_queue::Config,
+    /// What is kept of artifacts.
+    pub(crate) artifacts: Retention,
     pub(crate) faults: Faults,
     /// How long things go wrong, in milliseconds.
     pub(crate) hostile_for: u64,
@@ -119,6 +127,7 @@ impl Setting {
             shards: 1 + rng.range(0..2) as u32,
             partitions: [1 + rng.range(0..2) as u32, 1 + rng.range(0..2) as u32, 1, 1 + rng.range(0..2) as u32],
             queue,
+            artifacts: Retention { look_every: NEVER, ..Retention::default() },
             faults: Faults::of(rng),
             hostile_for: 1_000 * rng.range(100..500),
             builds: if rng.chance(300) { rng.range(3..12) } else { rng.range(10..60) },

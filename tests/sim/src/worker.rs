@@ -1,6 +1,7 @@
 //! Workers: they claim, build, beat and finish, through whichever control replica answers. They die, stand still and come
 //! back to finish what is no longer theirs, and some lie.
 
+use longshore_artifact::collect::Publisher;
 use longshore_processor::{Order, Range};
 use longshore_queue::tables;
 use longshore_schemas::{
@@ -15,6 +16,7 @@ use longshore_schemas::{
 
 use crate::{
     check::Broken,
+    collecting::content,
     control::Slot,
     forger::signed,
     setting::{Kind, Setting},
@@ -222,14 +224,25 @@ impl World {
         worker.finishes += 1;
         let id = format!("finish-{}-{}-{}", worker.id, worker.life, worker.finishes);
         let worker = worker.id.clone();
-        let outcome = if self.rng.chance(100) {
+        let fails = self.rng.chance(100);
+        let content = self.collecting.is_some().then(|| content(job));
+        let outcome = if fails {
             let reason = FailureReason::CommandFailed;
             AttemptOutcome::AttemptFailed(AttemptFailed { reason, message: "it did not build".to_owned() })
         } else {
-            AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact: summary(job, attempt, name) })
+            let mut artifact = summary(job, attempt, name);
+            artifact.artifact = content.unwrap_or(artifact.artifact);
+            AttemptOutcome::AttemptSucceeded(AttemptSucceeded { artifact })
         };
         let event = AttemptFinished { job: job.clone(), attempt, worker: worker.clone(), outcome };
-        self.ask(worker.as_str(), &id, BuildRequest::from(event));
+        let event = BuildRequest::from(event);
+        match content.filter(|_| !fails) {
+            Some(artifact) => {
+                let publisher = Publisher::Attempt { job: job.clone(), attempt };
+                self.publish(artifact, &publisher, worker.as_str(), &id, &event);
+            }
+            None => self.ask(worker.as_str(), &id, event),
+        }
     }
 
     /// What a control replica says of a claim.

@@ -15,6 +15,7 @@ use longshore_partition::{Answer, Effect, Error, Question};
 
 use crate::{
     check::{Broken, Checker},
+    collecting::{Collecting, Object},
     control::{Control, START_MILLIS, Waiting},
     node::Node,
     people::{People, Send},
@@ -59,6 +60,11 @@ pub(crate) enum Event {
     Chaos,
     Retention,
     Operator,
+    /// Rounds over the main bucket begin.
+    Collect,
+    Collector(u64),
+    Publish(u64),
+    Delete(Object),
     People,
     Deliver(u64),
     Acknowledged(u64, Position),
@@ -115,6 +121,7 @@ pub(crate) struct World {
     order: u64,
     pub(crate) log: Core,
     pub(crate) retention: Option<Retention>,
+    pub(crate) collecting: Option<Collecting>,
     pub(crate) controls: Vec<Control>,
     pub(crate) people: People,
     pub(crate) sends: BTreeMap<u64, Send>,
@@ -129,7 +136,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, whole_trace: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let setting = Setting::of(&mut rng);
+        let mut setting = Setting::of(&mut rng);
+        let collecting = Collecting::of(seed);
+        if let Some(collecting) = &collecting {
+            setting.artifacts = collecting.retention();
+        }
         let mut log = Core::new(setting.topics());
         log.gaps = rng.chance(500);
         let controls = (0..setting.controls).map(|_| {
@@ -144,6 +155,7 @@ impl World {
             order: 0,
             log,
             retention: Retention::of(seed),
+            collecting,
             controls,
             people: People::new(&setting),
             sends: BTreeMap::new(),
@@ -172,6 +184,7 @@ impl World {
         self.at(5, Event::People);
         self.at(1_000, Event::Chaos);
         self.begin_retention();
+        self.begin_collecting();
         for worker in 0..self.workers.len() {
             self.at(10, Event::Worker(worker, 0));
         }
@@ -265,6 +278,13 @@ impl World {
                 Ok(())
             }
             Event::Operator => self.operate(),
+            Event::Collect => {
+                self.collect();
+                Ok(())
+            }
+            Event::Collector(collector) => self.collect_on(collector),
+            Event::Publish(publisher) => self.publish_on(publisher),
+            Event::Delete(object) => self.deleted(object),
             Event::People => self.people(),
             Event::Deliver(send) => self.deliver(send),
             Event::Acknowledged(send, position) => self.acknowledged(send, &position),
@@ -453,7 +473,7 @@ impl World {
         for line in lines {
             self.note("  fact", &line);
         }
-        Ok(())
+        self.check_kept()
     }
 
     fn offsets(&self, questions: &[Question]) -> Answer {

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_schemas::{ArtifactId, RegionName, events::ArtifactFact};
+use longshore_schemas::{ArtifactId, RegionName, Timestamp, events::ArtifactFact};
 use serde::{Deserialize, Serialize};
 
 /// Artifacts that other regions lack and that are remembered.
 const FAILED_ELSEWHERE_MAX: usize = 1_000;
+
+/// Artifacts that are remembered as retired until they are collected; twice as many for a while. What is forgotten stays in the bucket.
+const RETIRED_MAX: usize = 50_000;
 
 /// The fold of the facts: what was started for this region and is not stored there yet, in the order it was started.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -17,13 +20,20 @@ pub struct Pending {
     /// What other regions failed to copy, and which.
     #[serde(default)]
     pub failed_elsewhere: BTreeMap<ArtifactId, BTreeSet<RegionName>>,
+    /// What is not needed any more and not collected yet, and since when.
+    #[serde(default)]
+    pub retired: BTreeMap<ArtifactId, Timestamp>,
 }
 
 impl Pending {
-    pub fn apply(&mut self, region: &RegionName, fact: ArtifactFact) {
+    /// Takes a fact that was written at this time.
+    pub fn apply(&mut self, region: &RegionName, fact: ArtifactFact, at: Timestamp) {
         match fact {
-            ArtifactFact::ReplicationStarted(started) if started.regions.contains(region) => {
-                self.add(started.summary.artifact);
+            ArtifactFact::ReplicationStarted(started) => {
+                self.retired.remove(&started.summary.artifact);
+                if started.regions.contains(region) {
+                    self.add(started.summary.artifact);
+                }
             }
             ArtifactFact::ArtifactImported(imported) if imported.regions.contains(region) => {
                 self.add(imported.summary.artifact);
@@ -43,8 +53,19 @@ impl Pending {
             ArtifactFact::ArtifactRetired(retired) => {
                 self.remove(&retired.artifact);
                 self.failed_elsewhere.remove(&retired.artifact);
+                self.retired.insert(retired.artifact, at);
+                self.forget_oldest();
             }
             _ => {}
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if self.retired.len() > 2 * RETIRED_MAX {
+            let mut times: Vec<Timestamp> = self.retired.values().copied().collect();
+            times.sort_unstable();
+            let since = times[times.len() - RETIRED_MAX];
+            self.retired.retain(|_, at| *at >= since);
         }
     }
 
@@ -70,7 +91,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use longshore_schemas::events::{ReplicaFailed, ReplicaStored};
+    use longshore_schemas::events::{ArtifactRetired, ReplicaFailed, ReplicaStored};
 
     use super::*;
 
@@ -92,8 +113,22 @@ mod tests {
             (stored(&eu), 0, 0),
         ];
         for (fact, here, elsewhere) in script {
-            pending.apply(&eu, fact);
+            pending.apply(&eu, fact, Timestamp(1));
             assert_eq!((pending.artifacts.len(), pending.failed_elsewhere.len()), (here, elsewhere));
         }
+    }
+
+    #[test]
+    fn what_is_retired_is_remembered_and_the_oldest_of_very_many_is_not() {
+        let eu: RegionName = "eu".parse().expect("valid");
+        let artifact = |number: usize| ArtifactId::of(&number.to_be_bytes());
+        let mut pending = Pending::default();
+        for number in 0..=2 * RETIRED_MAX {
+            let retired = ArtifactRetired { artifact: artifact(number) };
+            pending.apply(&eu, retired.into(), Timestamp(i64::try_from(number).expect("small")));
+        }
+        assert_eq!(pending.retired.len(), RETIRED_MAX);
+        assert!(pending.retired.contains_key(&artifact(2 * RETIRED_MAX)));
+        assert!(!pending.retired.contains_key(&artifact(RETIRED_MAX)));
     }
 }

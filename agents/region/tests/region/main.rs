@@ -1,6 +1,7 @@
 //! A region between a real log, real buckets and nodes that speak its protocol.
 
 mod ahead;
+mod collection;
 mod copier;
 mod damage;
 mod faults;

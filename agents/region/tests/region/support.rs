@@ -53,7 +53,7 @@ pub(crate) async fn bucket(endpoint: &str, name: &str) -> Bucket {
         access_key: Some(keys()),
         secret_key: Some(keys()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     Bucket::connect(&config).await.expect("a bucket")
 }

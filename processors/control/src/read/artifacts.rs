@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_replication::{
     Replication,
-    tables::{ARTIFACTS, Artifact, BY_NAME, BY_TIME, PINS, REPLICAS, Replica},
+    tables::{ARTIFACTS, Artifact, BY_NAME, BY_TIME, KEPT, PINS, REPLICAS, Replica, Wish},
 };
 use longshore_runtime::Handle;
 use longshore_schemas::{
     ArtifactId, RegionName, Timestamp,
     events::{ArtifactSummary, ReplicaStatus},
-    http::{ArtifactQuery, ArtifactView, Page, ReplicaView},
+    http::{ArtifactQuery, ArtifactView, Page, ReplicaView, WantedView},
     read::ReadError,
 };
 
@@ -124,5 +124,7 @@ fn view(state: &dyn Store, artifact: &ArtifactId, row: Artifact) -> Result<Artif
         completed_at: row.completed_at,
         replicas,
         pinned_by,
+        retired_at: row.retired_at,
+        wanted_by: KEPT.get(state, artifact)?.map(|Wish { by, reason, since }| WantedView { by, reason, since }),
     })
 }

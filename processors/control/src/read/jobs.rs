@@ -33,7 +33,7 @@ pub(super) fn queues(handle: &Handle<Queue>) -> Result<Vec<QueueView>, StateErro
     Ok(views)
 }
 
-pub(super) fn one(handle: &Handle<Queue>, job: &JobId) -> Result<Option<JobView>, StateError> {
+pub(crate) fn one(handle: &Handle<Queue>, job: &JobId) -> Result<Option<JobView>, StateError> {
     let held = handle.store_of(job.queue.as_str()).hold()?;
     let state = held.view();
     let Some(row) = JOBS.get(&state, job)? else { return Ok(None) };

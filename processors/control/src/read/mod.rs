@@ -18,20 +18,22 @@ use longshore_goals::Goals;
 use longshore_log::Log;
 use longshore_processor::{Processor, StateError};
 use longshore_queue::Queue;
-use longshore_replication::Replication;
+use longshore_replication::{Replication, Retention};
 use longshore_runtime::{Handle, Health, Wire};
 use longshore_schemas::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Event,
     http::{
         ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
-        QueueView, ServiceView,
+        QueueView, RetentionView, ServiceView,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
 };
 
 use crate::{
-    Error, PartitionFingerprint, live,
+    Collection, Error, PartitionFingerprint,
+    collection::plan,
+    live,
     metrics::role_name,
     verify::verify_running,
     waiters::{ClaimWaiters, ServiceWaiters},
@@ -45,7 +47,11 @@ pub(crate) struct Projections {
     pub(crate) fleet: Handle<Fleet>,
     pub(crate) claims: Arc<ClaimWaiters>,
     pub(crate) services: Arc<ServiceWaiters>,
+    pub(crate) retention: Retention,
+    pub(crate) collection: Option<Collection>,
 }
+
+pub(crate) use jobs::one as job;
 
 impl Projections {
     /// The live state in one hash per partition.
@@ -112,6 +118,12 @@ impl ReadModel for Projections {
         let unreadable = |error: &dyn std::error::Error| ReadError::Unavailable(longshore_runtime::chain(error));
         let report = verify_running(&*self.log, || self.fingerprints()).await.map_err(|error| unreadable(&error))?;
         serde_json::to_value(report).map_err(|error| unreadable(&error))
+    }
+
+    async fn retention(self: Arc<Self>) -> Result<RetentionView, ReadError> {
+        let nowhere = || ReadError::Unavailable("this process does not know the main bucket".to_owned());
+        let (retention, collection) = (self.retention.clone(), self.collection.clone().ok_or_else(nowhere)?);
+        plan(self, &retention, &collection, longshore_log::clock::now()).await
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError> {

@@ -2,13 +2,16 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::time::Duration;
+
 use longshore_processor::{Decision, Outgoing, testing::Driver};
-use longshore_replication::{Config, Replication};
+use longshore_replication::{Config, Keep, Replication, Retention, Rule};
 use longshore_schemas::{
     ArtifactId,
     events::{
-        ArtifactFact, ArtifactOrigin, ArtifactSource, ArtifactSummary, GoalRequest, ImportRequested, PinRequested,
-        ReplicaReported, ReplicaStatus, ReplicationRequested, RunSpec, StringMap, UnpinRequested,
+        ArtifactFact, ArtifactOrigin, ArtifactSource, ArtifactSummary, GoalRequest, ImportRequested, KeepRequested,
+        LetGoRequested, PinRequested, ReplicaReported, ReplicaStatus, ReplicationRequested, RunSpec, StringMap,
+        UnpinRequested,
     },
 };
 
@@ -28,11 +31,24 @@ pub(crate) enum Step {
     /// Artifact, service, deploy, regions separated by spaces.
     Pin(&'static str, &'static str, &'static str, &'static str),
     Unpin(&'static str, &'static str),
+    /// Artifact, reason.
+    Keep(&'static str, &'static str),
+    LetGo(&'static str),
+    /// So many seconds pass.
+    Wait(u64),
 }
 
 pub(crate) fn driver(regions: &str) -> Driver<Replication> {
     let regions = regions.split_whitespace().map(|region| region.parse().expect("valid")).collect();
-    Driver::new(Replication::new(Config { regions }))
+    Driver::new(Replication::new(Config::new(regions)))
+}
+
+/// Of one region, which keeps the newest `last` of each name and what was built in the last `lately_seconds`, and looks each second.
+pub(crate) fn retaining(last: u32, lately_seconds: u64) -> Driver<Replication> {
+    let keep = Keep { last, lately: Duration::from_secs(lately_seconds) };
+    let rule = Rule { name: "keep-*".into(), keep: Keep { last: 100, ..keep } };
+    let retention = Retention { rules: vec![rule], otherwise: keep, look_every: Duration::from_secs(1) };
+    Driver::new(Replication::new(Config { regions: vec!["eu".parse().expect("valid")], retention }))
 }
 
 pub(crate) fn id(artifact: &str) -> ArtifactId {
@@ -115,6 +131,9 @@ pub(crate) fn take(driver: &mut Driver<Replication>, step: Step) -> Decision<Art
         Step::Unpin(artifact, service) => {
             driver.request(UnpinRequested { artifact: id(artifact), service: service.parse().expect("valid") })
         }
+        Step::Keep(artifact, reason) => driver.request(KeepRequested { artifact: id(artifact), reason: reason.into() }),
+        Step::LetGo(artifact) => driver.request(LetGoRequested { artifact: id(artifact) }),
+        Step::Wait(seconds) => driver.advance(Duration::from_secs(seconds)),
     }
 }
 
@@ -151,6 +170,8 @@ pub(crate) fn show_fact(fact: &ArtifactFact) -> String {
         ArtifactFact::ArtifactPinned(e) => format!("pinned {} by {}", e.artifact, e.service),
         ArtifactFact::ArtifactUnpinned(e) => format!("unpinned {} by {}", e.artifact, e.service),
         ArtifactFact::ArtifactRetired(e) => format!("retired {}", e.artifact),
+        ArtifactFact::ArtifactKept(e) => format!("kept {}: {}", e.artifact, e.reason),
+        ArtifactFact::ArtifactLetGo(e) => format!("let go {}", e.artifact),
         ArtifactFact::Processed(_) => "processed".into(),
         ArtifactFact::ArtifactImported(e) => format!("imported {} from {}", e.summary.artifact, e.origin.url),
         ArtifactFact::ReplicaRegionsSet(e) => {

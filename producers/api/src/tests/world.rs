@@ -215,7 +215,7 @@ async fn bucket(folder: &tempfile::TempDir) -> (embedded::Server, Bucket) {
         access_key: Some("access".to_owned()),
         secret_key: Some("secret".to_owned()),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     let bucket = Bucket::connect(&config).await.expect("connected");
     bucket.ensure_exists().await.expect("made");
@@ -293,5 +293,7 @@ pub(super) fn artifact(id: ArtifactId, complete: bool) -> ArtifactView {
         completed_at: None,
         replicas: vec![replica("eu", true), replica("us", complete)],
         pinned_by: Vec::new(),
+        retired_at: None,
+        wanted_by: None,
     }
 }

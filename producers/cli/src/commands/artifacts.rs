@@ -59,6 +59,8 @@ fn made_by(source: &Source) -> String {
 
 fn text(view: &ArtifactView, now: Timestamp) -> String {
     let services: Vec<_> = view.pinned_by.iter().map(ToString::to_string).collect();
+    let wanted = view.wanted_by.as_ref().map(|wanted| format!("by {} {}", wanted.by, wanted.reason).trim().to_owned());
+    let wanted = wanted.unwrap_or_else(|| "-".to_owned());
     let summary = &view.summary;
     let lines = [
         ("artifact", summary.artifact.to_string()),
@@ -89,6 +91,8 @@ fn text(view: &ArtifactView, now: Timestamp) -> String {
         ),
         ("runs", output::command(&view.run.command)),
         ("kept by", if services.is_empty() { "-".to_owned() } else { services.join(", ") }),
+        ("wanted", wanted),
+        ("retired", view.retired_at.map_or_else(|| "-".to_owned(), |at| output::ago(at, now))),
     ];
     let lines: Vec<_> = lines.into_iter().map(|(name, value)| format!("{name:<9} {value}")).collect();
     let header = ["region", "status", "packs", "bytes", "copied", "rate", "expected", "reported", "failed", "error"];

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use longshore_artifact::Bases;
 use longshore_schemas::{
     ArtifactName,
-    http::{ArtifactQuery, ArtifactView, ImportBody, Page, UploadsAnswer, UploadsBody},
+    events::RunSpec,
+    http::{ArtifactQuery, ArtifactView, ImportBody, PACKS_MISSING, Page, UploadsAnswer, UploadsBody},
 };
 use longshore_worker::{
     chain,
@@ -34,13 +35,22 @@ impl Places for ImportPlaces {
 pub(super) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
     let run = run_spec(&args.run, &args.running)?;
     let bases = bases(context, &args.name).await?;
+    let view = match publish(context, args, &run, bases).await {
+        // What an earlier artifact had was collected meanwhile: with nothing that is not looked at anew.
+        Err(error) if error.is_problem(PACKS_MISSING) => publish(context, args, &run, Bases::default()).await,
+        other => other,
+    }?;
+    context.show(&view, |view| view.summary.artifact.to_string())
+}
+
+async fn publish(context: &Context, args: &ImportArgs, run: &RunSpec, bases: Bases) -> Result<ArtifactView, Error> {
     let uploads = Arc::new(Uploads::start(ImportPlaces(context.client.clone()), context.client.plain().clone()));
     let published = longshore_artifact::publish(&args.path, bases, uploads.clone()).await;
     let published = published.map_err(|error| Error::Failed(chain(&error)))?;
     let body = ImportBody {
         name: args.name.clone(),
         origin: args.origin.clone(),
-        run,
+        run: run.clone(),
         root: serde_json::to_value(&published.root).map_err(anyhow::Error::from)?,
         new_pack_bytes: published.new_bytes,
     };
@@ -49,7 +59,7 @@ pub(super) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Erro
     let Totals { uploaded_bytes, there_bytes } = uploads.totals();
     let (uploaded, there) = (output::size(uploaded_bytes), output::size(there_bytes));
     output::message(&format!("{uploaded} were uploaded, {there} were there; the regions copy it now"));
-    context.show(&view, |view| view.summary.artifact.to_string())
+    Ok(view)
 }
 
 /// They only save work: one that cannot be read is left out.

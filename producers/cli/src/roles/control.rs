@@ -31,6 +31,7 @@ use super::{
     folder::DataFolder,
     leases::Leases,
     metrics::{self, Sources},
+    retention::RetentionSettings,
     secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
     snapshots::kept_name,
@@ -54,6 +55,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) request_keys: &'a RequestKeys,
     pub(crate) provenance_key: Arc<SigningKey>,
     pub(crate) snapshots: SnapshotConfig,
+    pub(crate) retention: &'a RetentionSettings,
     pub(crate) allow_file_repositories: bool,
     /// What the topics begin with on the brokers.
     pub(crate) topic_prefix: &'a str,
@@ -69,6 +71,8 @@ impl Parts<'_> {
         config.queue.confirm_seconds = self.leases.confirm.0;
         config.queue.silent_seconds = self.leases.silence.0;
         config.snapshots = Some(self.snapshots.clone());
+        config.retention = self.retention.retention();
+        config.collection = Some(self.retention.collection(self.main_bucket));
         let (control, _) = Control::begin(config, stop).await?;
         Ok(Arc::new(control))
     }
@@ -158,6 +162,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
             &kept_name(&data.path, NODE, "control")?,
             &main,
         )?,
+        retention: &settings.retention,
         allow_file_repositories: settings.api.allow_file_repositories,
         topic_prefix: settings.topic_prefix(),
     };

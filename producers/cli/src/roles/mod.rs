@@ -18,6 +18,7 @@ pub(crate) mod leases;
 pub(crate) mod metrics;
 pub(crate) mod provenance;
 pub(crate) mod region;
+pub(crate) mod retention;
 pub(crate) mod s3;
 pub(crate) mod secrets;
 pub(crate) mod settings;

@@ -16,6 +16,7 @@ use super::{
     LOG_FILTER,
     folder::DataFolder,
     metrics::Sources,
+    retention::RetentionSettings,
     secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
     stores,
@@ -35,6 +36,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) request_keys: Vec<RequestKey>,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: &'a limits::Settings,
+    pub(crate) retention: &'a RetentionSettings,
     /// Whether a service that has both buckets copies by itself.
     pub(crate) copies_by_service: bool,
 }
@@ -53,7 +55,12 @@ impl Parts<'_> {
             signer: self.secrets.signer.clone(),
             request_keys: self.request_keys,
             data_dir: self.data_dir,
-            limits: RegionLimits { copies_by_service: self.copies_by_service, ..RegionLimits::of(self.limits) },
+            limits: RegionLimits {
+                copies_by_service: self.copies_by_service,
+                collect_interval: self.retention.every(),
+                collection: self.retention.collected(),
+                ..RegionLimits::of(self.limits)
+            },
         };
         Region::start(config, stop.clone()).await
     }
@@ -96,6 +103,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         request_keys: secrets::region_keys(&settings.secrets(), region)?,
         data_dir: data.path.clone(),
         limits: &limits,
+        retention: &settings.retention,
         copies_by_service: settings.region.copies_by_service,
     };
     let Some(running) = stores::region(&parts, &stop).await? else { return Ok(()) };

@@ -8,12 +8,13 @@
 //!
 //! [kafka]                                # brokers, prefix, replication, client_id, manage_topics, properties = { … }
 //! [schema_registry]                      # url, username, password: where schemas are registered, too
-//! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, keys
+//! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, encryption, kms_key, keys
 //! [api]                                  # listen, allow_file_repositories
 //! [region]                               # name, listen, metrics_listen, bucket, copies_by_service; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
 //! [snapshots]                            # interval, facts, keep
 //! [provenance]                           # key_file, or key: what control nodes sign with
+//! [retention]                            # keep_last, keep_for, rules, grace, interval, deletes_per_second
 //! [limits]                               # queue.jobs = 5000, as --limit
 //! ```
 //!
@@ -27,7 +28,7 @@ use std::{
 };
 
 use longshore_log::kafka;
-use longshore_s3::BucketConfig;
+use longshore_s3::{BucketConfig, Encryption};
 use longshore_schemas::{RegionName, topics};
 use longshore_service::{
     config::{self, Sources},
@@ -38,6 +39,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     leases::Leases,
     provenance::Provenance,
+    retention::RetentionSettings,
     secrets::{self, Secrets},
     snapshots::Snapshots,
 };
@@ -64,6 +66,8 @@ const KEYS: &[&str] = &[
     "s3.regional_bucket",
     "s3.prefix",
     "s3.create_buckets",
+    "s3.encryption",
+    "s3.kms_key",
     "s3.access_key",
     "s3.secret_key",
     "s3.secret_key_file",
@@ -88,6 +92,12 @@ const KEYS: &[&str] = &[
     "snapshots.keep",
     "provenance.key",
     "provenance.key_file",
+    "retention.keep_last",
+    "retention.keep_for",
+    "retention.rules",
+    "retention.grace",
+    "retention.interval",
+    "retention.deletes_per_second",
     "limits",
 ];
 /// Stands for the region's name in `s3.regional_bucket`.
@@ -121,6 +131,7 @@ pub(crate) struct Settings {
     pub(crate) worker: Leases,
     pub(crate) snapshots: Snapshots,
     pub(crate) provenance: Provenance,
+    pub(crate) retention: RetentionSettings,
     limits: BTreeMap<String, LimitValue>,
 }
 
@@ -139,6 +150,7 @@ impl Default for Settings {
             worker: Leases::default(),
             snapshots: Snapshots::default(),
             provenance: Provenance::default(),
+            retention: RetentionSettings::default(),
             limits: BTreeMap::new(),
         }
     }
@@ -185,6 +197,10 @@ pub(crate) struct S3 {
     prefix: String,
     /// Whether to make buckets that are not there, as for the embedded server.
     pub(crate) create_buckets: bool,
+    /// How the services encrypt what they store; by default, as their buckets are set.
+    encryption: Option<EncryptionSetting>,
+    /// Without one, the service's usual key.
+    kms_key: Option<String>,
     access_key: Option<String>,
     secret_key: Option<String>,
     secret_key_file: Option<PathBuf>,
@@ -200,11 +216,22 @@ impl Default for S3 {
             regional_bucket: format!("longshore-{REGION_MARK}"),
             prefix: String::new(),
             create_buckets: false,
+            encryption: None,
+            kms_key: None,
             access_key: None,
             secret_key: None,
             secret_key_file: None,
         }
     }
+}
+
+/// As S3 calls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+enum EncryptionSetting {
+    #[serde(rename = "AES256")]
+    Aes256,
+    #[serde(rename = "aws:kms")]
+    Kms,
 }
 
 /// Without keys they come from where AWS's own tools find them.
@@ -404,6 +431,9 @@ impl Settings {
         }
         self.s3.check(&mut found);
         self.schema_registry.check(&mut found);
+        if let Err(what) = self.retention.check() {
+            found.add("retention", what);
+        }
         match role {
             Role::Control => {
                 if let Err(what) = self.worker.check() {
@@ -522,6 +552,7 @@ impl Settings {
             secret_key,
             path_style: *path_style,
             prefix: prefix.clone(),
+            encryption: self.s3.encryption(),
         })
     }
 
@@ -570,7 +601,18 @@ impl S3 {
         if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
             found.add("s3.prefix", "let it end in '/', or leave it out");
         }
+        if self.kms_key.is_some() && self.encryption != Some(EncryptionSetting::Kms) {
+            found.add("s3.kms_key", "it is used with s3.encryption = \"aws:kms\" only");
+        }
         self.keys().check("s3", found);
+    }
+
+    fn encryption(&self) -> Encryption {
+        match self.encryption {
+            None => Encryption::Bucket,
+            Some(EncryptionSetting::Aes256) => Encryption::Service,
+            Some(EncryptionSetting::Kms) => Encryption::Key(self.kms_key.clone()),
+        }
     }
 }
 

@@ -91,6 +91,7 @@ pub(super) async fn bucket(
     let bucket = Bucket::connect(config).await?;
     let lasting = |error: &longshore_s3::Error| {
         !matches!(error, longshore_s3::Error::Unreachable { .. } | longshore_s3::Error::Service { .. })
+            && !error.is_transient()
     };
     let look = async || if create { bucket.ensure_exists().await } else { bucket.check_exists().await };
     let there = patiently("the bucket", stop, lasting, look).await;

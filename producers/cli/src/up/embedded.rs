@@ -38,7 +38,7 @@ impl Buckets {
                 access_key: Some(access_key.clone()),
                 secret_key: Some(secret_key.clone()),
                 path_style: true,
-                prefix: String::new(),
+                ..BucketConfig::default()
             };
             let bucket = Bucket::connect(&config).await?;
             bucket.ensure_exists().await?;

@@ -7,7 +7,7 @@
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
 //!
-//! `[snapshots]` is in `roles::snapshots`, `[provenance]` in `roles::provenance`.
+//! `[snapshots]` is in `roles::snapshots`, `[provenance]` in `roles::provenance`, `[retention]` in `roles::retention`.
 
 use longshore_service::config::{self, Sources};
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use crate::{
     roles::{
         leases::Leases,
         provenance::{self, Provenance},
+        retention::{self, RetentionSettings},
         snapshots::{self, Snapshots},
     },
 };
@@ -28,6 +29,7 @@ pub(super) struct Settings {
     pub(super) worker: Leases,
     pub(super) snapshots: Snapshots,
     pub(super) provenance: Provenance,
+    pub(super) retention: RetentionSettings,
 }
 
 impl Settings {
@@ -38,11 +40,13 @@ impl Settings {
             ("worker.confirm", &args.worker_confirm),
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
-        let keys = given.iter().map(|(key, _)| *key).chain(snapshots::KEYS).chain(provenance::KEYS).collect();
+        let own = given.iter().map(|(key, _)| *key);
+        let keys = own.chain(snapshots::KEYS).chain(provenance::KEYS).chain(retention::KEYS).collect();
         let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;
         settings.snapshots.check().map_err(Error::Usage)?;
+        settings.retention.check().map_err(Error::Usage)?;
         Ok(settings)
     }
 }

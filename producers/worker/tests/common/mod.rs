@@ -13,16 +13,18 @@ use axum::{
     Json, Router,
     extract::{Path as UrlPath, State},
     http::StatusCode,
+    response::{IntoResponse, Response},
     routing::post,
 };
 use longshore_artifact::{ArtifactRoot, pack_key};
+use longshore_proxy::{Call, Fault, Link, Proxy};
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
-    JobId,
+    JobId, PackId,
     events::BuildSpec,
     http::{
-        Assignment, BaseArtifact, BeatAnswer, ClaimBody, FinishBody, LogAnswer, LogBody, PackUrl, Upload,
-        UploadsAnswer, UploadsBody,
+        Assignment, BaseArtifact, BeatAnswer, ClaimBody, FinishBody, LogAnswer, LogBody, PACKS_MISSING, PackUrl,
+        Problem, Upload, UploadsAnswer, UploadsBody,
     },
 };
 use longshore_worker::{GitLimits, GuardProgram, Worker, WorkerConfig};
@@ -51,12 +53,16 @@ pub struct Events {
     pub finished: HashMap<String, FinishBody>,
     /// Answers to calls other than claims, before they work.
     pub failures: u32,
+    /// A pack that is collected just before the next success.
+    pub collects: Option<PackId>,
 }
 
 pub struct Server {
     pub events: Mutex<Events>,
     pub changed: Notify,
     pub bucket: Bucket,
+    /// The same bucket as workers reach it.
+    pub outside: Mutex<Bucket>,
 }
 
 impl Server {
@@ -160,7 +166,8 @@ async fn uploads(State(server): App, Json(body): Json<UploadsBody>) -> Answer<Up
         if server.bucket.head(&key).await.expect("an answer") == Some(pack.bytes) {
             already_stored.push(pack.pack);
         }
-        let put = server.bucket.presign_put(&key, URL_VALID, pack.bytes).await.expect("signed");
+        let outside = server.outside.lock().expect("not poisoned").clone();
+        let put = outside.presign_put(&key, URL_VALID, pack.bytes).await.expect("signed");
         server.events().uploaded.push(key);
         uploads.push(Upload { pack: pack.pack, url: put.url, headers: put.headers });
     }
@@ -181,8 +188,24 @@ async fn log(State(server): App, UrlPath((job, attempt)): Attempt, Json(body): J
     Ok(Json(LogAnswer { url: Some(put.url), headers: put.headers }))
 }
 
-async fn finish(State(server): App, UrlPath((job, _)): Attempt, Json(body): Json<FinishBody>) -> Answer<()> {
-    fail_sometimes(&server)?;
+async fn finish(
+    State(server): App,
+    UrlPath((job, _)): Attempt,
+    Json(body): Json<FinishBody>,
+) -> Result<Json<()>, Response> {
+    fail_sometimes(&server).map_err(IntoResponse::into_response)?;
+    let collected = server.events().collects.take();
+    if let Some(pack) = collected {
+        server.bucket.delete(&pack_key(&pack)).await.expect("deleted");
+        let problem = Problem {
+            kind: format!("/problems/{PACKS_MISSING}"),
+            title: "Packs are missing".to_owned(),
+            status: 422,
+            detail: format!("root: {pack} is not there"),
+            request: None,
+        };
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response());
+    }
     server.events().finished.insert(job.to_string(), body);
     server.changed.notify_waiters();
     Ok(Json(()))
@@ -197,6 +220,7 @@ pub struct Lab {
     worker: Option<JoinHandle<Result<(), longshore_worker::Error>>>,
     serving: JoinHandle<()>,
     s3: embedded::Server,
+    bucket_config: BucketConfig,
     jobs: u32,
 }
 
@@ -218,11 +242,13 @@ impl Lab {
             access_key: Some(access_key),
             secret_key: Some(secret_key),
             path_style: true,
-            prefix: String::new(),
+            ..BucketConfig::default()
         };
+        let bucket_config = config.clone();
         let bucket = Bucket::connect(&config).await.expect("connected");
         bucket.ensure_exists().await.expect("made");
-        let server = Arc::new(Server { events: Mutex::default(), changed: Notify::new(), bucket });
+        let outside = Mutex::new(bucket.clone());
+        let server = Arc::new(Server { events: Mutex::default(), changed: Notify::new(), bucket, outside });
         let router = Router::new()
             .route("/v1/queues/{queue}/claims", post(claim))
             .route("/v1/jobs/{job}/attempts/{attempt}/beats", post(beat))
@@ -248,7 +274,17 @@ impl Lab {
         let worker = tokio::spawn(Worker::run(config, stop.clone()));
         let repository = folder.path().join("repository");
         git(folder.path(), &["init", "--quiet", "--initial-branch=main", "repository"]);
-        Self { folder, server, repository, stop, worker: Some(worker), serving, s3, jobs: 0 }
+        Self { folder, server, repository, stop, worker: Some(worker), serving, s3, bucket_config, jobs: 0 }
+    }
+
+    /// From now on workers reach the bucket by this proxy before its server.
+    pub async fn plan(&self, plan: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> Proxy {
+        let proxy = Proxy::start(self.s3.endpoint(), Link::default(), plan).await.expect("a proxy");
+        let endpoint = Some(proxy.endpoint().to_owned());
+        let config = BucketConfig { endpoint, ..self.bucket_config.clone() };
+        let outside = Bucket::connect(&config).await.expect("connected");
+        *self.server.outside.lock().expect("not poisoned") = outside;
+        proxy
     }
 
     /// Writes the files and commits them; answers the commit.

@@ -3,10 +3,7 @@
 //!
 //! Valid input is made from the schemas themselves, so a new event is fuzzed as soon as it has one.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use apache_avro::{
     Schema,
@@ -67,7 +64,7 @@ impl Subject for Events {
     }
 
     fn golden(&self) -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/golden");
+        let folder = longshore_checkout::path("schemas/golden");
         let files = std::fs::read_dir(folder).expect("the golden bytes are part of this repository");
         let texts = files.map(|file| std::fs::read_to_string(file.expect("readable").path()).expect("text"));
         let mut golden: Vec<_> = texts

@@ -452,7 +452,7 @@ async fn bucket(root: std::path::PathBuf) -> (embedded::Server, Bucket) {
         access_key: Some(keys.0),
         secret_key: Some(keys.1),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     let bucket = Bucket::connect(&config).await.expect("a bucket");
     bucket.ensure_exists().await.expect("a bucket");

@@ -22,7 +22,7 @@ struct Printed {
 }
 
 pub(crate) fn run(brokers: &str, requests: &str, count: u64) -> Result<Run> {
-    let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("streams");
+    let home = longshore_checkout::path("tests/bench/streams");
     let cache = std::env::var_os("LONGSHORE_CACHE").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/longshore")));
     let jars = cache.context("HOME is not set")?.join("streams");

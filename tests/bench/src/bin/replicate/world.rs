@@ -211,7 +211,7 @@ async fn bucket(endpoint: &str, name: &str) -> Result<Bucket> {
         access_key: key(),
         secret_key: key(),
         path_style: true,
-        prefix: String::new(),
+        ..BucketConfig::default()
     };
     Ok(Bucket::connect(&config).await?)
 }
