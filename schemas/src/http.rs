@@ -184,7 +184,7 @@ pub struct WantedView {
     pub since: Timestamp,
 }
 
-/// What `PUT /v1/artifacts/{artifact}/keep` takes.
+/// What `POST /v1/artifacts/{artifact}/keep` takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepBody {
@@ -458,6 +458,61 @@ pub struct NodeServiceView {
     pub artifact: Option<ArtifactId>,
     pub status: NodeStatus,
     pub port: Option<u16>,
+    pub message: Option<String>,
+}
+
+/// `GET /v1/services/{service}/fleet`: where a service runs, counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FleetView {
+    pub service: ServiceName,
+    /// Nodes that ever said something of it.
+    pub nodes: u64,
+    pub counts: Vec<FleetCountView>,
+    /// Nodes that are in none of the counts, because there are too many of those.
+    pub not_counted: u64,
+    /// Failures alike, the most frequent first.
+    pub failures: Vec<FailureView>,
+    /// Failed nodes that are in none of these.
+    pub not_grouped: u64,
+    /// Nodes that are lost, not healthy, or behind the newest goal; those first that have said so for longest.
+    pub stragglers: Vec<StragglerView>,
+    pub stragglers_total: u64,
+}
+
+/// Nodes that said the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FleetCountView {
+    pub region: RegionName,
+    pub zone: ZoneName,
+    pub version: GoalVersion,
+    pub artifact: Option<ArtifactId>,
+    pub status: NodeStatus,
+    pub lost: bool,
+    pub nodes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    /// The first line of what they said, with # for numbers and … for names of bytes.
+    pub cause: String,
+    pub nodes: u64,
+    pub regions: Vec<RegionName>,
+    /// Some of the nodes.
+    pub examples: Vec<NodeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StragglerView {
+    pub region: RegionName,
+    pub node: NodeId,
+    pub zone: ZoneName,
+    pub rack: RackName,
+    pub version: GoalVersion,
+    pub artifact: Option<ArtifactId>,
+    pub status: NodeStatus,
+    pub lost: bool,
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
     pub message: Option<String>,
 }
 
@@ -785,9 +840,16 @@ pub struct ArtifactQuery {
 pub struct NodeQuery {
     pub region: Option<RegionName>,
     pub service: Option<ServiceName>,
+    /// Conditions with commas between, as `zone=eu-a,status=failed,version<7`. Of the page's items, which may be fewer then.
+    #[serde(rename = "where")]
+    pub conditions: Option<String>,
     pub after: Option<String>,
     pub limit: Option<u32>,
 }
+
+/// What nodes can be asked for in [`NodeQuery::conditions`], and how much at a time.
+pub const NODE_KEYS: [&str; 9] = ["node", "zone", "rack", "host", "agent", "lost", "status", "artifact", "version"];
+pub const NODE_WHERE_MAX: usize = 20;
 
 /// Items of a page unless the query says otherwise, and at most.
 pub const PAGE_ITEMS_DEFAULT: u32 = 100;

@@ -6,13 +6,13 @@
 pub mod auth;
 pub mod avro;
 pub mod codec;
+pub mod envelope;
 pub mod events;
 pub mod evolution;
 pub mod http;
 pub mod ids;
 pub mod letters;
 pub mod nodes;
-pub mod provenance;
 pub mod read;
 pub mod stream;
 pub mod time;

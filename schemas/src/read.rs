@@ -11,7 +11,7 @@ use crate::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Refusal,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
         QueueView, RetentionView, ServiceView,
     },
 };
@@ -75,6 +75,11 @@ pub trait ReadModel: Send + Sync + 'static {
     /// What would be retired and collected now, and why all else is kept. Reads much of the main bucket.
     async fn retention(self: Arc<Self>) -> Result<RetentionView, ReadError> {
         Err(ReadError::Unavailable("these projections are of no bucket".to_owned()))
+    }
+
+    /// Where a service runs, counted. Looks at each node that ever ran it. None if none did.
+    async fn fleet(self: Arc<Self>, service: ServiceName) -> Result<Option<FleetView>, ReadError> {
+        Err(ReadError::Unavailable(format!("these projections have no nodes of {service}")))
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError>;

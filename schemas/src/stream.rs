@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ArtifactId, NodeId, PackId, RackName, RegionName, ServiceName, ZoneName,
-    events::{GoalVersion, NodeStatus, RegionalGoal},
+    envelope::Envelope,
+    events::{GoalVersion, NodeStatus},
 };
 
 /// Largest frame, in bytes.
@@ -122,8 +123,8 @@ pub enum FromRegion {
         reason: String,
         retry_seconds: Option<u32>,
     },
-    /// Always the newest of its service.
-    Goal(RegionalGoal),
+    /// Always the newest of its service; believed for its signature alone.
+    Goal(Envelope),
     /// None: the region does not have the artifact.
     Root {
         artifact: ArtifactId,

@@ -6,7 +6,11 @@ use clap::{Args, Parser};
 use longshore_schemas::{NodeId, RackName, ZoneName};
 use longshore_service::telemetry;
 
-use crate::{Folders, node::Config};
+use crate::{
+    Folders,
+    node::Config,
+    trust::{self, Trust},
+};
 
 #[derive(Debug, Args)]
 pub struct Data {
@@ -32,6 +36,12 @@ pub struct Run {
     /// File with an enrolment token, for the first start
     #[arg(long, env = "LONGSHORE_NODE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File with the public keys that goals are signed with, in PEM: secrets/goals.pub of the installation
+    #[arg(long, env = "LONGSHORE_NODE_GOAL_KEYS")]
+    pub goal_keys: PathBuf,
+    /// File with the public keys that artifacts' provenance is signed with, in PEM: secrets/provenance.pub of the installation
+    #[arg(long, env = "LONGSHORE_NODE_PROVENANCE_KEYS")]
+    pub provenance_keys: PathBuf,
     /// Host name or address at which peers and users reach this machine
     #[arg(long, env = "LONGSHORE_NODE_HOST")]
     pub host: String,
@@ -86,6 +96,11 @@ impl Run {
             }
             _ => {}
         }
+        for (flag, file) in [("goal-keys", &self.goal_keys), ("provenance-keys", &self.provenance_keys)] {
+            if let Err(error) = trust::read(file) {
+                found.push((flag, error.to_string()));
+            }
+        }
         found
     }
 
@@ -100,6 +115,7 @@ impl Run {
             host: self.host,
             swarm_listen: self.swarm_listen,
             port_base: self.port_base,
+            trust: Trust { goal_keys: self.goal_keys, provenance_keys: self.provenance_keys },
             stop_services_on_exit: self.stop_services_on_exit,
         }
     }

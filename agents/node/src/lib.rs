@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`link`]: the one connection to the region; everything on it may be lost and is said again.
+//! - [`trust`]: whose word is taken, of goals and of what artifacts are made of. Asked before anything is fetched, and before it is started.
 //! - [`goals`]: the newest goal of each service, on disk before anything acts on it. Lower versions are refused, for ever.
 //! - [`plan`], in a crate of its own: what a service needs next, as a pure function of its goal and what is on disk.
 //! - [`service`]: carries that out, one step at a time, and reports each.
@@ -30,6 +31,7 @@ pub mod releases;
 pub mod reports;
 pub mod service;
 pub mod shim;
+pub mod trust;
 pub mod watch;
 
 pub use longshore_node_policy::plan;

@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,9 +17,12 @@ use futures::{SinkExt, StreamExt};
 use longshore_artifact::ArtifactRoot;
 use longshore_schemas::{
     ArtifactId, NodeId, PackId, RackName, RegionName, ZoneName,
+    envelope::Envelope,
+    events::RegionalGoal,
     stream::{FromNode, FromRegion, Hello},
 };
-use longshore_service::{durable, retry::Backoff};
+use longshore_service::{durable, metrics::Counters, retry::Backoff};
+use longshore_signing::goal;
 use longshore_swarm::{
     fetch::{FromTracker, Link},
     frames::{FrameCodec, FrameError},
@@ -32,7 +35,12 @@ use tokio::{
 };
 use tokio_util::{codec::Framed, sync::CancellationToken};
 
-use crate::{Error, Folders, goals::GoalKeeper, releases, reports::Reports};
+use crate::{
+    Error, Folders,
+    goals::{GoalKeeper, Offered},
+    releases,
+    reports::Reports,
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
@@ -47,6 +55,10 @@ const OUTBOX: usize = 256;
 const TRACKER_INBOX: usize = 256;
 /// Packs named in one message.
 const PACKS_MAX: usize = 8_000;
+
+static REFUSED: LazyLock<Counters<0>> = LazyLock::new(|| {
+    Counters::new("longshore_node_goals_refused", "Goals that were not believed, or not for this region", [])
+});
 
 /// Who this node is, and where its region.
 #[derive(Debug, Clone)]
@@ -236,9 +248,13 @@ impl Connector {
         // Beats that nobody acknowledges end the connection: a region that vanished says no goodbye.
         rustix::net::sockopt::set_tcp_user_timeout(&tcp, UNACKNOWLEDGED_MS_MAX).map_err(std::io::Error::from)?;
         let mut stream = Framed::new(tcp, FrameCodec::default());
-        let credential = self.credential(&mut stream).await?;
+        let Credential { credential, region: own } = self.credential(&mut stream).await?;
         stream.send(FromNode::Hello(self.hello(credential))).await?;
         let beat = match answer(&mut stream).await? {
+            FromRegion::Welcome { region, .. } if region != own => {
+                let says = format!("it says that it is {region}, and this node is enrolled in {own}");
+                return Err(Error::Refused(says).into());
+            }
             FromRegion::Welcome { region, beat_seconds } => {
                 tracing::info!(%region, "connected");
                 Duration::from_secs(beat_seconds.max(1).into())
@@ -249,16 +265,16 @@ impl Connector {
             stream.feed(message).await?;
         }
         stream.flush().await?;
-        self.converse(stream, beat).await
+        self.converse(stream, beat, &own).await
     }
 
     /// Reads the credential, or enrols.
-    async fn credential(&self, stream: &mut Stream) -> Result<String, Ended> {
+    async fn credential(&self, stream: &mut Stream) -> Result<Credential, Ended> {
         let path = self.folders.credential();
         if let Some(bytes) = durable::read(&path).map_err(Error::from)? {
             let kept: Credential = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::Refused(format!("{}: {error}; remove it to enrol again", path.display())))?;
-            return Ok(kept.credential);
+            return Ok(kept);
         }
         let Some(file) = &self.identity.token_file else {
             return Err(Error::Refused("this node has no identity yet: give --token-file to enrol".into()).into());
@@ -271,7 +287,7 @@ impl Connector {
                 let json = serde_json::to_vec(&kept).map_err(|error| Error::Refused(error.to_string()))?;
                 durable::write(&path, &json, durable::PRIVATE_MODE).map_err(Error::from)?;
                 tracing::info!(region = %kept.region, "enrolled");
-                Ok(kept.credential)
+                Ok(kept)
             }
             other => Err(unexpected(&other)),
         }
@@ -307,12 +323,12 @@ impl Connector {
         messages
     }
 
-    async fn converse(&mut self, mut stream: Stream, beat: Duration) -> Result<(), Ended> {
+    async fn converse(&mut self, mut stream: Stream, beat: Duration, region: &RegionName) -> Result<(), Ended> {
         let mut beats = interval(beat);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                message = stream.next() => self.handle(message.ok_or(Ended::Closed)??)?,
+                message = stream.next() => self.handle(message.ok_or(Ended::Closed)??, region)?,
                 message = self.outbox.recv() => match message {
                     Some(message) => stream.send(message).await?,
                     None => return Ok(()),
@@ -325,25 +341,35 @@ impl Connector {
         }
     }
 
-    fn handle(&self, message: FromRegion) -> Result<(), Ended> {
-        match message {
-            FromRegion::Goal(goal) => {
-                let (service, version) = (goal.service.clone(), goal.version);
-                match self.goals.accept(goal) {
-                    Ok(accepted) => {
-                        tracing::info!(%service, %version, accepted, "goal");
-                        self.reports.trouble(&service, None);
-                    }
-                    // No later try would end differently; the other services go on.
-                    Err(Error::Refused(reason)) => tracing::error!(%service, %version, reason, "goal refused"),
-                    // It is not on disk: the region gives it again on the next connection.
-                    Err(error) => {
-                        let trouble = format!("goal {version} cannot be kept: {}", error.whole());
-                        self.reports.trouble(&service, Some(trouble));
-                        return Err(error.into());
-                    }
-                }
+    fn take_goal(&self, envelope: Envelope, region: &RegionName) -> Result<(), Ended> {
+        // Whoever says it: to tell of what service there is trouble.
+        let claimed = goal::read(&envelope);
+        let error = match self.goals.accept(envelope, region) {
+            Ok(Offered { service, version, is_news }) => {
+                tracing::info!(%service, %version, is_news, "goal");
+                self.reports.trouble(&service, None);
+                return Ok(());
             }
+            Err(error) => error,
+        };
+        if let Some(RegionalGoal { service, version, .. }) = claimed {
+            self.reports.trouble(&service, Some(format!("goal {version} is not taken: {}", error.whole())));
+        }
+        match error {
+            // No later try would end differently; the other services go on.
+            Error::Refused(reason) => {
+                REFUSED.count([], 1);
+                tracing::error!(reason, "goal refused");
+                Ok(())
+            }
+            // It is not on disk: the region gives it again on the next connection.
+            error => Err(error.into()),
+        }
+    }
+
+    fn handle(&self, message: FromRegion, region: &RegionName) -> Result<(), Ended> {
+        match message {
+            FromRegion::Goal(envelope) => self.take_goal(envelope, region)?,
             FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),
             FromRegion::Sources { artifact, peers, tickets } => {
                 self.exchange.told(&artifact, FromTracker::Sources { peers, tickets });

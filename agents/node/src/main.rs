@@ -25,7 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the agent
-    Run(Run),
+    Run(Box<Run>),
     /// Show which services run here
     Status(Data),
     /// Stop the services of this folder; for when the agent is not to come back
@@ -41,7 +41,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(run) => agent(run).await,
+        Command::Run(run) => agent(*run).await,
         Command::Status(data) => status(&Folders { data: data.data }),
         Command::StopServices(data) => stop_all(&Folders { data: data.data }).await,
         Command::Shim { folder } => shim::main(&folder).await,

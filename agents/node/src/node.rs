@@ -22,6 +22,7 @@ use crate::{
     releases::Releases,
     reports::Reports,
     service::{Ports, Service, Shared, stop_all},
+    trust::Trust,
 };
 
 /// What a node needs to know.
@@ -38,6 +39,7 @@ pub struct Config {
     pub host: String,
     pub swarm_listen: SocketAddr,
     pub port_base: u16,
+    pub trust: Trust,
     /// Otherwise services outlive the agent.
     pub stop_services_on_exit: bool,
 }
@@ -47,9 +49,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     std::fs::create_dir_all(&config.data).map_err(Error::io(&config.data))?;
     let data = config.data.canonicalize().map_err(Error::io(&config.data))?;
     let folders = Folders { data };
+    config.trust.check()?;
     let _lock = lock(&folders)?;
     let boot = next_boot(&folders)?;
-    let goals = Arc::new(GoalKeeper::open(&folders.goals())?);
+    let goals = Arc::new(GoalKeeper::open(&folders.goals(), config.trust.clone())?);
     let packs = folders.packs();
     let store = tokio::task::spawn_blocking(move || PackStore::open(&packs))
         .await
@@ -68,7 +71,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         zone: config.zone.clone(),
         host: config.host.clone(),
         folders: folders.clone(),
-        releases: Releases::open(&folders, fetcher, exchange.clone())?,
+        goals: goals.clone(),
+        releases: Releases::open(&folders, fetcher, exchange.clone(), config.trust)?,
         reports: reports.clone(),
         // A proxy for the bucket has no part in whether a service of this machine answers.
         http: client(reqwest::Client::builder().no_proxy())?,

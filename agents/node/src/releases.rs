@@ -32,7 +32,7 @@ use longshore_swarm_policy::fetch::WantedPack;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
-use crate::{Error, Folders, link::Exchange};
+use crate::{Error, Folders, link::Exchange, trust::Trust};
 
 /// Arrivals that are remembered for people.
 const TRANSFERS_KEPT: usize = 100;
@@ -57,6 +57,7 @@ pub struct Releases {
     folders: Folders,
     fetcher: Fetcher,
     exchange: Arc<Exchange>,
+    trust: Trust,
     /// Two services that want the same artifact fetch it once.
     locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held shared while something is assembled or found to be there, so that nothing of it is removed.
@@ -71,7 +72,7 @@ static SECONDS: LazyLock<Histograms<0>> =
     LazyLock::new(|| Histograms::seconds("longshore_node_install_seconds", "Until a release was in place", []));
 
 impl Releases {
-    pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>) -> Result<Self, Error> {
+    pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>, trust: Trust) -> Result<Self, Error> {
         let folder = folders.releases();
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         // Only for people: a file that cannot be read begins anew.
@@ -80,6 +81,7 @@ impl Releases {
             folders: folders.clone(),
             fetcher,
             exchange,
+            trust,
             locks: Mutex::default(),
             gate: Arc::default(),
             transfers: Mutex::new(transfers.unwrap_or_default()),
@@ -101,6 +103,7 @@ impl Releases {
         }
         let begun = Instant::now();
         let root = self.exchange.root(artifact).await?;
+        self.trust.origin(&root)?;
         save_root(&self.folders, &root)?;
         let mut link = self.exchange.link(artifact);
         let index_packs: Vec<PackRef> = Index::packs(&root).copied().collect();
@@ -124,6 +127,13 @@ impl Releases {
             seconds: begun.elapsed().as_secs_f64(),
         })?;
         Ok(folder)
+    }
+
+    /// Whether somebody who is trusted still says where an installed release comes from.
+    pub fn confirm(&self, artifact: ArtifactId) -> Result<(), Error> {
+        let path = root_path(&self.folders, &artifact);
+        let json = fs::read(&path).map_err(Error::io(&path))?;
+        self.trust.origin(&ArtifactRoot::from_json(&artifact, &json)?)
     }
 
     fn lock_of(&self, artifact: ArtifactId) -> Arc<tokio::sync::Mutex<()>> {

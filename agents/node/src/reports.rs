@@ -13,6 +13,8 @@ use longshore_schemas::{
 use longshore_service::metrics::Counters;
 use tokio::sync::Notify;
 
+use crate::goals::SERVICES_MAX;
+
 static STATUSES: LazyLock<Counters<1>> = LazyLock::new(|| {
     Counters::new("longshore_node_statuses", "Statuses that this node's services went through", ["status"])
 });
@@ -56,6 +58,8 @@ impl Reports {
             return;
         }
         match trouble {
+            // Whoever makes up services fills nothing.
+            Some(_) if levels.trouble.len() >= SERVICES_MAX => return,
             Some(trouble) => drop(levels.trouble.insert(service.clone(), trouble)),
             None => drop(levels.trouble.remove(service)),
         }

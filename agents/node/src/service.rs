@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Folders,
-    goals::{Goals, Wanted},
+    goals::{GoalKeeper, Goals, Wanted},
     health,
     plan::{self, Release, ServiceState, Step},
     releases::Releases,
@@ -51,6 +51,7 @@ pub struct Shared {
     pub zone: ZoneName,
     pub host: String,
     pub folders: Folders,
+    pub goals: Arc<GoalKeeper>,
     pub releases: Releases,
     pub reports: Reports,
     pub http: reqwest::Client,
@@ -181,6 +182,7 @@ impl Service {
                 Ok(())
             }
             Step::Install(release) => {
+                self.shared.goals.confirm(&self.name)?;
                 self.keep(Some(release.artifact));
                 // What comes now may turn out to be surplus.
                 self.cleaned = None;
@@ -243,6 +245,9 @@ impl Service {
         switch: bool,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
+        // What was believed when it was fetched may have been disowned since.
+        self.shared.goals.confirm(&self.name)?;
+        self.shared.releases.confirm(release.artifact)?;
         // Nothing is stopped for a release that a full disk would not let start.
         self.check_room()?;
         let port = self.shared.ports.of(&self.name, self.state.content().port)?;

@@ -15,10 +15,11 @@ use std::{
 
 use async_trait::async_trait;
 use longshore_collector::{Announced, Collector, Known, Standing};
-use longshore_log::{Log, ReadLimit, TopicPartition, clock};
+use longshore_log::{Log, TopicPartition, clock, end_of_records};
 use longshore_region_policy::pending::Pending;
 use longshore_s3::{Bucket, Object};
 use longshore_schemas::{ArtifactId, Timestamp, topics};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{outbox::Outbox, reports::Reports};
@@ -26,6 +27,8 @@ use crate::{outbox::Outbox, reports::Reports};
 /// How long a round waits for the facts that the log has.
 const CATCH_UP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+/// What collectors that are gone leave is in the way of copies, and is looked for this often.
+const TIDY_EVERY: Duration = Duration::from_secs(2 * 60);
 /// What is shared out among the processes of a region by this word.
 const DUTY: &str = "collect";
 /// Where the service copies packs to, until they were looked at.
@@ -94,10 +97,18 @@ impl Collection {
         if let Some(Err(error)) = removed {
             tracing::warn!(%error, "what was left in incoming/ could not be removed");
         }
-        while shutdown.run_until_cancelled(tokio::time::sleep(self.every)).await.is_some() {
+        let mut next = Instant::now() + self.every;
+        while shutdown.run_until_cancelled(tokio::time::sleep(self.every.min(TIDY_EVERY))).await.is_some() {
             if !self.reports.is_to_do(self.outbox.sender(), DUTY) {
                 continue;
             }
+            if let Err(error) = self.collector.tidy().await {
+                tracing::warn!(%error, "what others have condemned cannot be looked at");
+            }
+            if Instant::now() < next {
+                continue;
+            }
+            next = Instant::now() + self.every;
             let before = Timestamp::from_millis(clock::now().millis().saturating_sub(millis(self.grace)));
             match shutdown.run_until_cancelled(self.collector.round(&self)).await {
                 Some(Ok(_)) => {
@@ -129,21 +140,12 @@ impl Collection {
 
     /// Reads up to where the log ends now, and waits until the copier is as far.
     async fn follow(&self) -> Result<(), longshore_log::Error> {
-        let partitions = self.log.partitions(topics::ARTIFACTS.name)?;
         let of = |partition| TopicPartition::new(topics::ARTIFACTS.name, partition);
         let from = self.retired.fold().offsets.clone();
-        let mut next = from.clone();
         let start = |partition| (of(partition), from.get(&partition).copied().unwrap_or(0));
-        let mut reader = self.log.reader((0..partitions).map(start).collect())?;
-        for partition in 0..partitions {
-            let end = self.log.end_offset(&of(partition)).await?;
-            while reader.position(&of(partition)).is_some_and(|position| position < end) {
-                for stored in reader.read(ReadLimit::default()).await? {
-                    next.insert(stored.source.partition, stored.offset + 1);
-                }
-            }
-        }
-        let is_there = |fold: &Fold| next.iter().all(|(partition, offset)| fold.offsets.get(partition) >= Some(offset));
+        let from = (0..self.log.partitions(topics::ARTIFACTS.name)?).map(start).collect();
+        let ends = end_of_records(&*self.log, from).await?;
+        let is_there = |fold: &Fold| ends.iter().all(|(of, end)| fold.offsets.get(&of.partition) >= Some(end));
         while !is_there(&self.retired.fold()) {
             tokio::time::sleep(LOOK).await;
         }
@@ -178,8 +180,8 @@ impl Known for Collection {
         _: Option<&ArtifactId>,
         _: Option<&ArtifactId>,
         _: &BTreeSet<ArtifactId>,
-    ) -> Vec<ArtifactId> {
-        Vec::new()
+    ) -> Result<Vec<ArtifactId>, String> {
+        Ok(Vec::new())
     }
 
     /// What is retired nobody copies; all else is copied until its root is there.

@@ -227,12 +227,11 @@ impl Copier {
                         // Something changed: it need not wait.
                         jobs.give_back_at.remove(&failed.artifact);
                     }
-                    retired |= matches!(fact.event, ArtifactFact::ArtifactRetired(_));
-                    if let ArtifactFact::ReplicationStarted(started) = &fact.event {
-                        retired |= self.pending.retired.contains_key(&started.summary.artifact);
-                    }
                     self.roots.forget_of(&self.region, &fact.event);
+                    let (before, is_retirement) =
+                        (self.pending.retired.len(), matches!(fact.event, ArtifactFact::ArtifactRetired(_)));
                     self.pending.apply(&self.region, fact.event, fact.at);
+                    retired |= is_retirement || self.pending.retired.len() != before;
                 }
                 Err(error) => {
                     tracing::error!(partition = %stored.source, offset = stored.offset, %error, "fact skipped");
@@ -376,10 +375,13 @@ impl Job {
             let wait = backoff.next_wait(&mut rand::rng());
             let (artifact, retry_ms) = (self.artifact, wait.as_millis());
             tracing::warn!(region = %self.region, %artifact, %error, retry_ms, "artifact not stored yet");
-            let text = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
-            let (packs, bytes) = (progress.packs_done(), progress.bytes_copied());
-            if !self.report(ReplicaStatus::Failed, packs, bytes, Some(text), shutdown).await {
-                return false;
+            // What is just being collected says nothing of a replica that may be there already.
+            if !error.is_passing() {
+                let text = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
+                let (packs, bytes) = (progress.packs_done(), progress.bytes_copied());
+                if !self.report(ReplicaStatus::Failed, packs, bytes, Some(text), shutdown).await {
+                    return false;
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

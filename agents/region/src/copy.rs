@@ -15,15 +15,18 @@
 //!
 //! The root in a region's bucket says that every pack it names is there: nodes may begin once they find it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use longshore_artifact::{ArtifactRoot, PACK_BYTES_MAX, PackRef, ROOT_BYTES_MAX, pack_key, root_key};
-use longshore_collector::{ANNOUNCED_LASTS, announce, condemned, is_condemned};
+use longshore_collector::{announce, condemned, is_condemned};
 use longshore_region_policy::turns::Source;
 use longshore_s3::{Bucket, Error as BucketError};
 use longshore_schemas::{ArtifactId, PackId, events::UploadedPack};
@@ -52,6 +55,8 @@ pub(crate) struct Copy {
     pub(crate) incoming: Arc<str>,
     /// What this process is called among those of its region.
     pub(crate) process: Arc<str>,
+    /// How long collectors heed what is announced.
+    pub(crate) announced_lasts: Duration,
 }
 
 pub(crate) struct Copied {
@@ -116,6 +121,11 @@ pub(crate) enum CopyError {
 }
 
 impl CopyError {
+    /// Whether a collector is in the way, and will not be for long.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Condemned | Self::Collected { .. })
+    }
+
     /// Whether it may be otherwise at the next try, without anyone doing anything.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -155,7 +165,7 @@ impl Copy {
                 .try_for_each(|()| std::future::ready(Ok(())))
                 .await?;
             // The announcement may not hold any more: what is there now is looked for again.
-            if begun.elapsed() < ANNOUNCED_LASTS / 2 {
+            if begun.elapsed() < self.announced_lasts / 2 {
                 break;
             }
         }

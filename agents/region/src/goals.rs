@@ -1,20 +1,19 @@
-//! The newest goal of each service in this region, from the compacted topic `goal-state`.
+//! The newest goal of each service in this region, from the compacted topic `goal-state`, as far as it is signed by a key that is trusted:
+//! whoever else can write to the topic changes nothing here.
 //!
 //! Every session remembers how far it has read the board, as a number that grows with each change. A service stands on the
 //! board once, at its last change: a session that was slow finds the newest goal and none of those in between.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
     time::Duration,
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
-use longshore_region_policy::board::Board;
-use longshore_schemas::{
-    RegionName, codec,
-    events::{GoalState, RegionalGoal, Request},
-    topics,
-};
+use longshore_region_policy::board::{Board, SignedGoal};
+use longshore_schemas::{RegionName, topics};
+use longshore_service::metrics::Counters;
+use longshore_signing::{TrustedKeys, goal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +23,10 @@ use crate::{
 };
 
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
+
+static UNTRUSTED: LazyLock<Counters<0>> = LazyLock::new(|| {
+    Counters::new("longshore_untrusted_goals", "Records of goal-state that no trusted key signed", [])
+});
 
 /// See the module.
 pub(crate) struct GoalBoard {
@@ -38,18 +41,18 @@ impl GoalBoard {
     }
 
     /// Puts up a goal unless it is of another region or not newer. Whether it was put up.
-    pub(crate) fn offer(&self, goal: RegionalGoal) -> bool {
-        if goal.region != self.region {
+    pub(crate) fn offer(&self, signed: SignedGoal) -> bool {
+        if signed.goal.region != self.region {
             return false;
         }
-        let changed = self.board.write().unwrap_or_else(PoisonError::into_inner).offer(goal);
+        let changed = self.board.write().unwrap_or_else(PoisonError::into_inner).offer(signed);
         let Some(change) = changed else { return false };
         self.changed.send_replace(change);
         true
     }
 
     /// The goals that changed after the change of this number, and the number of the last.
-    pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<RegionalGoal>>) {
+    pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<SignedGoal>>) {
         self.board.read().unwrap_or_else(PoisonError::into_inner).since(change)
     }
 
@@ -64,14 +67,19 @@ pub(crate) struct Follower {
     log: Arc<dyn Log>,
     reader: Box<dyn Reader>,
     board: Arc<GoalBoard>,
+    trusted: TrustedKeys,
 }
 
 impl Follower {
     /// Reads all that is there now: a node that connects after this gets no goal that was already replaced.
-    pub(crate) async fn catch_up(log: Arc<dyn Log>, board: Arc<GoalBoard>) -> Result<Self, Error> {
+    pub(crate) async fn catch_up(
+        log: Arc<dyn Log>,
+        board: Arc<GoalBoard>,
+        trusted: TrustedKeys,
+    ) -> Result<Self, Error> {
         let ends = ends(&*log, partitions(&*log)?).await?;
         let reader = open(&*log).await?;
-        let mut follower = Self { log, reader, board };
+        let mut follower = Self { log, reader, board, trusted };
         while is_behind(&*follower.reader, &ends) {
             let records = follower.reader.read(ReadLimit::default()).await?;
             follower.take(&records);
@@ -105,16 +113,27 @@ impl Follower {
     fn take(&self, records: &[StoredRecord]) {
         for stored in records {
             let Some(value) = &stored.record.value else { continue };
-            match codec::decode::<Request<GoalState>>(value) {
-                Ok(Request { event: GoalState::RegionalGoal(goal), .. }) => {
-                    let (service, version) = (goal.service.clone(), goal.version);
-                    if self.board.offer(goal) {
+            match self.believed(value, stored) {
+                Ok(signed) => {
+                    let (service, version) = (signed.goal.service.clone(), signed.goal.version);
+                    if self.board.offer(signed) {
                         tracing::info!(region = %self.board.region, %service, %version, "goal received");
                     }
                 }
-                Err(error) => tracing::error!(source = %stored.source, offset = stored.offset, %error, "goal skipped"),
+                Err(reason) => {
+                    UNTRUSTED.count([], 1);
+                    tracing::error!(source = %stored.source, offset = stored.offset, reason, "goal skipped");
+                }
             }
         }
+    }
+
+    fn believed(&self, value: &[u8], stored: &StoredRecord) -> Result<SignedGoal, String> {
+        let header = stored.record.headers.iter().find(|(name, _)| name == goal::SIGNATURE);
+        let envelope = goal::envelope(value, header.map(|(_, value)| value.as_ref()));
+        let envelope = envelope.ok_or("it is not signed")?;
+        let goal = goal::verify(&envelope, &self.trusted).map_err(|error| error.to_string())?;
+        Ok(SignedGoal { goal, envelope })
     }
 }
 
@@ -135,25 +154,31 @@ fn partitions(log: &dyn Log) -> Result<Vec<TopicPartition>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use longshore_schemas::events::GoalVersion;
+    use longshore_schemas::{
+        envelope::Envelope,
+        events::{GoalVersion, RegionalGoal},
+    };
 
     use super::*;
 
-    fn goal(service: &str, revision: u64, step: u32) -> RegionalGoal {
-        RegionalGoal {
+    fn goal(service: &str, revision: u64, step: u32) -> SignedGoal {
+        let goal = RegionalGoal {
             region: "eu".parse().expect("valid"),
             service: service.parse().expect("valid"),
             version: GoalVersion { revision, step },
             targets: Vec::new(),
-        }
+        };
+        // Who follows the topic has looked at it.
+        let envelope = Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() };
+        SignedGoal { goal, envelope }
     }
 
     fn board() -> GoalBoard {
         GoalBoard::new("eu".parse().expect("valid"))
     }
 
-    fn shown(goals: &[Arc<RegionalGoal>]) -> Vec<String> {
-        goals.iter().map(|goal| format!("{} {}", goal.service, goal.version)).collect()
+    fn shown(goals: &[Arc<SignedGoal>]) -> Vec<String> {
+        goals.iter().map(|signed| format!("{} {}", signed.goal.service, signed.goal.version)).collect()
     }
 
     #[test]
@@ -178,7 +203,8 @@ mod tests {
         for (revision, step) in [(2, 1), (2, 0), (1, 9)] {
             assert!(!board.offer(goal("web", revision, step)), "{revision}.{step}");
         }
-        let elsewhere = RegionalGoal { region: "us".parse().expect("valid"), ..goal("web", 9, 0) };
+        let mut elsewhere = goal("web", 9, 0);
+        elsewhere.goal.region = "us".parse().expect("valid");
         assert!(!board.offer(elsewhere));
         assert_eq!(shown(&board.since(0).1), ["web 2.1"]);
     }

@@ -68,6 +68,7 @@ use longshore_service::{
     signed::Signer,
     tokens::Tokens,
 };
+use longshore_signing::TrustedKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +108,8 @@ pub struct RegionConfig {
     /// The region's own, at least one: the first signs its reports, all are believed of its other processes. The control nodes
     /// know them too.
     pub request_keys: Vec<RequestKey>,
+    /// Whose goals are believed.
+    pub goal_keys: TrustedKeys,
     /// Kept between runs to spare work; losing it costs only that work.
     pub data_dir: PathBuf,
     pub limits: Limits,
@@ -276,6 +279,7 @@ impl Region {
             by_service: Arc::new(AtomicBool::new(by_service)),
             incoming: format!("{INCOMING}{}/{:08x}/", outbox.process(), rand::random::<u32>()).into(),
             process: outbox.process().into(),
+            announced_lasts: config.limits.collection.announced_lasts,
         };
         let retired = Arc::new(Retired::default());
         let folded = (retired.clone(), roots.clone());
@@ -307,7 +311,7 @@ impl Region {
         let listener = nodes::bind(config.listen).await?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
         let mut tasks = JoinSet::new();
-        let follower = goals::Follower::catch_up(config.log.clone(), goals).await?;
+        let follower = goals::Follower::catch_up(config.log.clone(), goals, config.goal_keys.clone()).await?;
         let peers = Peers::catch_up(
             config.log.clone(),
             &config.region,

@@ -299,10 +299,11 @@ async fn write_all(
         changes.mark_unchanged();
         let (now, goals) = sessions.goals.since(read_to);
         read_to = now;
-        for goal in goals {
+        for signed in goals {
+            let goal = &signed.goal;
             if sent.get(&goal.service).is_none_or(|version| *version < goal.version) {
                 sent.insert(goal.service.clone(), goal.version);
-                write(outgoing, FromRegion::Goal((*goal).clone()), &hello.node).await?;
+                write(outgoing, FromRegion::Goal(signed.envelope.clone()), &hello.node).await?;
             }
         }
         tokio::select! {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use longshore_schemas::{ArtifactId, PackId, provenance::Envelope};
+use longshore_schemas::{ArtifactId, PackId, envelope::Envelope};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -63,11 +63,19 @@ impl Bucket {
                 let all = self.packs.iter().map(|(name, modified)| (*name, *modified));
                 Answer::Packs(listed(all, after.as_ref(), page))
             }
-            Effect::ReadRoot(artifact) => Answer::Names(self.roots.get(artifact).map(|(packs, _)| packs.clone())),
-            Effect::ListAnnounced => {
-                Answer::Announced(self.announced.keys().filter_map(|key| Announced::parse(key)).collect())
+            Effect::ReadRoots(artifacts) => {
+                let all: Vec<_> = artifacts.iter().filter_map(|artifact| self.roots.get(artifact)).collect();
+                let packs = all.iter().flat_map(|(packs, _)| packs.clone()).collect();
+                Answer::Names { found: all.len() as u64, packs }
             }
-            Effect::ReadAnnounced(announced) => Answer::Names(self.announced.get(&announced.key).cloned()),
+            Effect::ListAnnounced => {
+                let all = self.announced.keys().filter_map(|key| Announced::parse(key)).collect();
+                Answer::Announced { all, is_current: true }
+            }
+            Effect::ReadAnnounced(announced) => {
+                let packs = self.announced.get(&announced.key).cloned();
+                Answer::Names { found: u64::from(packs.is_some()), packs: packs.unwrap_or_default() }
+            }
             Effect::Condemn(condemned) => {
                 self.condemned = condemned.clone();
                 Answer::Done
@@ -183,6 +191,27 @@ fn a_look_that_is_long_ago_is_not_relied_upon() {
     }
     assert!(bucket.packs.is_empty());
     assert_eq!(looks, steps, "each step took longer than a look lasts");
+}
+
+/// What was published since a round read the roots, and is announced no longer, it knows nothing of: so it ends.
+#[test]
+fn a_round_that_was_replaced_deletes_nothing_more() {
+    let mut bucket = Bucket::default();
+    bucket.publish(1, &[1]);
+    bucket.packs.insert(pack(2), bucket.now);
+    bucket.now = bucket.now + GRACE;
+    let mut round = Round::new(settings(1_000, 0));
+    let mut effect = round.start();
+    let mut deleted = 0;
+    while effect != Effect::End {
+        deleted += usize::from(matches!(effect, Effect::DeletePacks(_)));
+        let answer = match bucket.perform(&effect, 1_000) {
+            Answer::Announced { all, .. } => Answer::Announced { all, is_current: false },
+            other => other,
+        };
+        effect = round.handle(answer, bucket.now, &|artifact| bucket.standing(artifact));
+    }
+    assert_eq!((deleted, bucket.packs.len()), (0, 2));
 }
 
 /// Somebody who publishes one artifact, in steps.

@@ -18,7 +18,11 @@ use longshore_s3::{
 };
 use longshore_schemas::{ArtifactId, PackId, Timestamp};
 
-const SETTINGS: Settings = Settings { grace: Duration::from_millis(1), deletes_per_second: 100_000 };
+const SETTINGS: Settings = Settings {
+    grace: Duration::from_millis(1),
+    announced_lasts: Duration::from_millis(1),
+    deletes_per_second: 100_000,
+};
 
 fn now() -> Timestamp {
     let since = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
@@ -74,6 +78,8 @@ async fn publish(bucket: &Bucket, name: &str) -> ArtifactRoot {
 struct Fake {
     standings: Mutex<BTreeMap<ArtifactId, Standing>>,
     is_settled: bool,
+    /// The bucket in which another one removes announcements just before it is looked at what is over.
+    replaces: Option<Bucket>,
 }
 
 impl Fake {
@@ -85,6 +91,11 @@ impl Fake {
 #[async_trait]
 impl Known for Fake {
     async fn catch_up(&self) -> Result<(), String> {
+        if let Some(bucket) = &self.replaces {
+            for mark in keys(bucket, "rounds/").await {
+                bucket.delete(&mark).await.expect("deleted");
+            }
+        }
         Ok(())
     }
 
@@ -97,11 +108,11 @@ impl Known for Fake {
         after: Option<&ArtifactId>,
         to: Option<&ArtifactId>,
         roots: &BTreeSet<ArtifactId>,
-    ) -> Vec<ArtifactId> {
+    ) -> Result<Vec<ArtifactId>, String> {
         let standings = self.standings.lock().expect("not poisoned");
         let live = standings.iter().filter(|(_, standing)| **standing == Standing::Live).map(|(artifact, _)| *artifact);
         let within = |artifact: &ArtifactId| Some(artifact) > after && to.is_none_or(|to| artifact <= to);
-        live.filter(|artifact| within(artifact) && !roots.contains(artifact)).collect()
+        Ok(live.filter(|artifact| within(artifact) && !roots.contains(artifact)).collect())
     }
 
     fn is_settled(&self, _: &Announced, _: bool) -> bool {
@@ -171,14 +182,61 @@ async fn what_is_condemned_is_seen_by_publishers_and_forgotten_after_its_time() 
     bucket.put(&format!("{CONDEMNED_PREFIX}dead"), json.into()).await.expect("put");
     let all = condemned(&bucket).await.expect("read");
     assert!(is_condemned(&all, &one) && !is_condemned(&all, &two));
-    let known = Fake::default();
-    known.set(&one, Standing::Live);
-    known.set(&two, Standing::Live);
-    Collector::new(bucket.clone(), SETTINGS, now).round(&known).await.expect("collects");
-    assert!(is_condemned(&condemned(&bucket).await.expect("read"), &one), "whoever condemned it may still delete it");
-    let much_later = || Timestamp(now().millis() + 11 * 60 * 1_000);
-    Collector::new(bucket.clone(), SETTINGS, much_later).round(&known).await.expect("collects");
+    // A clock that is ahead makes nothing older.
+    let ahead = || Timestamp(now().millis() + 11 * 60 * 1_000);
+    for clock in [now as fn() -> Timestamp, ahead] {
+        Collector::new(bucket.clone(), SETTINGS, clock).tidy().await.expect("looks");
+        let all = condemned(&bucket).await.expect("read");
+        assert!(is_condemned(&all, &one), "whoever condemned it may still delete it");
+    }
+    let file = folder.path().join("buckets/main").join(format!("{CONDEMNED_PREFIX}dead"));
+    let file = std::fs::File::options().write(true).open(file).expect("there");
+    file.set_modified(SystemTime::now() - Duration::from_secs(11 * 60)).expect("set");
+    Collector::new(bucket.clone(), SETTINGS, now).tidy().await.expect("looks");
     assert!(condemned(&bucket).await.expect("read").is_empty());
+    assert_eq!(keys(&bucket, "rounds/").await, [""; 0]);
+    server.shutdown().await;
+}
+
+/// What another one removed from the announcements, a round that is under way knows nothing of.
+#[tokio::test]
+async fn a_round_that_was_replaced_ends_and_has_condemned_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, bucket) = bucket(&folder).await;
+    let over = publish(&bucket, "over").await;
+    let mut known = Fake::default();
+    known.set(&over, Standing::RetiredSince(Timestamp(1)));
+    known.replaces = Some(bucket.clone());
+    let collector = Collector::new(bucket.clone(), SETTINGS, now);
+    let error = collector.round(&known).await.expect_err("replaced");
+    assert!(matches!(error, Error::Replaced { .. }), "{error}");
+    assert!(bucket.head(&root_key(&over.artifact)).await.expect("asked").is_some(), "nothing was deleted");
+    assert_eq!(keys(&bucket, CONDEMNED_PREFIX).await, [""; 0]);
+    known.replaces = None;
+    assert_eq!(collector.round(&known).await.expect("collects").roots_deleted, 1);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_the_log_knows_nothing_of_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, bucket) = bucket(&folder).await;
+    let mut roots = Vec::new();
+    for number in 0..25 {
+        roots.push(publish(&bucket, &format!("artifact {number}")).await);
+    }
+    let known = Fake::default();
+    let collector = Collector::new(bucket.clone(), SETTINGS, now).of("ours".to_owned());
+    let error = collector.round(&known).await.expect_err("a new log").to_string();
+    assert!(error.contains("nothing of 25 among 25 artifacts") && error.contains("this bucket's log"), "{error}");
+    let other = Collector::new(bucket.clone(), SETTINGS, now).of("theirs".to_owned());
+    let error = other.round(&known).await.expect_err("another's bucket").to_string();
+    assert!(error.contains("(ours, and this is theirs)") && error.contains("remove installation"), "{error}");
+    assert_eq!(keys(&bucket, "artifacts/").await.len(), 25);
+    for root in &roots[..10] {
+        known.set(root, Standing::Live);
+    }
+    assert_eq!(collector.round(&known).await.expect("collects").roots_deleted, 15, "some are left of what failed");
     server.shutdown().await;
 }
 

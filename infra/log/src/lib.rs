@@ -26,6 +26,7 @@ mod api;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod ends;
 mod error;
 #[cfg(any(feature = "local", feature = "simulated"))]
 mod group;
@@ -39,6 +40,7 @@ pub mod simulated;
 mod size;
 
 pub use api::{Log, Membership, Ownership, ReadLimit, Reader, Writer};
+pub use ends::end_of_records;
 pub use error::{Cause, CommitError, Error};
 pub use record::{Batch, Destination, Position, Record, StoredRecord, TopicConfig, TopicPartition};
 pub use size::{Size, size};

@@ -62,6 +62,8 @@ bugs! {
     RetirePinned = "retire-pinned",
     /// What nothing referred to is deleted without a look whether something does by now.
     CollectWithoutLookingAgain = "collect-without-looking-again",
+    /// A round goes on though another one has removed announcements meanwhile.
+    CollectThoughReplaced = "collect-though-replaced",
     /// A rollout does not halt when more nodes fail than its budget allows.
     IgnoreFailureBudget = "ignore-failure-budget",
     /// A new goal's version begins at the first revision again.

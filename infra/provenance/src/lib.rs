@@ -5,38 +5,29 @@
 //! envelope ─▶ signed by a key that is trusted? ─▶ a statement? ─▶ of this artifact? ─▶ Verified
 //! ```
 //!
-//! - [`SigningKey`] is the control nodes' own. It signs when a build is published; workers never see it.
-//! - [`TrustedKeys`] are those that a verifier believes. Several of them let a key be replaced by another: trust both, sign with the new
-//!   one, and stop trusting the old one when nothing that matters is signed by it.
 //! - The artifact's name is the BLAKE3 of its manifest, so whoever verifies an envelope and then uses only bytes that were verified
 //!   against the name knows where every byte comes from.
 //!
 //! Everything that is read is bounded before it is decoded. Nodes link this crate: it knows no log, no bucket and no network.
 
-mod envelope;
-mod keys;
 mod statement;
 
-use longshore_schemas::{ArtifactId, provenance::Envelope};
+use longshore_schemas::{ArtifactId, envelope::Envelope};
+use longshore_signing::{Kind, PublicKey, TrustedKeys, open};
 
-pub use envelope::{ENVELOPE_BYTES_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_TYPE, from_json, pae, sign};
-pub use keys::{KeyError, PublicKey, SigningKey, TrustedKeys};
 pub use statement::{
     BUILD_TYPE, BuildDefinition, Builder, IMPORT_TYPE, Metadata, PREDICATE_TYPE, Predicate, ResourceDescriptor,
     RunDetails, STATEMENT_TYPE, Statement, Subject, built, digest_of_command, imported,
 };
 
+/// What provenance is signed as.
+pub const STATEMENT: Kind = Kind { payload_type: "application/vnd.in-toto+json", payload_bytes_max: 64 * 1024 };
+
 /// Why an envelope is not taken for an artifact's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("the envelope has {bytes} bytes; {limit} are possible")]
-    TooLarge { bytes: usize, limit: usize },
-    #[error("the envelope cannot be read: {0}")]
-    Malformed(String),
-    #[error("the envelope holds {0:?}, not an in-toto statement")]
-    WrongType(String),
-    #[error("the envelope is signed by none of the {trusted} keys that are trusted (it names {named})")]
-    NotTrusted { trusted: usize, named: String },
+    #[error(transparent)]
+    Envelope(#[from] longshore_signing::Error),
     #[error("what is signed is no provenance: {0}")]
     NotProvenance(String),
     #[error("the provenance is that of {found}, not of {expected}")]
@@ -52,7 +43,7 @@ pub struct Verified {
 
 /// Whether a trusted key says where this artifact comes from; and what it says.
 pub fn verify(envelope: &Envelope, trusted: &TrustedKeys, artifact: &ArtifactId) -> Result<Verified, Error> {
-    let (payload, key) = envelope::open(envelope, trusted)?;
+    let (payload, key) = open(&STATEMENT, envelope, trusted)?;
     let statement = Statement::from_json(&payload)?;
     let found = statement.subject.first().and_then(|subject| subject.digest.get(statement::BLAKE3));
     if found != Some(&artifact.to_string()) {

@@ -20,13 +20,14 @@ use std::collections::BTreeMap;
 
 use longshore_schemas::{
     ArtifactId, JobId, Timestamp, WorkerId,
+    envelope::Envelope,
     events::{ArtifactOrigin, BuildSpec},
-    provenance::Envelope,
 };
+use longshore_signing::{SigningKey, sign};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Error, SigningKey, sign};
+use crate::{Error, STATEMENT};
 
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
@@ -119,7 +120,7 @@ impl Statement {
     }
 
     pub fn sign(&self, key: &SigningKey) -> Envelope {
-        sign(&serde_json::to_vec(self).expect("a statement holds nothing that JSON cannot express"), key)
+        sign(&STATEMENT, &serde_json::to_vec(self).expect("a statement holds nothing that JSON cannot express"), key)
     }
 
     fn of(artifact: &ArtifactId, name: &str, build_definition: BuildDefinition, run_details: RunDetails) -> Self {

@@ -1,11 +1,9 @@
 //! What was altered, is another's, or is garbage is not taken; and an envelope's bytes stay what they are.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use longshore_provenance::{
-    ENVELOPE_BYTES_MAX, Error, PAYLOAD_BYTES_MAX, PAYLOAD_TYPE, SigningKey, Statement, TrustedKeys, built, from_json,
-    sign, verify,
-};
-use longshore_schemas::{ArtifactId, Timestamp, events::BuildSpec, provenance::Envelope};
+use longshore_provenance::{Error, STATEMENT, Statement, built, verify};
+use longshore_schemas::{ArtifactId, Timestamp, envelope::Envelope, events::BuildSpec};
+use longshore_signing::{Error as EnvelopeError, SigningKey, TrustedKeys, from_json, sign};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -54,7 +52,7 @@ fn a_released_envelope_is_valid_for_ever() {
         std::fs::write(GOLDEN, &written).expect("written");
     }
     let golden = std::fs::read_to_string(GOLDEN).expect("golden/envelope.json is there");
-    let read = from_json(golden.as_bytes()).expect("an envelope");
+    let read = from_json(&STATEMENT, golden.as_bytes()).expect("an envelope");
     let verified = verify(&read, &trusted(), &artifact()).expect("valid");
     assert_eq!((verified.statement, verified.key), (statement(), *key(1).public()));
     assert_eq!(golden, written, "an ed25519 signature of the same bytes is the same");
@@ -101,11 +99,15 @@ fn no_field_can_be_altered() {
         *altered.pointer_mut(&path).expect("there") = json!("altered");
         let payload = BASE64.encode(altered.to_string());
         let forged = Envelope { payload, ..envelope() };
-        assert!(matches!(verify(&forged, &trusted(), &artifact()), Err(Error::NotTrusted { .. })), "{path}");
+        assert!(
+            matches!(verify(&forged, &trusted(), &artifact()), Err(Error::Envelope(EnvelopeError::NotTrusted { .. }))),
+            "{path}"
+        );
     }
     let mut other_type = envelope();
     other_type.payload_type = "text/plain".to_owned();
-    assert_eq!(verify(&other_type, &trusted(), &artifact()), Err(Error::WrongType("text/plain".to_owned())));
+    let refused = verify(&other_type, &trusted(), &artifact());
+    assert!(matches!(refused, Err(Error::Envelope(EnvelopeError::WrongType { .. }))), "{refused:?}");
 }
 
 #[test]
@@ -153,32 +155,39 @@ fn what_is_signed_and_no_provenance_is_refused() {
         (with("/subject/0/digest", json!({ "sha256": artifact().to_string() })), "that of nothing"),
     ];
     for (payload, says) in table {
-        let error = verify(&sign(payload.as_bytes(), &key(1)), &trusted(), &artifact()).expect_err(says);
+        let error = verify(&sign(&STATEMENT, payload.as_bytes(), &key(1)), &trusted(), &artifact()).expect_err(says);
         assert!(error.to_string().contains(says), "{error}");
     }
     // What a newer version adds is passed over.
     let mut newer = whole.clone();
     newer["predicate"]["more"] = json!({ "x": 1 });
-    verify(&sign(newer.to_string().as_bytes(), &key(1)), &trusted(), &artifact()).expect("valid");
+    verify(&sign(&STATEMENT, newer.to_string().as_bytes(), &key(1)), &trusted(), &artifact()).expect("valid");
 }
 
 #[test]
 fn what_is_too_large_is_not_decoded() {
-    let large = vec![b' '; PAYLOAD_BYTES_MAX + 1];
-    let error = verify(&sign(&large, &key(1)), &trusted(), &artifact()).expect_err("large");
-    assert_eq!(error, Error::TooLarge { bytes: PAYLOAD_BYTES_MAX + 1, limit: PAYLOAD_BYTES_MAX });
+    let large = vec![b' '; STATEMENT.payload_bytes_max + 1];
+    let error = verify(&sign(&STATEMENT, &large, &key(1)), &trusted(), &artifact()).expect_err("large");
+    let limit = STATEMENT.payload_bytes_max;
+    assert_eq!(error, EnvelopeError::TooLarge { bytes: limit + 1, limit }.into());
     let mut large = envelope();
-    large.payload = "A".repeat(ENVELOPE_BYTES_MAX + 4);
-    assert!(matches!(verify(&large, &trusted(), &artifact()), Err(Error::TooLarge { .. })));
-    assert!(matches!(from_json(&vec![b' '; ENVELOPE_BYTES_MAX + 1]), Err(Error::TooLarge { .. })));
+    large.payload = "A".repeat(STATEMENT.envelope_bytes_max() + 4);
+    assert!(matches!(verify(&large, &trusted(), &artifact()), Err(Error::Envelope(EnvelopeError::TooLarge { .. }))));
+    assert!(matches!(
+        from_json(&STATEMENT, &vec![b' '; STATEMENT.envelope_bytes_max() + 1]),
+        Err(EnvelopeError::TooLarge { .. })
+    ));
     for count in [0, 17] {
         let mut envelope = envelope();
         envelope.signatures = vec![envelope.signatures[0].clone(); count];
-        assert!(matches!(verify(&envelope, &trusted(), &artifact()), Err(Error::Malformed(_))), "{count}");
+        assert!(
+            matches!(verify(&envelope, &trusted(), &artifact()), Err(Error::Envelope(EnvelopeError::Malformed(_)))),
+            "{count}"
+        );
     }
     let mut long = envelope();
     long.signatures[0].sig = "A".repeat(1_000_000);
-    assert!(matches!(verify(&long, &trusted(), &artifact()), Err(Error::NotTrusted { .. })));
+    assert!(matches!(verify(&long, &trusted(), &artifact()), Err(Error::Envelope(EnvelopeError::NotTrusted { .. }))));
 }
 
 proptest! {
@@ -188,7 +197,7 @@ proptest! {
         let mut json = serde_json::to_vec(&envelope()).expect("JSON");
         let at = at.index(json.len());
         json[at] = with;
-        if let Ok(read) = from_json(&json)
+        if let Ok(read) = from_json(&STATEMENT, &json)
             && let Ok(verified) = verify(&read, &trusted(), &artifact())
         {
             prop_assert_eq!(verified.statement, statement());
@@ -197,9 +206,9 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(json in prop::collection::vec(any::<u8>(), 0..4096), payload in ".{0,200}", sig in ".{0,200}") {
-        prop_assert!(from_json(&json).is_err());
+        prop_assert!(from_json(&STATEMENT, &json).is_err());
         let mut envelope = envelope();
-        envelope.payload_type = PAYLOAD_TYPE.to_owned();
+        envelope.payload_type = STATEMENT.payload_type.to_owned();
         envelope.payload = payload;
         envelope.signatures[0].sig = sig;
         prop_assert!(verify(&envelope, &trusted(), &artifact()).is_err());

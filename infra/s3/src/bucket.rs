@@ -452,7 +452,8 @@ impl Pages {
             let key = object.key()?.strip_prefix(&*inner.prefix)?.to_owned();
             let bytes = object.size().and_then(|size| u64::try_from(size).ok())?;
             let modified = object.last_modified().and_then(|time| SystemTime::try_from(*time).ok());
-            Some(Object { key, bytes, modified: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
+            // What has no time is not to be taken for old.
+            Some(Object { key, bytes, modified: modified.unwrap_or_else(SystemTime::now) })
         });
         Ok(Some(objects.collect()))
     }

@@ -17,6 +17,7 @@ use longshore_schemas::{
     topics,
 };
 use longshore_service::request_keys::RequestKeys;
+use longshore_signing::SigningKey;
 use tokio_util::sync::CancellationToken;
 
 const BATCH: u64 = 1_000;
@@ -111,7 +112,8 @@ async fn main() {
     let shutdown = CancellationToken::new();
     let regions = vec!["eu".parse().expect("valid")];
     let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
-    let config = ControlConfig::new(log, folder.path().join("state"), regions, keys);
+    let config =
+        ControlConfig::new(log, folder.path().join("state"), regions, keys, Arc::new(SigningKey::from_seed(&[8; 32])));
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let control = Control::start(config, &shutdown).expect("starts");
     loop {

@@ -7,8 +7,8 @@
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use longshore_collector::{ANNOUNCED_LASTS, Announced, Collector, Known, Publisher, Settings, Standing};
-use longshore_log::clock;
+use longshore_collector::{Announced, Collector, Known, Publisher, Settings, Standing};
+use longshore_log::{Log, TopicPartition, clock, end_of_records};
 use longshore_processor::{Order, Range, StateError};
 use longshore_replication::{
     Kept, Retention,
@@ -18,16 +18,19 @@ use longshore_runtime::{Handle, Role, Wire, chain};
 use longshore_s3::Bucket;
 use longshore_schemas::{
     ArtifactId, Timestamp,
+    events::Event,
     http::{JobStatus, KeptView, RETENTION_ITEMS_MAX, RetentionView, RetiringView},
     read::ReadError,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::read::{Projections, job};
 
 /// How long a round waits for the projections to come up to date.
 const CATCH_UP: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
+/// What collectors that are gone leave is in the way of publishers, and is looked for this often.
+const TIDY_EVERY: Duration = Duration::from_secs(2 * 60);
 /// Artifacts that are named as having no root.
 const WITHOUT_MAX: usize = 100;
 
@@ -36,13 +39,16 @@ const WITHOUT_MAX: usize = 100;
 pub struct Collection {
     pub bucket: Bucket,
     pub settings: Settings,
-    /// Between the ends of two rounds.
+    /// Between the beginnings of two rounds.
     pub every: Duration,
+    /// Whose main bucket it must be.
+    pub installation: String,
 }
 
 /// Looks at the projections for a collector.
 pub(crate) struct Projected {
     projections: Arc<Projections>,
+    announced_lasts: Duration,
     /// What is due as well, as if it had been retired long ago.
     due: Option<(Retention, Timestamp)>,
 }
@@ -66,9 +72,9 @@ impl Projected {
 #[async_trait]
 impl Known for Projected {
     async fn catch_up(&self) -> Result<(), String> {
-        let Projections { queue, replication, .. } = &*self.projections;
-        caught_up(queue).await?;
-        caught_up(replication).await
+        let Projections { log, queue, replication, .. } = &*self.projections;
+        caught_up(&**log, queue).await?;
+        caught_up(&**log, replication).await
     }
 
     fn standing(&self, artifact: &ArtifactId) -> Standing {
@@ -83,11 +89,11 @@ impl Known for Projected {
         after: Option<&ArtifactId>,
         to: Option<&ArtifactId>,
         roots: &BTreeSet<ArtifactId>,
-    ) -> Vec<ArtifactId> {
+    ) -> Result<Vec<ArtifactId>, String> {
         let range = after.map_or(Range::all(), |after| Range::all().from(after));
         let mut without = Vec::new();
         for store in self.projections.replication.stores() {
-            let Ok(held) = store.hold() else { continue };
+            let held = store.hold().map_err(|error| error.to_string())?;
             let scanned = ARTIFACTS.scan(&held.view(), &range, Order::Ascending, |id, row| {
                 if to.is_some_and(|to| id > *to) {
                     return ControlFlow::Break(());
@@ -97,11 +103,12 @@ impl Known for Projected {
                 }
                 if without.len() >= WITHOUT_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            if scanned.is_err() || without.len() >= WITHOUT_MAX {
+            scanned.map_err(|error| error.to_string())?;
+            if without.len() >= WITHOUT_MAX {
                 break;
             }
         }
-        without
+        Ok(without)
     }
 
     fn is_settled(&self, announced: &Announced, _: bool) -> bool {
@@ -113,7 +120,8 @@ impl Known for Projected {
             },
             // Where it is live it is known; and whoever announced it has given up long ago.
             Some(Publisher::Import { begun }) => {
-                self.standing(&announced.artifact) == Standing::Live || clock::now().since(begun) >= ANNOUNCED_LASTS
+                self.standing(&announced.artifact) == Standing::Live
+                    || clock::now().since(begun) >= self.announced_lasts
             }
             None => true,
         }
@@ -121,26 +129,43 @@ impl Known for Projected {
 }
 
 /// Waits until what is in the log now is processed and applied here.
-async fn caught_up<P: Wire>(handle: &Handle<P>) -> Result<(), String> {
+async fn caught_up<P: Wire>(log: &dyn Log, handle: &Handle<P>) -> Result<(), String> {
     let waiting = async {
-        while handle.health().await.iter().any(|health| health.lag != Some(0)) {
-            tokio::time::sleep(LOOK).await;
+        let applied = (0..).map_while(|partition| handle.applied(partition));
+        let mut places: Vec<_> =
+            (0..).zip(applied).map(|(n, applied)| (TopicPartition::new(P::Request::TOPIC.name, n), applied)).collect();
+        let from = places.iter().map(|(of, applied)| (of.clone(), applied.borrow().request_offset)).collect();
+        let ends = end_of_records(log, from).await.map_err(|error| error.to_string())?;
+        for (of, applied) in &mut places {
+            let end = ends.get(of).copied().unwrap_or_default();
+            let reached = applied.wait_for(|applied| applied.request_offset >= end).await;
+            reached.map(drop).map_err(|_| format!("{} has stopped", P::NAME))?;
         }
+        Ok(())
     };
-    let waited = tokio::time::timeout(CATCH_UP, waiting).await;
-    waited.map_err(|_| format!("requests to {} have waited for {} s", P::NAME, CATCH_UP.as_secs()))
+    let slow = |_| format!("requests to {} have waited for {} s", P::NAME, CATCH_UP.as_secs());
+    tokio::time::timeout(CATCH_UP, waiting).await.map_err(slow)?
 }
 
 /// Round after round, as long as this node leads.
 pub(crate) async fn run(projections: Arc<Projections>, collection: Collection, shutdown: CancellationToken) {
-    let Collection { bucket, settings, every } = collection;
-    let collector = Collector::new(bucket, settings, clock::now);
+    let Collection { bucket, settings, every, installation } = collection;
+    let collector = Collector::new(bucket, settings, clock::now).of(installation);
     let leads = || projections.replication.statuses().first().is_some_and(|status| status.role == Role::Leading);
-    while shutdown.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        let known = Projected { projections: projections.clone(), due: None };
+    let mut next = Instant::now() + every;
+    while shutdown.run_until_cancelled(tokio::time::sleep(every.min(TIDY_EVERY))).await.is_some() {
         if !leads() {
             continue;
         }
+        if let Err(error) = collector.tidy().await {
+            tracing::warn!(error = chain(&error), "what others have condemned cannot be looked at");
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + every;
+        let known =
+            Projected { projections: projections.clone(), announced_lasts: settings.announced_lasts, due: None };
         match shutdown.run_until_cancelled(collector.round(&known)).await {
             Some(Err(error)) => {
                 tracing::warn!(error = chain(&error), "what nothing needs could not be collected; trying again later");
@@ -179,7 +204,11 @@ pub(crate) async fn plan(
             return Err(unreadable(error));
         }
     }
-    let known = Projected { projections, due: Some((retention.clone(), now)) };
+    let known = Projected {
+        projections,
+        announced_lasts: collection.settings.announced_lasts,
+        due: Some((retention.clone(), now)),
+    };
     let collector = Collector::new(collection.bucket.clone(), collection.settings, clock::now);
     let report = collector.dry_run(&known).await.map_err(|error| ReadError::Unavailable(chain(&error)))?;
     view.collected = report;

@@ -40,6 +40,7 @@ use longshore_service::{
     limits::{Settings, announce},
     request_keys::RequestKeys,
 };
+use longshore_signing::SigningKey;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::{collection::Collection, metered::Metered, metrics::role_name};
@@ -88,6 +89,8 @@ pub struct ControlConfig {
     pub collection: Option<Collection>,
     /// What requests are believed by, and what processors sign with.
     pub request_keys: RequestKeys,
+    /// What goals are signed with, for regions and nodes to believe.
+    pub goal_key: Arc<SigningKey>,
 }
 
 impl ControlConfig {
@@ -97,6 +100,7 @@ impl ControlConfig {
         state_dir: impl Into<PathBuf>,
         regions: Vec<RegionName>,
         request_keys: RequestKeys,
+        goal_key: Arc<SigningKey>,
     ) -> Self {
         Self {
             log,
@@ -109,6 +113,7 @@ impl ControlConfig {
             retention: Retention::default(),
             collection: None,
             request_keys,
+            goal_key,
         }
     }
 
@@ -185,8 +190,9 @@ impl Control {
             retention,
             collection,
             request_keys,
+            goal_key,
         } = config;
-        let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys));
+        let gate: Arc<dyn Gate> = Arc::new(metrics::CountingGate::new(&request_keys, goal_key));
         let rocks = Rocks::open(&state_dir)?;
         let (background, shown) = (TaskTracker::new(), Shown::default());
         if let Some(config) = snapshots {

@@ -15,6 +15,7 @@ use longshore_service::{
     metrics::{Counters, Gauges},
     request_keys::RequestKeys,
 };
+use longshore_signing::{SigningKey, goal};
 
 use crate::limits::QUEUED;
 
@@ -55,12 +56,15 @@ static JOBS_RUNNING: LazyLock<Gauges<1>> =
 /// Queues that are shown by name. People name them, so there may be any number; what is left is shown together.
 const QUEUES_NAMED_MAX: usize = 100;
 
-/// The gate of this control node, which counts whom it does not let pass.
-pub(crate) struct CountingGate(Keyring);
+/// The gate of this control node, which counts whom it does not let pass, and signs goals.
+pub(crate) struct CountingGate {
+    keys: Keyring,
+    goal_key: Arc<SigningKey>,
+}
 
 impl CountingGate {
-    pub(crate) fn new(keys: &RequestKeys) -> Self {
-        Self(Keyring::new(keys.own().clone(), keys.known()))
+    pub(crate) fn new(keys: &RequestKeys, goal_key: Arc<SigningKey>) -> Self {
+        Self { keys: Keyring::new(keys.own().clone(), keys.known()), goal_key }
     }
 }
 
@@ -71,7 +75,7 @@ impl Gate for CountingGate {
         report: Option<&ReportOrder>,
         record: &StoredRecord,
     ) -> Result<(), Untrusted> {
-        let checked = self.0.check(speaker, report, record);
+        let checked = self.keys.check(speaker, report, record);
         if let Err(untrusted) = &checked {
             UNTRUSTED.count([&record.source.topic, untrusted.word()], 1);
         }
@@ -79,7 +83,11 @@ impl Gate for CountingGate {
     }
 
     fn seal(&self, topic: &str, record: Record) -> Record {
-        self.0.seal(topic, record)
+        if topic == topics::GOAL_STATE.name {
+            let signature = goal::sign(record.value.as_deref().unwrap_or_default(), &self.goal_key);
+            return record.with_header(goal::SIGNATURE, signature);
+        }
+        self.keys.seal(topic, record)
     }
 }
 

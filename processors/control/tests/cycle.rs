@@ -24,6 +24,7 @@ use longshore_schemas::{
     topics,
 };
 use longshore_service::request_keys::RequestKeys;
+use longshore_signing::SigningKey;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,10 @@ const REGIONS: [&str; 2] = ["eu", "us"];
 
 fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("valid")
+}
+
+fn goal_key() -> Arc<SigningKey> {
+    Arc::new(SigningKey::from_seed(&[8; 32]))
 }
 
 fn request_keys() -> RequestKeys {
@@ -50,7 +55,7 @@ struct Stage {
 impl Stage {
     fn open(log: Arc<LocalLog>, state: &Path) -> Self {
         let shutdown = CancellationToken::new();
-        let config = ControlConfig::new(log.clone(), state, REGIONS.map(id).to_vec(), request_keys());
+        let config = ControlConfig::new(log.clone(), state, REGIONS.map(id).to_vec(), request_keys(), goal_key());
         let control = Control::start(config, &shutdown).expect("starts");
         let read = control.read_model();
         Self { log, control, read, shutdown, reports: 0 }

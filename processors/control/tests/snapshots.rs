@@ -22,6 +22,7 @@ use longshore_schemas::{
     topics,
 };
 use longshore_service::request_keys::RequestKeys;
+use longshore_signing::SigningKey;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +51,16 @@ fn config(log: &Arc<LocalLog>, state: &Path, bucket: &Bucket) -> ControlConfig {
     let region: RegionName = "eu".parse().expect("valid");
     let settings = Settings { interval: Duration::from_millis(100), facts_min: 1, ..Settings::new("test", "node") };
     let snapshots = Some(SnapshotConfig { bucket: bucket.clone(), settings });
-    ControlConfig { snapshots, ..ControlConfig::new(log.clone(), state, vec![region], request_keys()) }
+    ControlConfig {
+        snapshots,
+        ..ControlConfig::new(
+            log.clone(),
+            state,
+            vec![region],
+            request_keys(),
+            Arc::new(SigningKey::from_seed(&[8; 32])),
+        )
+    }
 }
 
 fn request_keys() -> RequestKeys {

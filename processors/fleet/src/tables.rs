@@ -58,7 +58,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(crate) fn new(
+    pub fn new(
         version: GoalVersion,
         artifact: Option<ArtifactId>,
         status: NodeStatus,

@@ -109,7 +109,7 @@ fn next(state: &dyn Store, place: &mut Place) -> Result<Vec<ArtifactId>, StateEr
         Place::Rest(before) => {
             let range = before.as_ref().map_or(Range::all(), |before| Range::all().before(before));
             let mut last = None;
-            tables::BY_TIME.scan(state, &range, Order::Descending, |key, ()| {
+            tables::LIVE.scan(state, &range, Order::Descending, |key, ()| {
                 found.push(key.1);
                 last = Some(key);
                 if found.len() < BATCH_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

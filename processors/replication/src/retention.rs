@@ -26,10 +26,11 @@ use crate::{
     tables::{self, Artifact, KEPT, LIVE, NAMES, PINS, Status},
 };
 
-/// Artifacts that are retired in one decision.
-const BATCH_MAX: usize = 64;
+/// Artifacts that are retired in one look, so that a clock or a setting that is wrong does less harm before somebody sees it, and regions
+/// can remember all until they are collected.
+const RETIRED_MAX: usize = 64;
 /// Artifacts that are looked at before others have their turn.
-const LOOKED_AT_MAX: usize = 2_000;
+const LOOKED_AT_MAX: usize = 500;
 /// Until a look goes on.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,6 +60,11 @@ pub struct Keep {
     pub lately: Duration,
 }
 
+impl Keep {
+    /// For ever.
+    pub const EVERYTHING: Self = Self { last: u32::MAX, lately: Duration::MAX };
+}
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Keep {
@@ -68,8 +74,9 @@ impl Default for Keep {
 }
 
 impl Default for Retention {
+    /// Nothing is retired.
     fn default() -> Self {
-        Self { rules: Vec::new(), otherwise: Keep::default(), look_every: Duration::from_secs(10 * 60) }
+        Self { rules: Vec::new(), otherwise: Keep::EVERYTHING, look_every: Duration::from_secs(10 * 60) }
     }
 }
 
@@ -137,10 +144,10 @@ pub enum Kept {
 }
 
 fn is_among_newest(state: &dyn Store, id: ArtifactId, name: &ArtifactName, last: u32) -> Result<bool, StateError> {
-    let last = usize::try_from(last).unwrap_or(usize::MAX);
-    if last == 0 {
-        return Ok(false);
+    if last == 0 || last == Keep::EVERYTHING.last {
+        return Ok(last > 0);
     }
+    let last = usize::try_from(last).unwrap_or(usize::MAX);
     let (mut newer, mut found) = (0, false);
     tables::BY_NAME.scan(state, &Range::prefix(name), Order::Descending, |(_, _, artifact), ()| {
         found = artifact == id;
@@ -207,7 +214,7 @@ impl Replication {
                 Ok(false) => {}
                 Err(failed) => error = Some(failed),
             }
-            if error.is_some() || due.len() >= BATCH_MAX || looked_at >= LOOKED_AT_MAX {
+            if error.is_some() || due.len() >= RETIRED_MAX || looked_at >= LOOKED_AT_MAX {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -216,7 +223,7 @@ impl Replication {
         if let Some(error) = error {
             return Err(error);
         }
-        let is_whole = due.len() < BATCH_MAX && looked_at < LOOKED_AT_MAX;
+        let is_whole = due.len() >= RETIRED_MAX || looked_at < LOOKED_AT_MAX;
         if is_whole {
             look.at = Some((begun + retention.look_every).max(now + PAUSE));
         } else {

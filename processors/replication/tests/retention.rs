@@ -110,17 +110,26 @@ fn what_is_built_again_while_it_is_worn_is_as_new() {
     );
 }
 
+/// A setting or a clock that is wrong does less harm before somebody sees it.
 #[test]
-fn many_are_retired_in_parts_and_a_new_leader_goes_on() {
+fn many_are_retired_some_at_a_time_and_a_new_leader_goes_on() {
     let mut driver = retaining(3, 10);
-    for number in 0..5_000 {
+    for number in 0..1_000 {
         driver.request(built(&format!("artifact-{number}"), "web", "./a"));
     }
-    let first = driver.advance(Duration::from_secs(11));
-    assert!(first.facts.iter().all(|fact| matches!(fact, ArtifactFact::ArtifactRetired(_))));
-    driver.takeover();
-    let rest = driver.advance(Duration::from_secs(10));
-    assert_eq!(first.facts.len() + rest.facts.len(), 5_000 - 3);
+    driver.advance(Duration::from_secs(9));
+    let mut retired = 0;
+    for look in 0..25 {
+        let some = driver.advance(Duration::from_secs(1)).facts;
+        assert!(some.iter().all(|fact| matches!(fact, ArtifactFact::ArtifactRetired(_))));
+        assert!(some.len() <= 64, "{} in one look", some.len());
+        retired += some.len();
+        if look == 5 {
+            assert!(retired < 500);
+            driver.takeover();
+        }
+    }
+    assert_eq!(retired, 1_000 - 3);
     driver.assert_replay();
 }
 
@@ -207,6 +216,8 @@ proptest! {
             match input {
                 Input::Built(artifact, name) => {
                     driver.request(built(&word(*artifact), ["a", "b"][*name], "./a"));
+                    // No two at the same time: which is newer then, only their names tell.
+                    driver.advance(Duration::from_millis(1));
                 }
                 Input::Pin(artifact) => {
                     driver.request(pin(&word(*artifact), "web", &format!("d{step}"), ""));

@@ -7,10 +7,10 @@ use axum::{Json as Answered, extract::State};
 use longshore_artifact::{ArtifactRoot, Entry, pack_key};
 use longshore_schemas::{
     ArtifactId,
+    envelope::Envelope,
     http::{
         FileKind, FileView, FilesQuery, FilesView, PAGE_ITEMS_MAX, PackUrl, PacksAnswer, PacksBody, Page, UPLOADS_MAX,
     },
-    provenance::Envelope,
 };
 
 use crate::{

@@ -4,15 +4,12 @@
 //! What is about to be published is announced first, so that no collector deletes any of it from then on; and what a collector had
 //! condemned before that is waited for.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
-use longshore_collector::{ANNOUNCED_LASTS, Publisher, announce, condemned, is_condemned};
+use longshore_collector::{Publisher, announce, condemned, is_condemned};
 use longshore_log::clock;
 use longshore_provenance::{Statement, built};
 use longshore_schemas::{
@@ -34,8 +31,6 @@ use crate::{
 pub(crate) const HEADS_AT_ONCE: usize = 32;
 /// Of the packs that are not there, so many are named.
 const MISSING_NAMED: usize = 5;
-/// An announcement holds for much longer.
-const CHECKS_TIME: Duration = ANNOUNCED_LASTS.checked_div(2).expect("not by zero");
 /// Longest reason for a failure, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
@@ -119,8 +114,8 @@ pub(crate) async fn published(
     check_condemned(shared, &root).await?;
     check_packs(shared, &packs).await?;
     indexes::check(shared, &root).await?;
-    if begun.elapsed() > CHECKS_TIME {
-        return Err(Failure::unavailable("the main bucket was too slow to say whether all is there: finish again"));
+    if begun.elapsed() > shared.announced_lasts / 2 {
+        return Err(Failure::unavailable("the main bucket was too slow to say whether all is there: try again"));
     }
     // Whatever the sender says of it: where an artifact comes from is ours to say.
     root.provenance = Some(statement(&artifact).sign(&shared.provenance_key));
@@ -141,7 +136,8 @@ pub(crate) async fn published(
 async fn check_condemned(shared: &Arc<Shared>, root: &ArtifactRoot) -> Answer<()> {
     let condemned = condemned(&shared.bucket).await.map_err(|error| Failure::unavailable(error.to_string()))?;
     if is_condemned(&condemned, root) {
-        let says = "some packs of the artifact are just being collected, since nothing needed them until now: finish again soon";
+        let says =
+            "some packs of the artifact are just being collected, since nothing needed them until now: try again soon";
         return Err(Failure::unavailable(says));
     }
     Ok(())

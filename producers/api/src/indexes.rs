@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ use crate::{
 pub(crate) const INDEX_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Of manifests and layouts that were read, so much is kept. That of 10 GB in large files takes 10 MiB, that of a million small files 180.
 pub(crate) const KEPT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What was published again may lie in other packs, and the old ones may be collected.
+const KEPT_FOR: Duration = Duration::from_secs(10 * 60);
 /// Manifests that are read at once; the others wait.
 static READS: Semaphore = Semaphore::const_new(2);
 /// What an entry takes besides its path, and what a chunk and its place take.
@@ -36,22 +39,28 @@ pub(crate) struct Indexes(Mutex<Kept>);
 struct Kept {
     /// Counts uses, to tell which was used last.
     uses: u64,
-    of: BTreeMap<ArtifactId, (u64, Arc<Index>)>,
+    of: BTreeMap<ArtifactId, Row>,
+}
+
+struct Row {
+    used: u64,
+    read_at: Instant,
+    index: Arc<Index>,
 }
 
 impl Kept {
     fn get(&mut self, artifact: &ArtifactId) -> Option<Arc<Index>> {
         self.uses += 1;
-        let (used, index) = self.of.get_mut(artifact)?;
-        *used = self.uses;
-        Some(index.clone())
+        let row = self.of.get_mut(artifact).filter(|row| row.read_at.elapsed() < KEPT_FOR)?;
+        row.used = self.uses;
+        Some(row.index.clone())
     }
 
     fn put(&mut self, index: Arc<Index>) {
         self.uses += 1;
-        self.of.insert(index.root.artifact, (self.uses, index));
-        while self.of.len() > 1 && self.of.values().map(|(_, index)| weight(index)).sum::<u64>() > KEPT_BYTES_MAX {
-            let oldest = self.of.iter().min_by_key(|(_, (used, _))| *used).map(|(artifact, _)| *artifact);
+        self.of.insert(index.root.artifact, Row { used: self.uses, read_at: Instant::now(), index });
+        while self.of.len() > 1 && self.of.values().map(|row| weight(&row.index)).sum::<u64>() > KEPT_BYTES_MAX {
+            let oldest = self.of.iter().min_by_key(|(_, row)| row.used).map(|(artifact, _)| *artifact);
             oldest.and_then(|oldest| self.of.remove(&oldest));
         }
     }

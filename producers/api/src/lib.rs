@@ -53,7 +53,6 @@ mod topics;
 use std::{sync::Arc, time::Duration};
 
 use longshore_log::Log;
-use longshore_provenance::SigningKey;
 use longshore_s3::Bucket;
 use longshore_schemas::{
     RegionName,
@@ -62,6 +61,7 @@ use longshore_schemas::{
     read::ReadModel,
 };
 use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
+use longshore_signing::SigningKey;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::serve::Error;
@@ -80,6 +80,8 @@ pub struct ApiConfig {
     pub request_key: RequestKey,
     /// What an artifact's provenance is signed with once it is published: the same on all API processes.
     pub provenance_key: Arc<SigningKey>,
+    /// How long collectors heed what is announced; publishing takes half of it at most.
+    pub announced_lasts: Duration,
     pub limits: Limits,
     /// Answers `GET /v1/checks`.
     pub checks: Arc<dyn Checks>,
@@ -172,6 +174,7 @@ struct Shared {
     attempts: Signer,
     request_key: RequestKey,
     provenance_key: Arc<SigningKey>,
+    announced_lasts: Duration,
     limits: Limits,
     checks: Arc<dyn Checks>,
     allow_file_repositories: bool,
@@ -199,6 +202,7 @@ impl Api {
             signer,
             request_key,
             provenance_key,
+            announced_lasts,
             limits,
             checks,
             allow_file_repositories,
@@ -212,6 +216,7 @@ impl Api {
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
             request_key,
             provenance_key,
+            announced_lasts,
             gates: limits::Gates::new(&limits),
             indexes: indexes::Indexes::default(),
             limits,

@@ -6,10 +6,11 @@ use axum::{Json, extract::State};
 use longshore_schemas::{
     ArtifactId, JobId, RegionName, ServiceName,
     http::{
-        ArtifactQuery, ArtifactView, CheckView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page,
+        ArtifactQuery, ArtifactView, CheckView, FleetView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page,
         QueueView, ServiceView,
     },
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     Shared,
@@ -21,6 +22,9 @@ use crate::{
 };
 
 type View<T> = Answer<Json<T>>;
+
+/// Fleets that are counted at once: each looks at every node of a service.
+static FLEETS: Semaphore = Semaphore::const_new(2);
 
 /// `GET /v1/health`: whether this process can answer from its projections; and, if it cannot take or process requests, why.
 pub(crate) async fn health(State(shared): App) -> View<serde_json::Value> {
@@ -94,6 +98,13 @@ pub(crate) async fn service(State(shared): App, Params((service,)): Params<(Serv
 pub(crate) fn known_service(shared: &Arc<Shared>, service: &ServiceName) -> Answer<ServiceView> {
     let none = || Failure::not_found(format!("there is no service {service}: a first deploy makes it"));
     shared.read.service(service)?.ok_or_else(none)
+}
+
+/// `GET /v1/services/{service}/fleet`
+pub(crate) async fn fleet(State(shared): App, Params((service,)): Params<(ServiceName,)>) -> View<FleetView> {
+    let _turn = FLEETS.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
+    let none = || Failure::not_found(format!("no node has run {service}; GET /v1/services lists what is wanted"));
+    shared.read.clone().fleet(service.clone()).await?.map(Json).ok_or_else(none)
 }
 
 /// `GET /v1/nodes`

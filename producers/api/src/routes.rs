@@ -84,6 +84,7 @@ pub(crate) fn table() -> Vec<Route> {
 
         route(GET,    "/v1/services",                                Role(Viewer),   Read,      get(reads::services)),
         route(GET,    "/v1/services/{service}",                      Role(Viewer),   Read,      get(reads::service)),
+        route(GET,    "/v1/services/{service}/fleet",                Role(Viewer),   Read,      get(reads::fleet)),
         route(POST,   "/v1/services/{service}/deploys",              Role(Deployer), Ask,       post(services::deploy)),
         route(POST,   "/v1/services/{service}/rollbacks",            Role(Deployer), Ask,       post(services::rollback)),
         route(POST,   "/v1/services/{service}/pause",                Role(Deployer), Ask,       post(services::pause)),

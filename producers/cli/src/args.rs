@@ -97,6 +97,8 @@ pub(crate) enum Command {
     LiftHold(HoldArgs),
     /// Lists nodes and what they run
     Nodes(NodesArgs),
+    /// Counts the nodes of a service by place and version, groups their failures, and names those that are behind
+    Fleet(FleetArgs),
     /// Reads the log of facts, or checks it
     #[command(subcommand)]
     Log(LogCommand),
@@ -533,12 +535,21 @@ pub(crate) struct NodesArgs {
     /// Only those that run this service
     #[arg(long)]
     pub(crate) service: Option<ServiceName>,
+    /// Only those of which this holds: node, zone, rack, host, agent, lost, status, artifact or version, with =, != or (version) <; again for more
+    #[arg(long = "where", value_name = "KEY=VALUE")]
+    pub(crate) conditions: Vec<String>,
     /// So many at most, 1 to 1000
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
     /// Goes on where an earlier list ended, with what it said
     #[arg(long, value_name = "PLACE")]
     pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FleetArgs {
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: ServiceName,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -681,6 +692,8 @@ mod tests {
             "resume web",
             "lift-hold web abcd",
             "nodes --region eu",
+            "nodes --service web --where status=failed --where zone!=eu-a",
+            "fleet web",
             "log topics --output json",
             "log tail builds --from beginning",
             "log tail all --from 10m --type JobQueued --type JobStarted --where key=default --where actor=ada --follow",

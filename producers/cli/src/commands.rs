@@ -7,6 +7,7 @@ mod diff;
 mod doctor;
 mod files;
 mod find;
+mod fleet;
 mod follow;
 mod get;
 mod import;
@@ -106,6 +107,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Resume(args) => services::pause(context, &args, "resume").await,
         Command::LiftHold(args) => services::lift_hold(context, &args).await,
         Command::Nodes(args) => nodes::list(context, args).await,
+        Command::Fleet(args) => fleet::show(context, &args).await,
         Command::Log(LogCommand::Topics) => topics::run(context).await,
         Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,
         Command::Log(LogCommand::AcceptLoss(args)) => losses::accept(context, &args).await,

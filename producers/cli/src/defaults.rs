@@ -20,6 +20,7 @@ pub(crate) struct UpFile {
     pub(crate) s3: String,
     pub(crate) regions: Vec<UpRegion>,
     pub(crate) tokens: UpTokens,
+    pub(crate) keys: UpKeys,
 }
 
 /// Where the nodes of a region connect to.
@@ -35,6 +36,13 @@ pub(crate) struct UpTokens {
     pub(crate) admin: PathBuf,
     pub(crate) worker: PathBuf,
     pub(crate) node: PathBuf,
+}
+
+/// Files of public keys, which nodes need.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UpKeys {
+    pub(crate) goals: PathBuf,
+    pub(crate) provenance: PathBuf,
 }
 
 /// Who the command speaks as, unless a token was given.
@@ -123,10 +131,12 @@ mod tests {
         let nothing = Target::find(&connection(dir.path()), Speaker::Person).expect("defaults");
         assert_eq!((nothing.api.as_str(), nothing.token), ("http://127.0.0.1:7070/", None));
 
+        let keys = UpKeys { goals: dir.path().join("g"), provenance: dir.path().join("p") };
         let tokens = UpTokens { admin: dir.path().join("a"), worker: dir.path().join("w"), node: dir.path().join("n") };
         std::fs::write(&tokens.admin, "ls_admin_1\n").expect("written");
         std::fs::write(&tokens.worker, "ls_worker_1\n").expect("written");
-        let up = UpFile { api: "http://127.0.0.1:1234".to_owned(), s3: String::new(), regions: Vec::new(), tokens };
+        let up =
+            UpFile { api: "http://127.0.0.1:1234".to_owned(), s3: String::new(), regions: Vec::new(), tokens, keys };
         std::fs::write(dir.path().join(UP_FILE), serde_json::to_vec(&up).expect("JSON")).expect("written");
 
         let flags = connection(dir.path());

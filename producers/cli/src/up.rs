@@ -55,6 +55,7 @@ use crate::{
         metrics::Sources,
         region,
         secrets::{Made, Secrets},
+        signing::{self, GOALS, PROVENANCE},
         snapshots::kept_name,
     },
 };
@@ -114,7 +115,7 @@ impl Up {
         let buckets = Buckets::start(data, ports.before(S3, args.s3_listen), &args.regions, &s3_secret_key).await?;
         ports.keep(S3, buckets.address()?)?;
         let roles_stop = CancellationToken::new();
-        let state_dir = data.join("state");
+        let (state_dir, installation) = (data.join("state"), kept_name(data, INSTALLATION, "up")?);
         let parts = control::Parts {
             log: metered.clone(),
             state_dir: &state_dir,
@@ -125,9 +126,11 @@ impl Up {
             main_bucket: &buckets.main,
             secrets: &secrets,
             request_keys: &request_keys,
-            provenance_key: Arc::new(settings.provenance.key(&data.join("secrets"))?),
-            snapshots: settings.snapshots.of(kept_name(data, INSTALLATION, "up")?, "up", &buckets.main)?,
+            provenance_key: Arc::new(settings.provenance.key(&PROVENANCE, &data.join("secrets"))?),
+            goal_key: Arc::new(settings.goals.key(&GOALS, &data.join("secrets"))?),
+            snapshots: settings.snapshots.of(installation.clone(), "up", &buckets.main)?,
             retention: &settings.retention,
+            installation: &installation,
             allow_file_repositories: true,
             topic_prefix: TOPIC_PREFIX,
         };
@@ -143,6 +146,7 @@ impl Up {
                 shards_per_region: SHARDS_PER_REGION,
                 secrets: &secrets,
                 request_keys: request_keys.of(region).context("a region without a key")?.to_vec(),
+                goal_keys: signing::trusted(&GOALS, &data.join("secrets"))?,
                 data_dir: data.join("regions").join(region.as_str()),
                 limits,
                 retention: &settings.retention,
@@ -180,6 +184,7 @@ impl Up {
                 .map(|(region, running)| UpRegion { region: region.clone(), address: running.address().to_string() })
                 .collect(),
             tokens: files,
+            keys: signing::public_files(&data.join("secrets")),
         };
         durable::write(&up_file, &serde_json::to_vec_pretty(&file)?, durable::SHARED_MODE)?;
         say_ready(&file, &up_file);

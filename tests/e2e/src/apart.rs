@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::net::TcpStream;
 
 use crate::{
-    Client, Node, Process, Tokens, nodes_joined, path_text,
+    Client, Keys, Node, Process, Tokens, nodes_joined, path_text,
     process::{binary_path, free_ports, wait_for},
     read_token, start_node, start_worker,
 };
@@ -101,6 +101,7 @@ fn spawn(arguments: &[String], log: &Path) -> Result<Process> {
 pub struct Apart {
     pub folder: PathBuf,
     pub tokens: Tokens,
+    pub keys: Keys,
     /// Of the first control node.
     pub client: Client,
     pub nodes: Vec<Node>,
@@ -123,6 +124,7 @@ impl Apart {
         make_secrets(&secrets, &layout)?;
         let token = |role: &str| secrets.join("tokens").join(role);
         let tokens = Tokens { admin: token("admin"), worker: token("worker"), node: token("node") };
+        let keys = Keys { goals: secrets.join("goals.pub"), provenance: secrets.join("provenance.pub") };
         let first =
             free_ports(u16::try_from(2 + layout.controls + layout.regions.len() * layout.processes_per_region)?)?;
         let mut ports = (first..).map(|port| format!("127.0.0.1:{port}"));
@@ -155,7 +157,8 @@ impl Apart {
         }
         let client = Client::new(&format!("http://{}", controls[0].address), &read_token(&tokens.admin)?)?;
         let (folder, nodes, workers) = (folder.to_owned(), Vec::new(), Vec::new());
-        let mut apart = Self { folder, tokens, client, nodes, workers, regions, controls, s3, s3_metrics, layout };
+        let mut apart =
+            Self { folder, tokens, keys, client, nodes, workers, regions, controls, s3, s3_metrics, layout };
         for member in apart.controls.iter_mut().chain(&mut apart.regions) {
             member.listens().await?;
         }
@@ -222,7 +225,13 @@ impl Apart {
             for index in 0..per_region {
                 let place = (&**region, index);
                 let environment = &self.layout.environment;
-                self.nodes.push(start_node(&self.folder, place, &addresses, &self.tokens.node, environment)?);
+                self.nodes.push(start_node(
+                    &self.folder,
+                    place,
+                    &addresses,
+                    (&self.tokens.node, &self.keys),
+                    environment,
+                )?);
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await

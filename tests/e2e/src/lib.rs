@@ -32,6 +32,7 @@ pub struct UpFile {
     pub api: String,
     pub regions: Vec<RegionAddress>,
     pub tokens: Tokens,
+    pub keys: Keys,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +47,13 @@ pub struct Tokens {
     pub admin: PathBuf,
     pub worker: PathBuf,
     pub node: PathBuf,
+}
+
+/// Files of public keys, which nodes need.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Keys {
+    pub goals: PathBuf,
+    pub provenance: PathBuf,
 }
 
 /// One `longshore up` and the workers and nodes around it.
@@ -115,8 +123,8 @@ impl Cluster {
         for region in self.up.regions.clone() {
             for index in 0..per_region {
                 let Self { folder, up, options, .. } = self;
-                let (place, token) = ((&*region.region, index), &up.tokens.node);
-                self.nodes.push(start_node(folder, place, &region.address, token, &options.environment)?);
+                let (place, joins) = ((&*region.region, index), (&*up.tokens.node, &up.keys));
+                self.nodes.push(start_node(folder, place, &region.address, joins, &options.environment)?);
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await
@@ -190,7 +198,7 @@ fn start_node(
     folder: &Path,
     (region, index): (&str, usize),
     addresses: &str,
-    token_file: &Path,
+    (token_file, keys): (&Path, &Keys),
     environment: &[(String, String)],
 ) -> Result<Node> {
     let name = format!("{region}-{}", index + 1);
@@ -213,6 +221,10 @@ fn start_node(
         &rack,
         "--token-file",
         path_text(token_file)?,
+        "--goal-keys",
+        path_text(&keys.goals)?,
+        "--provenance-keys",
+        path_text(&keys.provenance)?,
         "--host",
         "127.0.0.1",
         "--port-base",

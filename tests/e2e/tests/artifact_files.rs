@@ -236,7 +236,7 @@ fn verifies(world: &World, id: &ArtifactId) -> Result<()> {
     ensure!(other.contains("the provenance is that of"), "{other}");
 
     let stranger = world.path("stranger.pub");
-    fs::write(&stranger, longshore_provenance::SigningKey::from_seed(&[1; 32]).public().pem())?;
+    fs::write(&stranger, longshore_signing::SigningKey::from_seed(&[1; 32]).public().pem())?;
     let foreign = world.refused(1, &["artifact", "verify", &id, "--key", path_text(&stranger)?])?;
     ensure!(foreign.contains("none of the 1 keys that are trusted"), "{foreign}");
     let missing = world.refused(2, &["artifact", "verify", &id, "--key", "nowhere.pub"])?;

@@ -281,7 +281,8 @@ impl Liar {
         let converging = tokio::spawn(async move {
             loop {
                 // It lies about that as well, or the rollout would wait for it.
-                let FromRegion::Goal(goal) = hear(&mut reader).await? else { continue };
+                let FromRegion::Goal(envelope) = hear(&mut reader).await? else { continue };
+                let goal = longshore_signing::goal::read(&envelope).context("a goal")?;
                 let report = NodeReport {
                     service: goal.service,
                     version: goal.version,

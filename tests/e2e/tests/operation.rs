@@ -111,6 +111,8 @@ impl Up {
         let data = folder.join("node");
         let mut arguments = vec!["run", "--node", "n-1", "--data", path_text(&data)?, "--host", "127.0.0.1"];
         arguments.extend(["--token-file", path_text(&self.file.tokens.node)?, "--swarm-listen", "127.0.0.1:0"]);
+        let (goals, provenance) = (path_text(&self.file.keys.goals)?, path_text(&self.file.keys.provenance)?);
+        arguments.extend(["--goal-keys", goals, "--provenance-keys", provenance]);
         arguments.extend(["--region-address", &self.file.regions[0].address, "--log-format", "json"]);
         arguments.extend(more);
         Running::start("longshore-node", &arguments, folder.join("node.log"))

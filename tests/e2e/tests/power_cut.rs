@@ -227,6 +227,10 @@ impl Machine {
             "rack-1",
             "--token-file",
             path_text(&cluster.up.tokens.node)?,
+            "--goal-keys",
+            path_text(&cluster.up.keys.goals)?,
+            "--provenance-keys",
+            path_text(&cluster.up.keys.provenance)?,
             "--host",
             "127.0.0.1",
             "--port-base",
@@ -280,7 +284,8 @@ async fn said_version(cluster: &Cluster) -> Result<Option<GoalVersion>> {
 
 fn held_version(data: &Path) -> Result<GoalVersion> {
     let goals: serde_json::Value = serde_json::from_slice(&std::fs::read(data.join("goals.json"))?)?;
-    Ok(serde_json::from_value(goals["content"]["greeter"]["version"].clone())?)
+    let envelope = serde_json::from_value(goals["content"]["greeter"].clone())?;
+    Ok(longshore_signing::goal::read(&envelope).context("a goal")?.version)
 }
 
 async fn runs(cluster: &Cluster, version: &str) -> Result<()> {

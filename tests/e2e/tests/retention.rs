@@ -25,10 +25,11 @@ use longshore_schemas::{
 };
 
 const BOUND: Duration = Duration::from_secs(120);
-const TINY: [(&str, &str); 4] = [
+const TINY: [(&str, &str); 5] = [
     ("LONGSHORE_RETENTION_KEEP_LAST", "1"),
     ("LONGSHORE_RETENTION_KEEP_FOR", "2s"),
-    ("LONGSHORE_RETENTION_GRACE", "1s"),
+    ("LONGSHORE_RETENTION_GRACE", "4s"),
+    ("LONGSHORE_RETENTION_ANNOUNCED_FOR", "4s"),
     ("LONGSHORE_RETENTION_INTERVAL", "1s"),
 ];
 

@@ -8,7 +8,10 @@
 //! Either may die between any two steps, and what a dead collector has sent arrives all the same. It has chances of its own, so that
 //! worlds without it are what they were.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use longshore_artifact::collect::{
     Announced, Answer, CONDEMNED_LASTS, Condemned, Effect, Listed, Publisher, Round, Settings, Standing,
@@ -34,8 +37,8 @@ const CONTENTS: u64 = 5;
 const PACKS: u64 = 7;
 const ROUND_EVERY: u64 = 4_000;
 /// How long an announcement holds, and how long publishing may take.
-const ANNOUNCED_LASTS: u64 = 120_000;
-const PUBLISHED_WITHIN: u64 = 60_000;
+const ANNOUNCED_LASTS: u64 = 16_000;
+const PUBLISHED_WITHIN: u64 = 8_000;
 /// Objects of one page.
 const PAGE: usize = 4;
 
@@ -77,8 +80,10 @@ enum Doing {
     Settling,
     /// They are removed.
     Forgetting(Vec<String>),
-    /// This effect is next; whether what it waits for is there.
-    Round(Effect, bool),
+    /// This effect is next.
+    Round(Effect),
+    /// The announcements were listed, and what is known by then is waited for.
+    Listed(Answer),
 }
 
 pub(crate) struct Collecting {
@@ -91,6 +96,8 @@ pub(crate) struct Collecting {
     /// What each collector condemned, and when.
     condemned: BTreeMap<u64, (Condemned, u64)>,
     collectors: BTreeMap<u64, Collector>,
+    /// Of rounds that are under way.
+    marks: BTreeSet<u64>,
     publishing: BTreeMap<u64, Publishing>,
     count: u64,
 }
@@ -110,6 +117,7 @@ impl Collecting {
             announced: BTreeMap::new(),
             condemned: BTreeMap::new(),
             collectors: BTreeMap::new(),
+            marks: BTreeSet::new(),
             publishing: BTreeMap::new(),
             count: 0,
         })
@@ -258,6 +266,7 @@ impl World {
             collecting.count += 1;
             let number = collecting.count;
             let round = Round::new(settings);
+            collecting.marks.insert(number);
             collecting.collectors.insert(number, Collector { control, life, round, waits, doing: Doing::Settling });
             self.at(1, Event::Collector(number));
         }
@@ -309,32 +318,48 @@ impl World {
                 (collector.doing, collector.waits) = (Doing::Forgetting(settled), ends);
             }
             Doing::Forgetting(settled) => {
+                if !settled.is_empty() {
+                    collecting.marks.retain(|mark| *mark == number);
+                }
                 settled.iter().for_each(|key| drop(collecting.announced.remove(key)));
                 let lasts = CONDEMNED_LASTS.as_millis() as u64;
                 collecting.condemned.retain(|_, (_, at)| now < *at + lasts);
-                collector.doing = Doing::Round(collector.round.start(), false);
+                collector.doing = Doing::Round(collector.round.start());
             }
-            Doing::Round(Effect::ListAnnounced, ready @ false) => (*ready, collector.waits) = (true, ends),
-            Doing::Round(effect, _) => {
+            Doing::Round(Effect::ListAnnounced) => {
+                let answer = self.carry_out(number, &Effect::ListAnnounced, wait);
+                (collector.doing, collector.waits) = (Doing::Listed(answer), ends);
+            }
+            Doing::Round(effect) => {
                 let effect = effect.clone();
                 let answer = self.carry_out(number, &effect, wait);
-                let control = &self.controls[collector.control];
-                let standing = |artifact: &ArtifactId| standing(control, &self.log, artifact);
-                let effect = collector.round.handle(answer, time(now), &standing);
-                if effect == Effect::End {
-                    return false;
-                }
-                collector.doing = Doing::Round(effect, false);
+                return self.handle(collector, answer);
+            }
+            Doing::Listed(answer) => {
+                let answer = answer.clone();
+                return self.handle(collector, answer);
             }
         }
         true
+    }
+
+    fn handle(&self, collector: &mut Collector, answer: Answer) -> bool {
+        let control = &self.controls[collector.control];
+        let standing = |artifact: &ArtifactId| standing(control, &self.log, artifact);
+        let effect = collector.round.handle(answer, time(self.now), &standing);
+        let goes_on = effect != Effect::End;
+        collector.doing = Doing::Round(effect);
+        goes_on
     }
 
     /// What is deleted is under way for a while, whatever becomes of the collector.
     fn carry_out(&mut self, number: u64, effect: &Effect, wait: &mut u64) -> Answer {
         let now = self.now;
         let Some(collecting) = &mut self.collecting else { return Answer::Done };
-        let names = |row: Option<&(Vec<PackId>, u64)>| Answer::Names(row.map(|(packs, _)| packs.clone()));
+        fn names<'a>(rows: impl Iterator<Item = &'a (Vec<PackId>, u64)>) -> Answer {
+            let all: Vec<_> = rows.collect();
+            Answer::Names { found: all.len() as u64, packs: all.iter().flat_map(|(packs, _)| packs.clone()).collect() }
+        }
         match effect {
             Effect::ListRoots(after) => {
                 let all = collecting.roots.iter().map(|(name, (_, at))| (*name, *at));
@@ -343,11 +368,14 @@ impl World {
             Effect::ListPacks(after) => {
                 Answer::Packs(listed(collecting.packs.iter().map(|(name, at)| (*name, *at)), after.as_ref()))
             }
-            Effect::ReadRoot(artifact) => names(collecting.roots.get(artifact)),
-            Effect::ListAnnounced => {
-                Answer::Announced(collecting.announced.keys().filter_map(|key| Announced::parse(key)).collect())
+            Effect::ReadRoots(artifacts) => {
+                names(artifacts.iter().filter_map(|artifact| collecting.roots.get(artifact)))
             }
-            Effect::ReadAnnounced(announced) => names(collecting.announced.get(&announced.key)),
+            Effect::ListAnnounced => {
+                let all = collecting.announced.keys().filter_map(|key| Announced::parse(key)).collect();
+                Answer::Announced { all, is_current: collecting.marks.contains(&number) }
+            }
+            Effect::ReadAnnounced(announced) => names(collecting.announced.get(&announced.key).into_iter()),
             Effect::Condemn(condemned) => {
                 collecting.condemned.insert(number, (condemned.clone(), now));
                 Answer::Done

@@ -98,8 +98,8 @@ impl World {
         }
         let mut newest = BTreeMap::new();
         for (number, region) in self.regions.iter().enumerate() {
-            for goal in region.board.since(0).1 {
-                newest.insert((number, goal.service.clone()), goal.version);
+            for signed in region.board.since(0).1 {
+                newest.insert((number, signed.goal.service.clone()), signed.goal.version);
             }
         }
         self.nodes.iter().find_map(|node| node.unsettled(&newest))

@@ -209,7 +209,7 @@ impl World {
         }
         let (seen, goals) = region.board.since(seen);
         self.nodes[number].session = Some((region_life, seen));
-        let mut offered: Vec<RegionalGoal> = goals.iter().map(|goal| (**goal).clone()).collect();
+        let mut offered: Vec<RegionalGoal> = goals.iter().map(|signed| signed.goal.clone()).collect();
         // A region that lies, or lags behind: an old goal comes once more.
         if self.rng.chance(self.faults.agents)
             && let Some(old) = self.rng.pick(&self.regions[at].history).cloned()

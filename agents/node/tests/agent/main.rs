@@ -11,7 +11,7 @@ use std::{
 
 use longshore_schemas::{ArtifactId, events::NodeStatus};
 use node::{Node, SERVE, ask, goal, lives, release, signal, wait_until};
-use region::Region;
+use region::{Region, provenance_key};
 use rustls::crypto::ring;
 
 /// The service's side: answers each request with the version of the release in whose folder it runs, and its own process.
@@ -199,8 +199,43 @@ async fn a_lower_version_is_refused_and_services_do_not_mind_each_other() {
     assert_eq!(ask(port).await.expect("it answers").version, "two");
     let refused = |heard: &region::Heard| Some(heard.reports.iter().any(|report| report.version.revision == 4));
     assert!(!region.wait_for("reports", refused).await);
-    let goals = std::fs::read_to_string(node.data().join("goals.json")).expect("there");
-    assert_eq!(goals.matches(&old.to_string()).count(), 1, "that of mail alone: {goals}");
+    drop(node);
+}
+
+/// What the region passes on and nobody trusted signed is not run; and the service says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_trusted_signed_is_not_run() {
+    let (region, node, port) = running("one").await;
+    let two = published(&region, "two", SERVE).await;
+    region.push_by(goal("web", 2, Some(two)), &provenance_key());
+    // Said after it: when this is there, the other was heard.
+    let said = region.wait_for("trouble", |heard| {
+        let told = |report: &&longshore_schemas::stream::NodeReport| report.message.is_some();
+        heard.reports.iter().rev().find(told).cloned()
+    });
+    let message = said.await.message.expect("it says why");
+    assert!(message.contains("goal 2.1 is not taken") && message.contains("none of the 1 keys"), "{message}");
+    assert_eq!(ask(port).await.expect("it answers").version, "one");
+
+    let known = region.origin(&two);
+    for (origin, says) in
+        [(None, "no provenance"), (region.origin(&published(&region, "three", SERVE).await), "not of")]
+    {
+        region.change_origin(&two, origin);
+        region.push(goal("web", if says == "not of" { 4 } else { 3 }, Some(two)));
+        let refused = region.wait_for("refusal", |heard| {
+            let why = |report: &&longshore_schemas::stream::NodeReport| {
+                report.message.as_deref().is_some_and(|m| m.contains(says))
+            };
+            heard.reports.iter().rev().find(why).cloned()
+        });
+        assert_eq!(refused.await.status, NodeStatus::Fetching);
+        assert_eq!(ask(port).await.expect("it answers").version, "one");
+        assert!(!node.data().join("releases").join(two.to_string()).exists(), "nothing of it is here");
+    }
+    region.change_origin(&two, known);
+    region.wait_status("web", 4, NodeStatus::Healthy).await;
+    assert_eq!(ask(port).await.expect("it answers").version, "two");
 }
 
 #[tokio::test(flavor = "multi_thread")]

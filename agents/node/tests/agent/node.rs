@@ -16,7 +16,7 @@ use longshore_schemas::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::region::{Region, TOKEN};
+use crate::region::{Region, TOKEN, goal_key, provenance_key};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-node");
@@ -36,6 +36,9 @@ impl Node {
     pub(crate) fn start(name: &'static str, region: &Region) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).expect("written");
+        for (name, key) in [("goals.pub", goal_key()), ("provenance.pub", provenance_key())] {
+            std::fs::write(folder.path().join(name), key.public().pem()).expect("written");
+        }
         let mut node =
             Self { name, folder, region: region.clone(), port_base: port_base(), agent: None, program: PROGRAM.into() };
         node.start_agent(&[]);
@@ -90,6 +93,8 @@ impl Node {
         command.args(["run", "--node", self.name, "--host", "127.0.0.1", "--swarm-listen", "127.0.0.1:0"]);
         command.arg("--region-address").arg(self.region.address().to_string());
         command.arg("--data").arg(self.data()).arg("--token-file").arg(self.folder.path().join("token"));
+        command.arg("--goal-keys").arg(self.folder.path().join("goals.pub"));
+        command.arg("--provenance-keys").arg(self.folder.path().join("provenance.pub"));
         command.arg("--port-base").arg(self.port_base.to_string()).args(more);
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.agent = Some(command.spawn().expect("starts"));

@@ -11,11 +11,14 @@ use std::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use longshore_artifact::{ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
+use longshore_provenance::imported;
 use longshore_schemas::{
-    ArtifactId, PackId,
-    events::{NodeStatus, RegionalGoal},
+    ArtifactId, PackId, ServiceName, Timestamp, codec,
+    envelope::Envelope,
+    events::{ArtifactOrigin, GoalState, NodeStatus, RegionalGoal, Request},
     stream::{FromNode, FromRegion, Hello, NodeReport, PeerPacks, Ticket},
 };
+use longshore_signing::{SigningKey, goal};
 use longshore_swarm::frames::FrameCodec;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,8 +41,8 @@ struct Inner {
     packs: Packs,
     roots: Mutex<BTreeMap<ArtifactId, ArtifactRoot>>,
     /// Told to each node that connects, and as they come.
-    goals: Mutex<Vec<RegionalGoal>>,
-    pushed: broadcast::Sender<RegionalGoal>,
+    goals: Mutex<BTreeMap<ServiceName, Envelope>>,
+    pushed: broadcast::Sender<Envelope>,
     /// In place of tickets, if the test wants so.
     peers: Mutex<Vec<PeerPacks>>,
     heard: watch::Sender<Heard>,
@@ -107,9 +110,21 @@ impl Region {
     pub(crate) async fn publish(&self, folder: &Path, base: Option<ArtifactId>) -> ArtifactId {
         let bases = base.map_or_else(Bases::default, |base| Bases::from(&self.index(&base)));
         let published = publish(folder, bases, Arc::new(self.0.packs.clone())).await.expect("published");
-        let artifact = published.root.artifact;
-        self.0.roots.lock().expect("sound").insert(artifact, published.root);
+        let mut root = published.root;
+        let artifact = root.artifact;
+        let origin = ArtifactOrigin { url: "https://ci.example/1".to_owned(), imported_by: "somebody".to_owned() };
+        root.provenance = Some(imported(&artifact, "web", &origin, Timestamp(0)).sign(&provenance_key()));
+        self.0.roots.lock().expect("sound").insert(artifact, root);
         artifact
+    }
+
+    pub(crate) fn origin(&self, artifact: &ArtifactId) -> Option<Envelope> {
+        self.0.roots.lock().expect("sound")[artifact].provenance.clone()
+    }
+
+    /// What is said of where the artifact comes from.
+    pub(crate) fn change_origin(&self, artifact: &ArtifactId, provenance: Option<Envelope>) {
+        self.0.roots.lock().expect("sound").get_mut(artifact).expect("published").provenance = provenance;
     }
 
     fn index(&self, artifact: &ArtifactId) -> Index {
@@ -118,11 +133,15 @@ impl Region {
 
     /// Sends a goal to all nodes, now and when they connect.
     pub(crate) fn push(&self, goal: RegionalGoal) {
-        let mut goals = self.0.goals.lock().expect("sound");
-        goals.retain(|old| old.service != goal.service);
-        goals.push(goal.clone());
+        self.push_by(goal, &goal_key());
+    }
+
+    /// A goal that this key signed.
+    pub(crate) fn push_by(&self, goal: RegionalGoal, key: &SigningKey) {
+        let (service, envelope) = (goal.service.clone(), signed(goal, key));
+        self.0.goals.lock().expect("sound").insert(service, envelope.clone());
         // Nobody may be connected.
-        let _ = self.0.pushed.send(goal);
+        let _ = self.0.pushed.send(envelope);
     }
 
     /// From now on nodes are sent to this peer, which has all packs, and get no tickets.
@@ -187,7 +206,7 @@ impl Region {
                 let goals = self.0.goals.lock().expect("sound").clone();
                 self.0.heard.send_modify(|heard| heard.hellos.push(hello));
                 let welcome = FromRegion::Welcome { region, beat_seconds: 1 };
-                std::iter::once(welcome).chain(goals.into_iter().map(FromRegion::Goal)).collect()
+                std::iter::once(welcome).chain(goals.into_values().map(FromRegion::Goal)).collect()
             }
             FromNode::Report(report) => {
                 self.0.heard.send_modify(|heard| heard.reports.push(report));
@@ -213,6 +232,23 @@ impl Region {
         let tickets = if peers.is_empty() { packs.into_iter().filter_map(ticket).collect() } else { vec![] };
         FromRegion::Sources { artifact, peers, tickets }
     }
+}
+
+/// What the control nodes sign goals with.
+pub(crate) fn goal_key() -> SigningKey {
+    SigningKey::from_seed(&[1; 32])
+}
+
+pub(crate) fn provenance_key() -> SigningKey {
+    SigningKey::from_seed(&[2; 32])
+}
+
+fn signed(goal: RegionalGoal, key: &SigningKey) -> Envelope {
+    let id = "goal-1".parse().expect("valid");
+    let event = GoalState::from(goal);
+    let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
+    let value = codec::encode(&request).expect("encodes");
+    goal::envelope(&value, Some(&goal::sign(&value, key))).expect("it is signed")
 }
 
 async fn serve_bucket(listener: TcpListener, packs: Packs) {

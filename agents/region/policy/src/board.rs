@@ -5,21 +5,29 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use longshore_schemas::{ServiceName, events::RegionalGoal};
+use longshore_schemas::{ServiceName, envelope::Envelope, events::RegionalGoal};
+
+/// A goal, and as what it travels to nodes: the same, signed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SignedGoal {
+    pub goal: RegionalGoal,
+    pub envelope: Envelope,
+}
 
 #[derive(Default)]
 pub struct Board {
     /// Each service's goal, and the number of its last change.
-    goals: BTreeMap<ServiceName, (u64, Arc<RegionalGoal>)>,
+    goals: BTreeMap<ServiceName, (u64, Arc<SignedGoal>)>,
     by_change: BTreeMap<u64, ServiceName>,
     changes: u64,
 }
 
 impl Board {
     /// Puts up a goal unless it is not newer. The number of the change, if it was put up.
-    pub fn offer(&mut self, goal: RegionalGoal) -> Option<u64> {
+    pub fn offer(&mut self, signed: SignedGoal) -> Option<u64> {
+        let SignedGoal { goal, .. } = &signed;
         if let Some((change, known)) = self.goals.get(&goal.service) {
-            if known.version >= goal.version {
+            if known.goal.version >= goal.version {
                 return None;
             }
             self.by_change.remove(change);
@@ -27,12 +35,12 @@ impl Board {
         self.changes += 1;
         let change = self.changes;
         self.by_change.insert(change, goal.service.clone());
-        self.goals.insert(goal.service.clone(), (change, Arc::new(goal)));
+        self.goals.insert(goal.service.clone(), (change, Arc::new(signed)));
         Some(change)
     }
 
     /// The goals that changed after the change of this number, and the number of the last.
-    pub fn since(&self, change: u64) -> (u64, Vec<Arc<RegionalGoal>>) {
+    pub fn since(&self, change: u64) -> (u64, Vec<Arc<SignedGoal>>) {
         let services = self.by_change.range(change.saturating_add(1)..).map(|(_, service)| service);
         let goals = services.filter_map(|service| self.goals.get(service)).map(|(_, goal)| goal.clone());
         (self.changes, goals.collect())

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_schemas::{ArtifactId, RegionName, Timestamp, events::ArtifactFact};
+use longshore_schemas::{
+    ArtifactId, RegionName, Timestamp,
+    events::{ArtifactFact, ArtifactImported, ReplicationStarted},
+};
 use serde::{Deserialize, Serialize};
 
 /// Artifacts that other regions lack and that are remembered.
@@ -29,14 +32,12 @@ impl Pending {
     /// Takes a fact that was written at this time.
     pub fn apply(&mut self, region: &RegionName, fact: ArtifactFact, at: Timestamp) {
         match fact {
-            ArtifactFact::ReplicationStarted(started) => {
-                self.retired.remove(&started.summary.artifact);
-                if started.regions.contains(region) {
-                    self.add(started.summary.artifact);
+            ArtifactFact::ReplicationStarted(ReplicationStarted { summary, regions, .. })
+            | ArtifactFact::ArtifactImported(ArtifactImported { summary, regions, .. }) => {
+                self.retired.remove(&summary.artifact);
+                if regions.contains(region) {
+                    self.add(summary.artifact);
                 }
-            }
-            ArtifactFact::ArtifactImported(imported) if imported.regions.contains(region) => {
-                self.add(imported.summary.artifact);
             }
             ArtifactFact::ReplicaRegionsSet(set) if set.added.contains(region) => self.add(set.artifact),
             ArtifactFact::ReplicaRegionsSet(set) if !set.regions.contains(region) => self.remove(&set.artifact),
@@ -91,7 +92,9 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use longshore_schemas::events::{ArtifactRetired, ReplicaFailed, ReplicaStored};
+    use longshore_schemas::events::{
+        ArtifactOrigin, ArtifactRetired, ArtifactSource, ArtifactSummary, ReplicaFailed, ReplicaStored, RunSpec,
+    };
 
     use super::*;
 
@@ -115,6 +118,32 @@ mod tests {
         for (fact, here, elsewhere) in script {
             pending.apply(&eu, fact, Timestamp(1));
             assert_eq!((pending.artifacts.len(), pending.failed_elsewhere.len()), (here, elsewhere));
+        }
+    }
+
+    /// Or its bucket would lose it again.
+    #[test]
+    fn what_is_built_or_imported_again_is_retired_no_longer() {
+        let eu: RegionName = "eu".parse().expect("valid");
+        let summary: ArtifactSummary = serde_json::from_value(serde_json::json!({
+            "artifact": ArtifactId::of(b"a").to_string(), "name": "web", "size_bytes": 1, "files": 1, "chunks": 1,
+            "packs": 1, "pack_bytes": 1, "new_pack_bytes": 1,
+        }))
+        .expect("a summary");
+        let run: RunSpec = serde_json::from_value(serde_json::json!({ "command": ["./web"] })).expect("a run");
+        let (artifact, regions) = (summary.artifact, vec![eu.clone()]);
+        let origin = ArtifactOrigin { url: "https://ci.example/1".to_owned(), imported_by: "me".to_owned() };
+        let commit = "a".repeat(40).parse().expect("valid");
+        let source = ArtifactSource { job: "main-1".parse().expect("valid"), repository: "r".to_owned(), commit };
+        let imported =
+            ArtifactImported { summary: summary.clone(), origin, run: run.clone(), regions: regions.clone() };
+        let built = ReplicationStarted { summary, source, run, regions };
+        for again in [ArtifactFact::from(imported), built.into()] {
+            let mut pending = Pending::default();
+            pending.apply(&eu, ArtifactRetired { artifact }.into(), Timestamp(1));
+            assert!(pending.retired.contains_key(&artifact));
+            pending.apply(&eu, again, Timestamp(2));
+            assert_eq!((pending.retired.len(), pending.artifacts.as_slice()), (0, &[artifact][..]));
         }
     }
 

@@ -10,7 +10,11 @@ use crate::support::{World, until};
 
 fn at_once(config: &mut RegionConfig) {
     config.limits.collect_interval = Duration::from_millis(50);
-    config.limits.collection = CollectionSettings { grace: Duration::from_millis(1), deletes_per_second: 10_000 };
+    config.limits.collection = CollectionSettings {
+        grace: Duration::from_millis(1),
+        announced_lasts: Duration::from_secs(1),
+        deletes_per_second: 10_000,
+    };
 }
 
 /// The packs that are there of those of the artifact.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, PATIENCE, World, hello, request_key};
+use crate::support::{Node, PATIENCE, World, goal_key, hello, request_key};
 use longshore_artifact::pack_key;
 use longshore_schemas::{
     PackId,
     events::{ArtifactRequest, FleetReport, GoalVersion, NodeStatus, RegionReported, ReplicaStatus, Request},
     stream::{FromNode, FromRegion, NodeReport, Ticket},
 };
+use longshore_signing::goal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -71,13 +72,35 @@ async fn goals_come_newest_only_and_never_lower() {
     let mut node = Node::join(&world, &region, "n1", &[("api", 3)]).await;
     let mut versions = Vec::new();
     for revision in [6, 7] {
-        if let Some(FromRegion::Goal(goal)) = node.hear().await {
+        if let Some(FromRegion::Goal(envelope)) = node.hear().await {
+            let goal = goal::verify(&envelope, &(*goal_key(1).public()).into()).expect("signed");
             versions.push(format!("{} {}", goal.service, goal.version));
         }
         world.goal("web", 5).await;
         world.goal("web", revision).await;
     }
     assert_eq!(versions, ["web 5.1", "web 6.1"], "the api's goal is one that the node has");
+    shutdown.cancel();
+    region.stopped().await;
+}
+
+/// Whoever else can write to the topic keeps no node from its goal.
+#[tokio::test(flavor = "multi_thread")]
+async fn goals_that_nobody_trusted_signed_are_not_passed_on() {
+    let world = World::new().await;
+    world.goal_by("web", 9, None).await;
+    world.goal_by("web", 8, Some(&goal_key(2))).await;
+    world.goal("web", 1).await;
+    let (region, shutdown) = world.region(BEAT).await;
+    let mut node = Node::join(&world, &region, "n1", &[]).await;
+    let mut heard = Vec::new();
+    for forger in [None, Some(goal_key(2))] {
+        let Some(FromRegion::Goal(envelope)) = node.hear().await else { panic!("a goal") };
+        heard.push(goal::read(&envelope).expect("a goal").version.revision);
+        world.goal_by("web", 10, forger.as_ref()).await;
+        world.goal("web", 1 + heard.len() as u64).await;
+    }
+    assert_eq!(heard, [1, 2]);
     shutdown.cancel();
     region.stopped().await;
 }

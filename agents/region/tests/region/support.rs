@@ -26,6 +26,7 @@ use longshore_schemas::{
     topics,
 };
 use longshore_service::{signed::Signer, tokens};
+use longshore_signing::{SigningKey, goal};
 use longshore_swarm::frames::FrameCodec;
 use tempfile::TempDir;
 use tokio::{
@@ -116,6 +117,7 @@ impl World {
             tokens: self.tokens.clone(),
             signer: Signer::new([7; 32]),
             request_keys: vec![request_key("eu", 7)],
+            goal_keys: (*goal_key(1).public()).into(),
             data_dir: self.folder.path().join("region"),
             limits: Limits { beat: Duration::from_secs(10), copies_by_service: false, ..Limits::default() },
         };
@@ -223,6 +225,11 @@ impl World {
     }
 
     pub(crate) async fn goal(&self, service: &str, revision: u64) {
+        self.goal_by(service, revision, Some(&goal_key(1))).await;
+    }
+
+    /// A goal that this key signed, or nobody.
+    pub(crate) async fn goal_by(&self, service: &str, revision: u64, key: Option<&SigningKey>) {
         let event = GoalState::from(RegionalGoal {
             region: "eu".parse().expect("valid"),
             service: service.parse().expect("valid"),
@@ -230,9 +237,14 @@ impl World {
             targets: Vec::new(),
         });
         let id = format!("goals-{service}-{revision}").parse().expect("valid");
-        let key = event.key();
+        let name = event.key();
         let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
-        let record = Record::new(key, codec::encode(&request).expect("valid"));
+        let value = codec::encode(&request).expect("valid");
+        let signature = key.map(|key| goal::sign(&value, key));
+        let mut record = Record::new(name, value);
+        if let Some(signature) = signature {
+            record = record.with_header(goal::SIGNATURE, signature);
+        }
         self.log.append(topics::GOAL_STATE.name, vec![record]).await.expect("appended");
     }
 
@@ -269,6 +281,11 @@ impl World {
         };
         tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("nothing of the kind on {name}"))
     }
+}
+
+/// What goals are signed with: 1 is trusted.
+pub(crate) fn goal_key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32])
 }
 
 pub(crate) fn request_key(region: &str, secret: u8) -> RequestKey {

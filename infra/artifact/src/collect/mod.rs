@@ -11,6 +11,10 @@
 //! other: nothing that is referred to is deleted, however slow, late or dead either is. Announcements are removed between rounds only, by
 //! collectors, once what they announced is known otherwise.
 //!
+//! A round does not know what was published since it read the roots but by what is announced. So each round leaves a *mark* before it begins,
+//! and whoever removes an announcement removes the marks of all other rounds first: a round that finds its mark gone, after it has looked at the
+//! announcements, ends there, and so does one that finds an announcement gone that was listed.
+//!
 //! What was condemned is deleted at once, or looked at again: so what a dead collector condemned can be absolved by others after
 //! [`CONDEMNED_LASTS`].
 //!
@@ -35,12 +39,16 @@ use named::Named;
 pub const ANNOUNCED_PREFIX: &str = "announced/";
 /// Where collectors say what they are about to delete.
 pub const CONDEMNED_PREFIX: &str = "condemned/";
+/// Where rounds that are under way leave their marks.
+pub const ROUNDS_PREFIX: &str = "rounds/";
 /// After so long, nobody who condemned something deletes it any more.
 pub const CONDEMNED_LASTS: Duration = Duration::from_secs(10 * 60);
 /// So long after it was condemned something may be deleted without another look.
 const LOOK_LASTS: Duration = Duration::from_secs(60);
 /// Of the hash of what is announced, in its key.
 const CONTENT_DIGITS: usize = 32;
+/// Roots that are read in one step.
+const READ_MAX: usize = 16;
 /// Objects that are deleted in one step.
 const STEP_MAX: usize = 50;
 
@@ -154,9 +162,9 @@ pub struct Settings {
 pub enum Effect {
     /// A page of roots, after this one, in the order of their names; an empty one is the end.
     ListRoots(Option<ArtifactId>),
-    /// The packs that a root names.
-    ReadRoot(ArtifactId),
-    /// All announcements there are, once what is known of artifacts is as new as this is asked.
+    /// The packs that these roots name.
+    ReadRoots(Vec<ArtifactId>),
+    /// All announcements there are; then, whether the round's mark is still there, and what is known of artifacts as of now.
     ListAnnounced,
     ReadAnnounced(Announced),
     /// A page of packs after this one; an empty one is the end.
@@ -173,9 +181,15 @@ pub enum Effect {
 pub enum Answer {
     Done,
     Roots(Vec<Listed<ArtifactId>>),
-    Announced(Vec<Announced>),
-    /// `None`: it is not there.
-    Names(Option<Vec<PackId>>),
+    Announced {
+        all: Vec<Announced>,
+        is_current: bool,
+    },
+    /// All that those name that are there, which are so many.
+    Names {
+        found: u64,
+        packs: Vec<PackId>,
+    },
     Packs(Vec<Listed<PackId>>),
 }
 
@@ -250,7 +264,8 @@ impl Round {
                 self.phase = Phase::Looking(doomed, others);
                 Effect::ListAnnounced
             }
-            (Phase::Looking(doomed, mut others), Answer::Announced(announced)) => {
+            (_, Answer::Announced { is_current: false, .. }) if !planted(Bug::CollectThoughReplaced) => Effect::End,
+            (Phase::Looking(doomed, mut others), Answer::Announced { all: announced, .. }) => {
                 // What is known of them is newer than when they were condemned.
                 let is_doomed = |artifact: &ArtifactId| {
                     self.is_over(standing(artifact), None, now)
@@ -258,7 +273,7 @@ impl Round {
                 };
                 let (doomed, spared): (Vec<_>, Vec<_>) = doomed.into_iter().partition(is_doomed);
                 others.extend(spared);
-                self.report.roots_deleted += doomed.len() as u64;
+                self.report.roots_deleted += if self.is_first { doomed.len() as u64 } else { 0 };
                 self.phase = Phase::DeletingRoots(others);
                 if doomed.is_empty() || self.settings.dry_run {
                     return self.handle(Answer::Done, now, standing);
@@ -273,9 +288,9 @@ impl Round {
                 self.phase = Phase::Reading(left);
                 self.read_next()
             }
-            (Phase::Reading(left), Answer::Names(names)) => {
-                self.report.roots_kept += u64::from(self.is_first && names.is_some());
-                self.named.extend(names.iter().flatten());
+            (Phase::Reading(left), Answer::Names { found, packs }) => {
+                self.report.roots_kept += if self.is_first { found } else { 0 };
+                self.named.extend(packs.iter());
                 self.phase = Phase::Reading(left);
                 self.read_next()
             }
@@ -284,12 +299,18 @@ impl Round {
                 self.phase = Phase::LookingAtPacks(doomed);
                 Effect::ListAnnounced
             }
-            (Phase::LookingAtPacks(doomed), Answer::Announced(mut announced)) => {
+            (Phase::LookingAtPacks(doomed), Answer::Announced { all: mut announced, .. }) => {
                 announced.retain(|announced| !self.read.contains(&announced.key));
                 self.read_announced(doomed, announced, now)
             }
-            (Phase::ReadingAnnounced(doomed, left), Answer::Names(names)) => {
-                self.named.extend(names.iter().flatten());
+            // Somebody removed it since it was listed, and what it announced may be known to be live: not to this round.
+            (Phase::ReadingAnnounced(..), Answer::Names { found: 0, .. })
+                if !self.settings.dry_run && !planted(Bug::CollectThoughReplaced) =>
+            {
+                Effect::End
+            }
+            (Phase::ReadingAnnounced(doomed, left), Answer::Names { packs, .. }) => {
+                self.named.extend(packs.iter());
                 self.read_announced(doomed, left, now)
             }
             (Phase::DeletingPacks(left), Answer::Done) => self.delete_packs(left, now),
@@ -326,8 +347,10 @@ impl Round {
             return Effect::ListPacks(self.after_pack);
         };
         self.after_root = Some(last.name);
+        // Where nothing is deleted, they are there in later spans as well.
+        let looks = self.is_first || self.settings.dry_run;
         let is_doomed =
-            |root: &Listed<ArtifactId>| self.is_first && self.is_over(standing(&root.name), Some(root.modified), now);
+            |root: &Listed<ArtifactId>| looks && self.is_over(standing(&root.name), Some(root.modified), now);
         let (doomed, others): (Vec<_>, Vec<_>) = page.into_iter().partition(is_doomed);
         let names = |roots: Vec<Listed<ArtifactId>>| roots.into_iter().map(|root| root.name).collect::<Vec<_>>();
         let (doomed, others) = (names(doomed), names(others));
@@ -346,8 +369,9 @@ impl Round {
 
     fn read_next(&mut self) -> Effect {
         let Phase::Reading(left) = &mut self.phase else { return Effect::End };
-        if let Some(root) = left.pop() {
-            return Effect::ReadRoot(root);
+        let roots = left.split_off(left.len().saturating_sub(READ_MAX));
+        if !roots.is_empty() {
+            return Effect::ReadRoots(roots);
         }
         self.phase = Phase::Roots;
         Effect::ListRoots(self.after_root)

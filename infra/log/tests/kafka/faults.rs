@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use longshore_kafka::Cluster;
-use longshore_log::{CommitError, Error, Log, ReadLimit, Record, kafka::KafkaLog};
+use longshore_log::{CommitError, Error, Log, ReadLimit, Record, end_of_records, kafka::KafkaLog};
 
 use crate::{
     TOPIC, batch, config, first,
@@ -32,6 +32,22 @@ async fn a_late_take_over_of_the_old_owner_fences_the_new_one() {
     soon(again.commit(batch("again", 1))).await.unwrap();
     let _last = soon(new.writer("owner")).await.unwrap();
     assert_eq!(values(&new).await, ["old/0", "new/0", "late/0", "again/0"]);
+}
+
+/// A transaction leaves a mark behind its records: whoever waits for all records must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_end_before_the_mark_of_their_transaction() {
+    let log = soon(KafkaLog::connect(config(shared().brokers(), 1))).await.unwrap();
+    let ends = async |from| soon(end_of_records(&*log, vec![(first(), from)])).await.unwrap().remove(&first());
+    assert_eq!(ends(0).await, None);
+    let mut writer = soon(log.writer("owner")).await.unwrap();
+    soon(writer.commit(batch("three", 3))).await.unwrap();
+    assert_eq!(soon(log.end_offset(&first())).await.unwrap(), 4, "with the mark");
+    assert_eq!(ends(0).await, Some(3));
+    assert_eq!(ends(2).await, Some(3));
+    assert_eq!(ends(3).await, None, "nothing is left to wait for");
+    soon(log.append(TOPIC, vec![Record::new("key", "one more")])).await.unwrap();
+    assert_eq!(ends(0).await, Some(5));
 }
 
 /// The brokers have committed, and the answer never comes. Whatever the writer says then, the log has the batch once.

@@ -5,6 +5,8 @@
 //! page, and the pages are merged.
 
 mod artifacts;
+mod filter;
+mod fleet;
 mod jobs;
 mod nodes;
 mod page;
@@ -24,7 +26,7 @@ use longshore_schemas::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Event,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
         QueueView, RetentionView, ServiceView,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
@@ -124,6 +126,12 @@ impl ReadModel for Projections {
         let nowhere = || ReadError::Unavailable("this process does not know the main bucket".to_owned());
         let (retention, collection) = (self.retention.clone(), self.collection.clone().ok_or_else(nowhere)?);
         plan(self, &retention, &collection, longshore_log::clock::now()).await
+    }
+
+    async fn fleet(self: Arc<Self>, service: ServiceName) -> Result<Option<FleetView>, ReadError> {
+        let counted = tokio::task::spawn_blocking(move || fleet::of_service(&self.fleet, &service)).await;
+        let counted = counted.map_err(|error| ReadError::Unavailable(error.to_string()))?.map_err(unavailable)?;
+        Ok((counted.nodes > 0).then_some(counted))
     }
 
     fn queues(&self) -> Result<Vec<QueueView>, ReadError> {

@@ -14,6 +14,7 @@ use longshore_schemas::{
 };
 
 use super::{
+    filter::Filter,
     page::{limit, parse_triple},
     unavailable,
 };
@@ -24,17 +25,20 @@ const SHARDS_MAX: usize = 100_000;
 pub(super) fn list(handle: &Handle<Fleet>, query: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
     let limit = limit(query.limit)?;
     let after = parse_triple::<RegionName, u32, u32>(query.after.as_deref())?;
-    page(handle, query, after.as_ref(), limit).map_err(unavailable)
+    let filter = Filter::parse(query.conditions.as_deref())?;
+    page(handle, query, &filter, after.as_ref(), limit).map_err(unavailable)
 }
 
 fn page(
     handle: &Handle<Fleet>,
     query: &NodeQuery,
+    filter: &Filter,
     after: Option<&(RegionName, u32, u32)>,
     limit: usize,
 ) -> Result<Page<NodeView>, StateError> {
-    let mut items = Vec::new();
+    let (mut items, mut looked_at) = (Vec::new(), 0);
     let mut last = None;
+    let place = |last: Option<(RegionName, u32, u32)>| last.map(|(region, shard, number)| format!("{region}/{shard}/{number}"));
     for (region, shard) in shards(handle, query.region.as_ref())? {
         let first = match after {
             Some((r, s, _)) if (&region, shard) < (r, *s) => continue,
@@ -43,23 +47,35 @@ fn page(
         };
         let held = handle.store_of(&shard_key(&region, shard)).hold()?;
         let state = held.view();
-        let wanted = limit + 1 - items.len();
+        let wanted = if filter.is_empty() { limit + 1 - items.len() } else { LOOKED_AT_MAX + 1 - looked_at };
         for number in numbers(&state, &region, shard, query.service.as_ref(), first, wanted)? {
-            if items.len() == limit {
-                let next = last.map(|(region, shard, number)| format!("{region}/{shard}/{number}"));
-                return Ok(Page { items, next });
+            if items.len() == limit || looked_at == LOOKED_AT_MAX {
+                return Ok(Page { items, next: place(last) });
             }
+            looked_at += 1;
             let node = NODES.expect(&state, &(region.clone(), shard, number))?;
             let statuses = node_statuses(&state, &region, shard, number)?;
-            items.push(view(&region, node, statuses));
             last = Some((region.clone(), shard, number));
+            let meant = |statuses: &[(ServiceName, Status)]| match &query.service {
+                Some(service) => {
+                    let of: Vec<_> = statuses.iter().filter(|(name, _)| name == service).cloned().collect();
+                    filter.fits(&node, &of)
+                }
+                None => filter.fits(&node, statuses),
+            };
+            if meant(&statuses) {
+                items.push(view(&region, node, statuses));
+            }
         }
     }
     Ok(Page { items, next: None })
 }
 
+/// Nodes that are looked at for one page: a filter that few fit ends with fewer items, and a place to go on from.
+const LOOKED_AT_MAX: usize = 20_000;
+
 /// Every shard that has nodes, in order, of the region if one is given.
-fn shards(handle: &Handle<Fleet>, region: Option<&RegionName>) -> Result<Vec<(RegionName, u32)>, StateError> {
+pub(super) fn shards(handle: &Handle<Fleet>, region: Option<&RegionName>) -> Result<Vec<(RegionName, u32)>, StateError> {
     let range = region.map_or_else(Range::all, Range::prefix);
     let mut shards = Vec::new();
     for store in handle.stores() {

@@ -241,11 +241,7 @@ impl<'a, P: Wire> Draft<'a, P> {
         self.records.push(self.fact_record(&fact)?);
         self.facts.push(fact);
         for (topic, key, value) in self.outgoing {
-            let mut record = Record::new(key, value);
-            // Goals are for regions to read, which hold no key of the control nodes.
-            if topic != topics::GOAL_STATE.name {
-                record = self.gate.seal(topic, record);
-            }
+            let record = self.gate.seal(topic, Record::new(key, value));
             self.records.push((Destination::Keyed(topic.into()), record));
         }
         let to = TopicPartition::new(topics::DEAD_LETTERS.name, 0);

@@ -1,12 +1,13 @@
 //! What was built elsewhere, published by a person, with a real bucket.
 
 use longshore_artifact::{pack_key, root_key};
-use longshore_provenance::{IMPORT_TYPE, SigningKey, verify};
+use longshore_provenance::{IMPORT_TYPE, verify};
 use longshore_schemas::{
     PackId,
+    envelope::Envelope,
     http::{ArtifactView, Role, Source, UploadsAnswer},
-    provenance::Envelope,
 };
+use longshore_signing::SigningKey;
 use serde_json::{Value, json};
 
 use super::{

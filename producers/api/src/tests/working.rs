@@ -9,14 +9,14 @@ use axum::http::Method;
 use bytes::Bytes;
 use longshore_artifact::{ArtifactRoot, Bases, PackSink, SinkError, pack_key, root_key};
 use longshore_log::{ReadLimit, TopicPartition};
-use longshore_provenance::SigningKey;
 use longshore_schemas::{
     ArtifactId, PackId, codec,
+    envelope::Envelope,
     events::{PackHint, PacksUploaded, Request, UploadedPack, WorkerReady, WorkerSignal},
     http::{Assignment, ClaimedJob, JobStatus, JobView, LogAnswer, Role, UploadsAnswer},
-    provenance::Envelope,
     topics,
 };
+use longshore_signing::SigningKey;
 use serde_json::{Value, json};
 
 use super::world::{Answered, PATIENCE, World, artifact, build};
@@ -160,7 +160,8 @@ async fn an_attempt_uploads_logs_and_finishes() {
     let (root, packs) = packed().await;
     let mut said = root.clone();
     // A worker's own word on where its artifact comes from is worth nothing.
-    said.provenance = Some(longshore_provenance::sign(b"{}", &SigningKey::from_seed(&[9; 32])));
+    said.provenance =
+        Some(longshore_signing::sign(&longshore_provenance::STATEMENT, b"{}", &SigningKey::from_seed(&[9; 32])));
     let finish = json!({ "outcome": "succeeded", "root": said, "new_pack_bytes": 5 });
     world.attempt("finish", &finish).await.expect_problem(422, "3 of 3 packs are not in the main bucket");
     assert_eq!(world.records().await, 0, "nothing was written");

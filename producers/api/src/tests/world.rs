@@ -13,7 +13,6 @@ use longshore_log::{
     Log, TopicPartition,
     local::{Config as LogConfig, LocalLog},
 };
-use longshore_provenance::SigningKey;
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, JobId, WorkerId,
@@ -26,6 +25,7 @@ use longshore_service::{
     signed::Signer,
     tokens::{Tokens, generate},
 };
+use longshore_signing::SigningKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -92,6 +92,7 @@ impl World {
             signer: Signer::new([7; 32]),
             request_key: RequestKey::new(Sender::Control, &[7; 32]),
             provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
+            announced_lasts: Duration::from_secs(60 * 60),
             limits,
             checks: Arc::new(Well),
             allow_file_repositories: false,

@@ -19,6 +19,8 @@ use crate::{args::ImportArgs, error::Error, output};
 
 /// Earlier artifacts of the name that are looked at: what they have need not be uploaded.
 const BASES_MAX: u32 = 3;
+/// So often it is published once more, if packs are gone.
+const AGAIN_MAX: u32 = 2;
 /// The server looks for every pack and reads the manifest before it answers.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -35,11 +37,15 @@ impl Places for ImportPlaces {
 pub(super) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Error> {
     let run = run_spec(&args.run, &args.running)?;
     let bases = bases(context, &args.name).await?;
-    let view = match publish(context, args, &run, bases).await {
-        // What an earlier artifact had was collected meanwhile: with nothing that is not looked at anew.
-        Err(error) if error.is_problem(PACKS_MISSING) => publish(context, args, &run, Bases::default()).await,
-        other => other,
-    }?;
+    let mut published = publish(context, args, &run, bases).await;
+    for _ in 0..AGAIN_MAX {
+        if !published.as_ref().is_err_and(|error| error.is_problem(PACKS_MISSING)) {
+            break;
+        }
+        // What was there already was collected meanwhile: with nothing that is not looked at anew.
+        published = publish(context, args, &run, Bases::default()).await;
+    }
+    let view = published?;
     context.show(&view, |view| view.summary.artifact.to_string())
 }
 
@@ -67,7 +73,7 @@ async fn bases(context: &Context, name: &ArtifactName) -> Result<Bases, Error> {
     let query = ArtifactQuery { name: Some(name.clone()), limit: Some(BASES_MAX), after: None };
     let page: Page<ArtifactView> = context.client.get(&["artifacts"]).query(&query).fetch().await?;
     let mut bases = Bases::default();
-    for view in page.items {
+    for view in page.items.into_iter().filter(|view| view.retired_at.is_none()) {
         let artifact = view.summary.artifact;
         match context.index(&artifact).await {
             Ok(index) => bases.add_index(&index),

@@ -10,9 +10,16 @@ use crate::{args::NodesArgs, error::Error, output};
 
 pub(super) async fn list(context: &Context, args: NodesArgs) -> Result<(), Error> {
     let service = args.service.clone();
-    let query = NodeQuery { region: args.region, service: args.service, limit: Some(args.limit), after: args.after };
+    let conditions = (!args.conditions.is_empty()).then(|| args.conditions.join(","));
+    let (limit, is_filtered) = (Some(args.limit), conditions.is_some());
+    let query = NodeQuery { region: args.region, service: args.service, conditions, limit, after: args.after };
     let page: Page<NodeView> = context.client.get(&["nodes"]).query(&query).fetch().await?;
-    context.show(&page, |page| table(&page.items, service.as_ref(), output::now()))?;
+    context.show(&page, |page| {
+        if is_filtered && page.items.is_empty() {
+            return "no such node".to_owned();
+        }
+        table(&page.items, service.as_ref(), output::now())
+    })?;
     output::more(page.next.as_ref());
     Ok(())
 }

@@ -14,14 +14,15 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use longshore_artifact::{Bases, PackRef, PackSink, SinkError};
-use longshore_provenance::{Statement, TrustedKeys, Verified, from_json};
-use longshore_schemas::{ArtifactId, PackId, provenance::Envelope};
+use longshore_provenance::{STATEMENT, Statement, Verified};
+use longshore_schemas::{ArtifactId, PackId, envelope::Envelope};
 use longshore_service::durable;
+use longshore_signing::{TrustedKeys, from_json};
 use longshore_worker::chain;
 use serde::Serialize;
 
 use super::Context;
-use crate::{args::ArtifactVerifyArgs, error::Error, output, roles::provenance::PUBLIC_FILE};
+use crate::{args::ArtifactVerifyArgs, error::Error, output, roles::signing::PROVENANCE};
 
 #[derive(Serialize)]
 struct Report {
@@ -49,12 +50,12 @@ pub(super) async fn verify(context: &Context, args: &ArtifactVerifyArgs) -> Resu
 }
 
 fn trusted(context: &Context, args: &ArtifactVerifyArgs) -> Result<TrustedKeys, Error> {
-    let here = || context.data.join("secrets").join(PUBLIC_FILE);
+    let here = || context.data.join("secrets").join(PROVENANCE.public_file);
     let file: PathBuf = args.key.clone().unwrap_or_else(here);
     let pem = durable::read(&file).map_err(anyhow::Error::from)?.ok_or_else(|| {
-        let name = file.display();
+        let (name, made) = (file.display(), PROVENANCE.public_file);
         Error::Usage(format!(
-            "there is no {name}: name the file of the keys that you trust with --key; `longshore secrets` made it as {PUBLIC_FILE}"
+            "there is no {name}: name the file of the keys that you trust with --key; `longshore secrets` made it as {made}"
         ))
     })?;
     TrustedKeys::from_pem(&pem).map_err(|error| Error::Usage(format!("{}: {error}", file.display())))
@@ -64,7 +65,7 @@ async fn envelope(context: &Context, args: &ArtifactVerifyArgs, artifact: &Artif
     if let Some(file) = &args.envelope {
         let json = durable::read(file).map_err(anyhow::Error::from)?;
         let json = json.ok_or_else(|| Error::Usage(format!("there is no {}", file.display())))?;
-        return from_json(&json).map_err(|error| Error::Usage(format!("{}: {error}", file.display())));
+        return from_json(&STATEMENT, &json).map_err(|error| Error::Usage(format!("{}: {error}", file.display())));
     }
     let asked = context.client.get(&["artifacts", &artifact.to_string(), "provenance"]).fetch().await;
     match asked {

@@ -14,7 +14,6 @@ use anyhow::Context as _;
 use longshore_api::{Api, ApiConfig, Limits as ApiLimits};
 use longshore_control::{Control, ControlConfig, snapshots::SnapshotConfig};
 use longshore_log::Log;
-use longshore_provenance::SigningKey;
 use longshore_s3::Bucket;
 use longshore_schemas::RegionName;
 use longshore_service::{
@@ -22,6 +21,7 @@ use longshore_service::{
     request_keys::RequestKeys,
     shutdown, telemetry,
 };
+use longshore_signing::SigningKey;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use super::{
     retention::RetentionSettings,
     secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
+    signing::{GOALS, PROVENANCE},
     snapshots::kept_name,
     stores,
 };
@@ -54,8 +55,11 @@ pub(crate) struct Parts<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) request_keys: &'a RequestKeys,
     pub(crate) provenance_key: Arc<SigningKey>,
+    pub(crate) goal_key: Arc<SigningKey>,
     pub(crate) snapshots: SnapshotConfig,
     pub(crate) retention: &'a RetentionSettings,
+    /// Whose main bucket it must be.
+    pub(crate) installation: &'a str,
     pub(crate) allow_file_repositories: bool,
     /// What the topics begin with on the brokers.
     pub(crate) topic_prefix: &'a str,
@@ -65,14 +69,14 @@ impl Parts<'_> {
     /// Starts the processors, from a snapshot if there is no state; they end with `stop`.
     pub(crate) async fn processors(&self, stop: &CancellationToken) -> anyhow::Result<Arc<Control>> {
         let (regions, keys) = (self.regions.to_vec(), self.request_keys.clone());
-        let mut config = ControlConfig::new(self.log.clone(), self.state_dir, regions, keys);
+        let mut config = ControlConfig::new(self.log.clone(), self.state_dir, regions, keys, self.goal_key.clone());
         config.shards_per_region = self.shards_per_region;
         config.set_limits(self.limits);
         config.queue.confirm_seconds = self.leases.confirm.0;
         config.queue.silent_seconds = self.leases.silence.0;
         config.snapshots = Some(self.snapshots.clone());
         config.retention = self.retention.retention();
-        config.collection = Some(self.retention.collection(self.main_bucket));
+        config.collection = Some(self.retention.collection(self.main_bucket, self.installation));
         let (control, _) = Control::begin(config, stop).await?;
         Ok(Arc::new(control))
     }
@@ -88,6 +92,7 @@ impl Parts<'_> {
             signer: self.secrets.signer.clone(),
             request_key: self.request_keys.own().clone(),
             provenance_key: self.provenance_key.clone(),
+            announced_lasts: self.retention.collected().announced_lasts,
             limits: ApiLimits { beat_seconds: self.leases.beat.0, ..ApiLimits::of(self.limits) },
             checks: Arc::new(checks),
             allow_file_repositories: self.allow_file_repositories,
@@ -134,7 +139,8 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     let data = DataFolder::take(&settings.data, "control")?;
     let secrets = Secrets::load(&settings.secrets())?;
     let request_keys = secrets::request_keys(&settings.secrets(), &settings.regions)?;
-    let provenance_key = settings.provenance.key(&settings.secrets())?;
+    let provenance_key = settings.provenance.key(&PROVENANCE, &settings.secrets())?;
+    let goal_key = settings.goals.key(&GOALS, &settings.secrets())?;
     // Taken first: whoever cannot be reached need not become a leader.
     let listener = listen(settings.api.listen).await?;
     let Some(main) = stores::bucket(&settings.main_bucket()?, settings.s3.create_buckets, &stop).await? else {
@@ -145,7 +151,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
     if stores::schemas(settings.schema_registry(), &stop).await?.is_none() {
         return Ok(());
     }
-    let state_dir = data.path.join("state");
+    let (state_dir, installation) = (data.path.join("state"), connected.installation().await?);
     let parts = Parts {
         log: connected.log.clone(),
         state_dir: &state_dir,
@@ -157,12 +163,10 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         secrets: &secrets,
         request_keys: &request_keys,
         provenance_key: Arc::new(provenance_key),
-        snapshots: settings.snapshots.of(
-            connected.installation().await?,
-            &kept_name(&data.path, NODE, "control")?,
-            &main,
-        )?,
+        goal_key: Arc::new(goal_key),
+        snapshots: settings.snapshots.of(installation.clone(), &kept_name(&data.path, NODE, "control")?, &main)?,
         retention: &settings.retention,
+        installation: &installation,
         allow_file_repositories: settings.api.allow_file_repositories,
         topic_prefix: settings.topic_prefix(),
     };

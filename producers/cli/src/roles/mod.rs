@@ -16,12 +16,12 @@ pub(crate) mod control;
 pub(crate) mod folder;
 pub(crate) mod leases;
 pub(crate) mod metrics;
-pub(crate) mod provenance;
 pub(crate) mod region;
 pub(crate) mod retention;
 pub(crate) mod s3;
 pub(crate) mod secrets;
 pub(crate) mod settings;
+pub(crate) mod signing;
 pub(crate) mod snapshots;
 mod stores;
 

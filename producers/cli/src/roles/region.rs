@@ -10,6 +10,7 @@ use longshore_service::{
     limits::{self, Limit},
     metrics as service_metrics, shutdown, telemetry,
 };
+use longshore_signing::TrustedKeys;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     retention::RetentionSettings,
     secrets::{self, Secrets},
     settings::{Checked, Role, Settings},
+    signing::{self, GOALS},
     stores,
 };
 use crate::{args::RoleArgs, error::Error, output};
@@ -34,6 +36,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) shards_per_region: u32,
     pub(crate) secrets: &'a Secrets,
     pub(crate) request_keys: Vec<RequestKey>,
+    pub(crate) goal_keys: TrustedKeys,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: &'a limits::Settings,
     pub(crate) retention: &'a RetentionSettings,
@@ -54,6 +57,7 @@ impl Parts<'_> {
             tokens: self.secrets.tokens.clone(),
             signer: self.secrets.signer.clone(),
             request_keys: self.request_keys,
+            goal_keys: self.goal_keys,
             data_dir: self.data_dir,
             limits: RegionLimits {
                 copies_by_service: self.copies_by_service,
@@ -101,6 +105,7 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         shards_per_region: settings.shards_per_region,
         secrets: &secrets,
         request_keys: secrets::region_keys(&settings.secrets(), region)?,
+        goal_keys: signing::trusted(&GOALS, &settings.secrets())?,
         data_dir: data.path.clone(),
         limits: &limits,
         retention: &settings.retention,

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! [retention]
-//! keep_last = 10              # LONGSHORE_RETENTION_KEEP_LAST: the newest artifacts of each name
-//! keep_for = "30d"            # LONGSHORE_RETENTION_KEEP_FOR: and all that were built so lately
+//! keep_last = 10              # LONGSHORE_RETENTION_KEEP_LAST: the newest artifacts of each name, beside all that is needed
+//! keep_for = "30d"            # LONGSHORE_RETENTION_KEEP_FOR: and all that were built so lately. Without either nothing is retired
 //! rules = [{ name = "web-*", keep_last = 50, keep_for = "90d" }]   # where it is otherwise; the first that fits
 //! grace = "24h"               # what is retired, or was uploaded and not published, is deleted after this
+//! announced_for = "1h"        # publishing takes half of it at most
 //! interval = "6h"             # between two rounds
 //! deletes_per_second = 100
 //! ```
@@ -17,16 +18,17 @@ use longshore_s3::Bucket;
 use serde::{Deserialize, Deserializer, de};
 
 /// What the environment may set.
-pub(crate) const KEYS: [&str; 6] = [
+pub(crate) const KEYS: [&str; 7] = [
     "retention.keep_last",
     "retention.keep_for",
     "retention.rules",
     "retention.grace",
+    "retention.announced_for",
     "retention.interval",
     "retention.deletes_per_second",
 ];
 /// Of one name: reading whether an artifact is among them takes as many steps.
-const KEEP_LAST_MAX: u32 = 10_000;
+const KEEP_LAST_MAX: u32 = 1_000;
 const RULES_MAX: usize = 1_000;
 const DAYS_MAX: u64 = 36_500;
 /// Below this, what a round has condemned would be in the way of publishers for too long.
@@ -37,10 +39,11 @@ const LOOK_SECONDS_MAX: u64 = 10 * 60;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetentionSettings {
-    keep_last: u32,
-    keep_for: Lasting,
+    keep_last: Option<u32>,
+    keep_for: Option<Lasting>,
     rules: Vec<RuleSettings>,
     grace: Lasting,
+    announced_for: Lasting,
     interval: Lasting,
     deletes_per_second: u32,
 }
@@ -55,13 +58,13 @@ struct RuleSettings {
 
 impl Default for RetentionSettings {
     fn default() -> Self {
-        let Keep { last, lately } = Keep::default();
         let collected = longshore_region::CollectionSettings::default();
         Self {
-            keep_last: last,
-            keep_for: Lasting(lately),
+            keep_last: None,
+            keep_for: None,
             rules: Vec::new(),
             grace: Lasting(collected.grace),
+            announced_for: Lasting(collected.announced_lasts),
             interval: Lasting(longshore_region::Limits::default().collect_interval),
             deletes_per_second: collected.deletes_per_second,
         }
@@ -102,7 +105,7 @@ fn lasting(text: &str) -> Option<Lasting> {
 
 impl RetentionSettings {
     pub(crate) fn check(&self) -> Result<(), String> {
-        let counts = self.rules.iter().filter_map(|rule| rule.keep_last).chain([self.keep_last]);
+        let counts = self.rules.iter().filter_map(|rule| rule.keep_last).chain(self.keep_last);
         if counts.max() > Some(KEEP_LAST_MAX) {
             return Err(format!("retention.keep_last: use at most {KEEP_LAST_MAX}"));
         }
@@ -114,6 +117,11 @@ impl RetentionSettings {
         if self.grace.0.is_zero() || self.interval.0.is_zero() {
             return Err("retention.grace and retention.interval: use at least 1s".to_owned());
         }
+        if self.announced_for.0.is_zero() || self.grace.0 < self.announced_for.0 {
+            return Err(
+                "retention.grace: use at least as long as retention.announced_for, which is at least 1s".to_owned()
+            );
+        }
         if self.deletes_per_second < DELETES_MIN {
             return Err(format!("retention.deletes_per_second: use at least {DELETES_MIN}"));
         }
@@ -122,12 +130,19 @@ impl RetentionSettings {
 
     /// For replication.
     pub(crate) fn retention(&self) -> Retention {
-        let otherwise = Keep { last: self.keep_last, lately: self.keep_for.0 };
+        let usual = Keep::default();
+        // What nobody asked for is not done: nothing is retired that no rule is for.
+        let otherwise = match (self.keep_last, self.keep_for) {
+            (None, None) => Keep::EVERYTHING,
+            (last, lately) => {
+                Keep { last: last.unwrap_or(usual.last), lately: lately.map_or(usual.lately, |lasting| lasting.0) }
+            }
+        };
         let rule = |rule: &RuleSettings| Rule {
             name: rule.name.clone(),
             keep: Keep {
-                last: rule.keep_last.unwrap_or(otherwise.last),
-                lately: rule.keep_for.map_or(otherwise.lately, |lasting| lasting.0),
+                last: rule.keep_last.or(self.keep_last).unwrap_or(usual.last),
+                lately: rule.keep_for.or(self.keep_for).map_or(usual.lately, |lasting| lasting.0),
             },
         };
         Retention {
@@ -138,7 +153,11 @@ impl RetentionSettings {
     }
 
     pub(crate) fn collected(&self) -> longshore_region::CollectionSettings {
-        longshore_region::CollectionSettings { grace: self.grace.0, deletes_per_second: self.deletes_per_second }
+        longshore_region::CollectionSettings {
+            grace: self.grace.0,
+            announced_lasts: self.announced_for.0,
+            deletes_per_second: self.deletes_per_second,
+        }
     }
 
     pub(crate) fn every(&self) -> Duration {
@@ -146,8 +165,9 @@ impl RetentionSettings {
     }
 
     /// Of the main bucket.
-    pub(crate) fn collection(&self, bucket: &Bucket) -> Collection {
-        Collection { bucket: bucket.clone(), settings: self.collected(), every: self.every() }
+    pub(crate) fn collection(&self, bucket: &Bucket, installation: &str) -> Collection {
+        let (bucket, installation) = (bucket.clone(), installation.to_owned());
+        Collection { bucket, settings: self.collected(), every: self.every(), installation }
     }
 }
 
@@ -158,20 +178,26 @@ mod tests {
     #[test]
     fn settings_are_read_and_what_cannot_be_is_refused_by_its_name() {
         let read = |text: &str| serde_json::from_str::<RetentionSettings>(text).map_err(|error| error.to_string());
-        let settings =
-            read(r#"{"keep_last": 3, "keep_for": "2d", "grace": 90, "rules": [{"name": "web-*", "keep_for": "90d"}]}"#);
+        let settings = read(
+            r#"{"keep_last": 3, "keep_for": "2d", "grace": "2h", "rules": [{"name": "web-*", "keep_for": "90d"}]}"#,
+        );
         let retention = settings.expect("valid").retention();
         let day = Duration::from_secs(86_400);
         assert_eq!(retention.otherwise, Keep { last: 3, lately: 2 * day });
         let name = |text: &str| text.parse().expect("valid");
         assert_eq!(retention.of(&name("web-1")), Keep { last: 3, lately: 90 * day });
         assert_eq!(retention.of(&name("api")), retention.otherwise);
+        // Nothing is retired that nobody spoke of.
+        let rules = read(r#"{"rules": [{"name": "web", "keep_last": 1, "keep_for": 0}]}"#).expect("valid").retention();
+        assert_eq!(rules.otherwise, Keep::EVERYTHING);
+        assert_eq!(rules.of(&name("web")), Keep { last: 1, lately: Duration::ZERO });
         let table = [
-            (r#"{"keep_last": 10001}"#, "retention.keep_last"),
+            (r#"{"keep_last": 1001}"#, "retention.keep_last"),
             (r#"{"keep_for": "soon"}"#, "give a time such as"),
             (r#"{"keep_for": "-1d"}"#, "give a time such as"),
             (r#"{"keep": 1}"#, "unknown field `keep`"),
             (r#"{"grace": 0}"#, "retention.grace"),
+            (r#"{"grace": "59m"}"#, "retention.announced_for"),
             (r#"{"deletes_per_second": 1}"#, "retention.deletes_per_second"),
             (r#"{"rules": [{"name": ""}]}"#, "retention.rules"),
             (r#"{"rules": [{"keep_last": 1}]}"#, "missing field `name`"),

@@ -4,7 +4,7 @@
 //! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
 //! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
 //! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
-//! secrets/provenance.key  what artifacts' provenance is signed with, by control nodes only; provenance.pub is for everyone who verifies
+//! secrets/{provenance,goals}.key  what provenance and goals are signed with, by control nodes only; the .pub beside each is for all who verify
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use longshore_service::{
     tokens::{self, Tokens},
 };
 
-use super::provenance;
+use super::signing;
 use crate::{args::SecretsArgs, defaults::UpTokens, error::Error, output};
 
 const TOKENS: &str = "tokens.json";
@@ -64,7 +64,9 @@ impl Secrets {
         let signer = Signer::load_or_create(&folder.join(SIGNING_KEY))?;
         let request_keys = RequestKeys::load_or_create(&folder.join(REQUEST_KEYS), regions)?;
         let s3_secret_key = secret(&folder.join(S3_KEY))?;
-        provenance::make(folder)?;
+        for signed in signing::ALL {
+            signing::make(signed, folder)?;
+        }
         Ok(Made { secrets: Self { tokens: known, signer }, request_keys, files, s3_secret_key })
     }
 
@@ -102,14 +104,16 @@ pub(crate) fn run(args: &SecretsArgs) -> Result<(), Error> {
     let made = Secrets::make(&args.folder, &args.folder.join("tokens"), &args.regions)?;
     let UpTokens { admin, worker, node } = made.files;
     output::message(&format!(
-        "{} is complete: give every control node a copy, and regions one without provenance.key and with their own file of requests/ only",
+        "{} is complete: give every control node a copy, and regions one without provenance.key and goals.key and with their own file of requests/ only",
         args.folder.display()
     ));
     for (who, file) in [("people who administer", admin), ("workers", worker), ("nodes that enrol", node)] {
         output::message(&format!("  the token of {who}: {}", file.display()));
     }
-    let public = args.folder.join(provenance::PUBLIC_FILE);
-    output::message(&format!("  what artifacts' provenance is verified with, by anyone: {}", public.display()));
+    for signed in signing::ALL {
+        let public = args.folder.join(signed.public_file);
+        output::message(&format!("  what {} are verified with, by every node: {}", signed.what, public.display()));
+    }
     Ok(())
 }
 

@@ -13,8 +13,9 @@
 //! [region]                               # name, listen, metrics_listen, bucket, copies_by_service; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
 //! [snapshots]                            # interval, facts, keep
-//! [provenance]                           # key_file, or key: what control nodes sign with
-//! [retention]                            # keep_last, keep_for, rules, grace, interval, deletes_per_second
+//! [provenance]                           # key_file, or key: what control nodes sign provenance with
+//! [goals]                                # key_file, or key: what control nodes sign goals with
+//! [retention]                            # keep_last, keep_for, rules, grace, announced_for, interval, deletes_per_second
 //! [limits]                               # queue.jobs = 5000, as --limit
 //! ```
 //!
@@ -38,9 +39,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     leases::Leases,
-    provenance::Provenance,
     retention::RetentionSettings,
     secrets::{self, Secrets},
+    signing::{self, GOALS, KeySource, PROVENANCE},
     snapshots::Snapshots,
 };
 use crate::{args::RoleArgs, error::Error};
@@ -92,10 +93,13 @@ const KEYS: &[&str] = &[
     "snapshots.keep",
     "provenance.key",
     "provenance.key_file",
+    "goals.key",
+    "goals.key_file",
     "retention.keep_last",
     "retention.keep_for",
     "retention.rules",
     "retention.grace",
+    "retention.announced_for",
     "retention.interval",
     "retention.deletes_per_second",
     "limits",
@@ -130,7 +134,8 @@ pub(crate) struct Settings {
     pub(crate) region: RegionSettings,
     pub(crate) worker: Leases,
     pub(crate) snapshots: Snapshots,
-    pub(crate) provenance: Provenance,
+    pub(crate) provenance: KeySource,
+    pub(crate) goals: KeySource,
     pub(crate) retention: RetentionSettings,
     limits: BTreeMap<String, LimitValue>,
 }
@@ -149,7 +154,8 @@ impl Default for Settings {
             region: RegionSettings::default(),
             worker: Leases::default(),
             snapshots: Snapshots::default(),
-            provenance: Provenance::default(),
+            provenance: KeySource::default(),
+            goals: KeySource::default(),
             retention: RetentionSettings::default(),
             limits: BTreeMap::new(),
         }
@@ -442,11 +448,18 @@ impl Settings {
                 if let Err(what) = self.snapshots.check() {
                     found.add("snapshots", what);
                 }
-                if let Err(error) = self.provenance.key(&self.secrets()) {
-                    found.add("provenance", error.to_string());
+                for (source, signed) in [(&self.provenance, &PROVENANCE), (&self.goals, &GOALS)] {
+                    if let Err(error) = source.key(signed, &self.secrets()) {
+                        found.add(signed.section, error.to_string());
+                    }
                 }
             }
-            Role::Region => self.check_region(&mut found),
+            Role::Region => {
+                self.check_region(&mut found);
+                if let Err(error) = signing::trusted(&GOALS, &self.secrets()) {
+                    found.add(GOALS.section, error.to_string());
+                }
+            }
             Role::Worker | Role::Node => {}
         }
         if let Err(error) = self.check_secrets(role) {

@@ -7,7 +7,7 @@
 //! confirm = "10s"    # LONGSHORE_WORKER_CONFIRM, --worker-confirm
 //! ```
 //!
-//! `[snapshots]` is in `roles::snapshots`, `[provenance]` in `roles::provenance`, `[retention]` in `roles::retention`.
+//! `[snapshots]` is in `roles::snapshots`, `[provenance]` and `[goals]` in `roles::signing`, `[retention]` in `roles::retention`.
 
 use longshore_service::config::{self, Sources};
 use serde::Deserialize;
@@ -17,8 +17,8 @@ use crate::{
     error::Error,
     roles::{
         leases::Leases,
-        provenance::{self, Provenance},
         retention::{self, RetentionSettings},
+        signing::{self, KeySource},
         snapshots::{self, Snapshots},
     },
 };
@@ -28,7 +28,8 @@ use crate::{
 pub(super) struct Settings {
     pub(super) worker: Leases,
     pub(super) snapshots: Snapshots,
-    pub(super) provenance: Provenance,
+    pub(super) provenance: KeySource,
+    pub(super) goals: KeySource,
     pub(super) retention: RetentionSettings,
 }
 
@@ -41,7 +42,7 @@ impl Settings {
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
         let own = given.iter().map(|(key, _)| *key);
-        let keys = own.chain(snapshots::KEYS).chain(provenance::KEYS).chain(retention::KEYS).collect();
+        let keys = own.chain(snapshots::KEYS).chain(signing::KEYS).chain(retention::KEYS).collect();
         let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;

@@ -18,6 +18,8 @@ use crate::{
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// So often the server is given the artifact.
+const AGAIN_MAX: u32 = 3;
 
 fn succeeded(published: &Published) -> FinishBody {
     let root = serde_json::to_value(&published.root).expect("a root holds nothing that JSON cannot express");
@@ -25,23 +27,24 @@ fn succeeded(published: &Published) -> FinishBody {
 }
 
 /// Has the server take the artifact. A pack that an earlier artifact had, or that was there already, may have been collected meanwhile:
-/// then it is published once more, with nothing that is not looked at anew.
+/// then it is published once more, with nothing that is not looked at anew. What is missing then was announced by that try, so that the next
+/// one finds all of it.
 pub(super) async fn finish_built(
     of: &Assignment,
     api: &AttemptApi,
     built: Built,
     over: &CancellationToken,
 ) -> Result<(), Halt> {
-    let Some(problem) = finish(of, api, &succeeded(&built.published), over).await else { return Ok(()) };
-    if !problem.is(PACKS_MISSING) {
-        return Err(not_taken(&problem).into());
+    let Built { output, mut published, _lease } = built;
+    for tries_left in (0..AGAIN_MAX).rev() {
+        let Some(problem) = finish(of, api, &succeeded(&published), over).await else { return Ok(()) };
+        if !problem.is(PACKS_MISSING) || tries_left == 0 {
+            return Err(not_taken(&problem).into());
+        }
+        tracing::warn!(job = %of.job, missing = problem.detail, "packs are not there any more; publishing once more");
+        (published, _) = until(over, publish(of, api, &output, &[])).await?;
     }
-    tracing::warn!(job = %of.job, missing = problem.detail, "packs are not there any more; publishing once more");
-    let (published, _) = until(over, publish(of, api, &built.output, &[])).await?;
-    match finish(of, api, &succeeded(&published), over).await {
-        Some(problem) => Err(not_taken(&problem).into()),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn not_taken(problem: &Problem) -> Failure {

@@ -24,6 +24,7 @@ use longshore_schemas::{
     topics::{self, Topic},
 };
 use longshore_service::request_keys::RequestKeys;
+use longshore_signing::SigningKey;
 use tokio_util::sync::CancellationToken;
 
 /// A folder for a test's processes. `KEEP=1` leaves it, for their logs.
@@ -65,7 +66,13 @@ impl Left {
         let regions: Vec<_> = regions.iter().map(|region| region.parse()).collect::<Result<_, _>>()?;
         let keys = RequestKeys::load(&self.data.join("secrets").join("requests"))?;
         let stop = CancellationToken::new();
-        let mut config = ControlConfig::new(self.log.clone(), self.data.join("state"), regions, keys);
+        let mut config = ControlConfig::new(
+            self.log.clone(),
+            self.data.join("state"),
+            regions,
+            keys,
+            Arc::new(SigningKey::from_seed(&[8; 32])),
+        );
         config.shards_per_region = 4;
         let control = Control::start(config, &stop)?;
         stop.cancel();

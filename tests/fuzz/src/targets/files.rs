@@ -2,15 +2,20 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use longshore_node::goals::GoalKeeper;
+use longshore_node::{goals::GoalKeeper, trust::Trust};
+use longshore_schemas::{
+    Timestamp, codec,
+    events::{GoalState, RegionalGoal, Request},
+};
 use longshore_service::{
     config::{self, Sources},
     ledger::Ledger,
     signed::Signer,
     tokens::Tokens,
 };
+use longshore_signing::{SigningKey, goal::GOAL};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::frames::break_value;
 use crate::{Random, Subject, kind_of};
@@ -25,10 +30,30 @@ pub(super) fn scratch() -> tempfile::TempDir {
 /// The first byte says what the rest is.
 struct Files {
     folder: tempfile::TempDir,
+    trust: Trust,
+    /// A goal that is believed.
+    goal: Value,
 }
 
 pub(super) fn files() -> Box<dyn Subject> {
-    Box::new(Files { folder: scratch() })
+    let folder = scratch();
+    let key = SigningKey::from_seed(&[1; 32]);
+    let keys = folder.path().join("keys.pub");
+    std::fs::write(&keys, key.public().pem()).expect("written");
+    let run = json!({ "command": ["./web"] });
+    let target = json!({
+        "cohort": { "zones": [], "fraction_bp": 10000 }, "revision": 2, "artifact": "0".repeat(64), "run": run,
+    });
+    let goal = json!({
+        "region": "eu", "service": "web", "version": { "revision": 2, "step": 1 }, "targets": [target],
+    });
+    let goal: RegionalGoal = serde_json::from_value(goal).expect("a goal");
+    let id = "goal-1".parse().expect("valid");
+    let event = GoalState::from(goal);
+    let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
+    let record = codec::encode(&request).expect("encodes");
+    let goal = serde_json::to_value(longshore_signing::sign(&GOAL, &record, &key)).expect("JSON");
+    Box::new(Files { folder, trust: Trust { goal_keys: keys.clone(), provenance_keys: keys }, goal })
 }
 
 #[derive(Deserialize)]
@@ -47,7 +72,7 @@ impl Subject for Files {
         let path = self.folder.path().join("file");
         std::fs::write(&path, content).map_err(|error| error.to_string())?;
         let outcome = match kind {
-            b'g' => GoalKeeper::open(&path)
+            b'g' => GoalKeeper::open(&path, self.trust.clone())
                 .map(|goals| format!("{} goals", goals.versions().len()))
                 .map_err(|e| kind_of(&e)),
             b'p' => ports(&path),
@@ -64,14 +89,9 @@ impl Subject for Files {
     }
 
     fn generate(&mut self, random: &mut Random) -> Vec<u8> {
-        let run = json!({ "command": ["./web"] });
         let id = "0".repeat(64);
-        let target =
-            json!({ "cohort": { "zones": [], "fraction_bp": 10000 }, "revision": 2, "artifact": id, "run": run });
-        let version = json!({ "revision": 2, "step": 1 });
-        let goal = json!({ "region": "eu", "service": "web", "version": version, "targets": [target] });
         let (kind, mut content) = match random.below(5) {
-            0 => (b'g', json!({ "generation": 3, "content": { "web": goal } })),
+            0 => (b'g', json!({ "generation": 3, "content": { "web": self.goal } })),
             1 => (b'p', json!({ "generation": 3, "content": { "eu": "127.0.0.1:4000", "us": "[::1]:1" } })),
             2 => (b't', json!([{ "subject": "ada", "role": "admin", "hash": id }])),
             3 => (b'k', json!(id)),

@@ -29,7 +29,6 @@ use longshore_log::{
     Log, Record, TopicPartition,
     local::{Config as LogConfig, LocalLog},
 };
-use longshore_provenance::SigningKey;
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, PackId, RegionName, Timestamp,
@@ -44,6 +43,7 @@ use longshore_service::{
     signed::Signer,
     tokens::{Tokens, generate},
 };
+use longshore_signing::SigningKey;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +117,13 @@ impl World {
             let log = LocalLog::open(LogConfig::new(folder.path().join("log"), topics::ALL)).expect("a log");
             let regions: Vec<RegionName> = REGIONS.map(|region| region.parse().expect("a region")).to_vec();
             let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
-            let config = ControlConfig::new(log.clone(), folder.path().join("state"), regions.clone(), keys.clone());
+            let config = ControlConfig::new(
+                log.clone(),
+                folder.path().join("state"),
+                regions.clone(),
+                keys.clone(),
+                Arc::new(SigningKey::from_seed(&[8; 32])),
+            );
             let control = Control::start(config, &shutdown).expect("processors");
             let (s3, bucket) = bucket(folder.path().join("s3")).await;
             let (mut list, mut tokens) = (Tokens::default(), Vec::new());
@@ -135,6 +141,7 @@ impl World {
                 signer: Signer::new([7; 32]),
                 request_key: keys.own().clone(),
                 provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
+                announced_lasts: Duration::from_secs(60 * 60),
                 limits: Limits { outcome_wait: OUTCOME_WAIT, ..Limits::default() },
                 checks: Arc::new(Unchecked),
                 allow_file_repositories: false,

@@ -9,7 +9,6 @@ use longshore_log::{
     Error as LogError, Log, Membership, Position, Reader, Record, TopicPartition, Writer,
     local::{Config as LogConfig, LocalLog},
 };
-use longshore_provenance::SigningKey;
 use longshore_proxy::{Fault, Link, Proxy};
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
 use longshore_s3::{Bucket, BucketConfig, embedded};
@@ -20,6 +19,7 @@ use longshore_schemas::{
     topics,
 };
 use longshore_service::{request_keys::RequestKeys, signed::Signer, tokens};
+use longshore_signing::SigningKey;
 use longshore_worker::{GitLimits, GuardProgram, Worker, WorkerConfig, client::Client};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -67,7 +67,13 @@ impl World {
         main_bucket.ensure_exists().await?;
 
         let keys = RequestKeys::of_one_secret(&SECRET, &names);
-        let control = ControlConfig::new(log.clone(), path("state"), names.clone(), keys.clone());
+        let control = ControlConfig::new(
+            log.clone(),
+            path("state"),
+            names.clone(),
+            keys.clone(),
+            Arc::new(SigningKey::from_seed(&[8; 32])),
+        );
         let control = Arc::new(Control::start(control, &stop)?);
         let (build_token, builder) = tokens::generate("bench", Role::Builder);
         let (work_token, worker) = tokens::generate("worker", Role::Worker);
@@ -85,6 +91,7 @@ impl World {
             signer: Signer::new(SECRET),
             request_key: keys.own().clone(),
             provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
+            announced_lasts: Duration::from_secs(60 * 60),
             limits: ApiLimits::default(),
             checks: Arc::new(NoChecks),
             allow_file_repositories: true,
@@ -110,6 +117,7 @@ impl World {
                 tokens: known.clone(),
                 signer: Signer::new(SECRET),
                 request_keys: vec![RequestKey::new(Sender::Region(name.clone()), &SECRET)],
+                goal_keys: (*SigningKey::from_seed(&[8; 32]).public()).into(),
                 data_dir: path(&format!("region-{name}")),
                 limits: RegionLimits::default(),
             };

@@ -4,24 +4,34 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD as BASE64, URL_SAFE as BASE64_URL},
 };
-use longshore_schemas::provenance::{Envelope, Signature};
+use longshore_schemas::envelope::{Envelope, Signature};
 
 use crate::{Error, PublicKey, SigningKey, TrustedKeys};
 
-/// What an in-toto statement is called.
-pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-/// Largest statement, as JSON.
-pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// Largest envelope, as JSON.
-pub const ENVELOPE_BYTES_MAX: usize = 128 * 1024;
+/// What a payload is, which is part of what is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub payload_type: &'static str,
+    pub payload_bytes_max: usize,
+}
+
+impl Kind {
+    /// Largest envelope, as JSON.
+    pub const fn envelope_bytes_max(&self) -> usize {
+        // Base64, and room for signatures.
+        self.payload_bytes_max * 3 / 2 + 16 * 1024
+    }
+}
+
 /// Signatures of one envelope that are looked at.
 const SIGNATURES_MAX: usize = 16;
 const SIGNATURE_TEXT_MAX: usize = 128;
 
 /// Reads an envelope; nothing of it is verified.
-pub fn from_json(json: &[u8]) -> Result<Envelope, Error> {
-    if json.len() > ENVELOPE_BYTES_MAX {
-        return Err(Error::TooLarge { bytes: json.len(), limit: ENVELOPE_BYTES_MAX });
+pub fn from_json(kind: &Kind, json: &[u8]) -> Result<Envelope, Error> {
+    let limit = kind.envelope_bytes_max();
+    if json.len() > limit {
+        return Err(Error::TooLarge { bytes: json.len(), limit });
     }
     serde_json::from_slice(json).map_err(|error| Error::Malformed(error.to_string()))
 }
@@ -32,31 +42,37 @@ pub fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     [head.as_bytes(), payload].concat()
 }
 
-/// An in-toto statement in an envelope.
-pub fn sign(payload: &[u8], key: &SigningKey) -> Envelope {
-    let sig = BASE64.encode(key.sign(&pae(PAYLOAD_TYPE, payload)));
+/// The payload in an envelope.
+pub fn sign(kind: &Kind, payload: &[u8], key: &SigningKey) -> Envelope {
     Envelope {
-        payload_type: PAYLOAD_TYPE.to_owned(),
+        payload_type: kind.payload_type.to_owned(),
         payload: BASE64.encode(payload),
-        signatures: vec![Signature { keyid: key.public().id(), sig }],
+        signatures: vec![signature(kind, payload, key)],
     }
 }
 
-/// The payload, if one of the keys signed it, and which.
-pub(crate) fn open(envelope: &Envelope, trusted: &TrustedKeys) -> Result<(Vec<u8>, PublicKey), Error> {
+pub(crate) fn signature(kind: &Kind, payload: &[u8], key: &SigningKey) -> Signature {
+    let sig = BASE64.encode(key.sign(&pae(kind.payload_type, payload)));
+    Signature { keyid: key.public().id(), sig }
+}
+
+/// The payload, if one of the keys signed it as this kind, and which.
+pub fn open(kind: &Kind, envelope: &Envelope, trusted: &TrustedKeys) -> Result<(Vec<u8>, PublicKey), Error> {
     let Envelope { payload_type, payload, signatures } = envelope;
-    if payload_type != PAYLOAD_TYPE {
-        return Err(Error::WrongType(payload_type.chars().take(100).collect()));
+    if payload_type != kind.payload_type {
+        let found = payload_type.chars().take(100).collect();
+        return Err(Error::WrongType { found, expected: kind.payload_type });
     }
-    if payload.len() > ENVELOPE_BYTES_MAX {
-        return Err(Error::TooLarge { bytes: payload.len(), limit: ENVELOPE_BYTES_MAX });
+    let limit = kind.envelope_bytes_max();
+    if payload.len() > limit {
+        return Err(Error::TooLarge { bytes: payload.len(), limit });
     }
     if !(1..=SIGNATURES_MAX).contains(&signatures.len()) {
         return Err(Error::Malformed(format!("it has {} signatures, not 1 to {SIGNATURES_MAX}", signatures.len())));
     }
     let payload = decoded(payload).ok_or_else(|| Error::Malformed("its payload is not base64".to_owned()))?;
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(Error::TooLarge { bytes: payload.len(), limit: PAYLOAD_BYTES_MAX });
+    if payload.len() > kind.payload_bytes_max {
+        return Err(Error::TooLarge { bytes: payload.len(), limit: kind.payload_bytes_max });
     }
     let message = pae(payload_type, &payload);
     let fits = |signature: &&Signature| signature.sig.len() <= SIGNATURE_TEXT_MAX;

@@ -1,11 +1,11 @@
-//! Provenance as it travels: an envelope of signatures around a statement, as [DSSE] has it. `infra/provenance` makes and verifies
-//! them; here is only their shape.
+//! What is signed, as it travels: an envelope of signatures around a payload, as [DSSE] has it. `infra/signing` makes and opens them;
+//! here is only their shape.
 //!
 //! [DSSE]: https://github.com/secure-systems-lab/dsse
 
 use serde::{Deserialize, Serialize};
 
-/// `GET /v1/artifacts/{artifact}/provenance`. Worth nothing until it is verified.
+/// Provenance of an artifact (`GET /v1/artifacts/{artifact}/provenance`), or a goal. Worth nothing until it is verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
