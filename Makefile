@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once) $(if $(LOG),--log $(LOG))
 
 test: ## every test
-	@infra/setup.sh build console browser compose faketime mounts kafka apicurio foreign
+	@infra/setup.sh build console browser compose faketime mounts systemd kafka apicurio foreign
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture

@@ -13,6 +13,7 @@
 #   infra/setup.sh pairs      two versions of packages and of a program, and casync, xdelta3, zstd and bsdiff, for the benchmark of updates
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
+#   infra/setup.sh systemd    systemd-analyze, which the test of the node's unit reads it with; no systemd is started
 #   infra/setup.sh deny       cargo-deny, for `make lint`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -156,6 +157,10 @@ mounts() {
   [ -e /dev/fuse ] || modprobe fuse 2>/dev/null ||
     echo "setup: no /dev/fuse: tests of power cuts will fail; load the kernel module fuse, or give the container the device" >&2
   [ "$(id -u)" = 0 ] || echo "setup: not root: tests of power cuts and full disks, which mount file systems, will fail" >&2
+}
+
+systemd() {
+  have systemd-analyze || debian "systemd-analyze, for the test of the node's unit" systemd
 }
 
 deny() {

@@ -88,7 +88,7 @@ pub struct SchemaVersion {
 }
 
 /// Every schema that was ever released or is about to be, oldest first.
-pub static SCHEMAS: [SchemaVersion; 16] = [
+pub static SCHEMAS: [SchemaVersion; 21] = [
     SchemaVersion { id: 1, topic: "build-requests", version: 1, json: include_str!("../avro/build-requests.v1.avsc") },
     SchemaVersion { id: 2, topic: "builds", version: 1, json: include_str!("../avro/builds.v1.avsc") },
     SchemaVersion {
@@ -115,6 +115,11 @@ pub static SCHEMAS: [SchemaVersion; 16] = [
         version: 2,
         json: include_str!("../avro/artifact-requests.v2.avsc"),
     },
+    SchemaVersion { id: 17, topic: "build-requests", version: 2, json: include_str!("../avro/build-requests.v2.avsc") },
+    SchemaVersion { id: 18, topic: "builds", version: 2, json: include_str!("../avro/builds.v2.avsc") },
+    SchemaVersion { id: 19, topic: "goal-requests", version: 2, json: include_str!("../avro/goal-requests.v2.avsc") },
+    SchemaVersion { id: 20, topic: "goals", version: 2, json: include_str!("../avro/goals.v2.avsc") },
+    SchemaVersion { id: 21, topic: "goal-state", version: 2, json: include_str!("../avro/goal-state.v2.avsc") },
 ];
 
 /// The newest schema of one topic, and those before it.

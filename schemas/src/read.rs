@@ -11,8 +11,8 @@ use crate::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Refusal,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
-        QueueView, RetentionView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page,
+        ProcessingView, QueueView, RetentionView, ServiceView,
     },
 };
 

@@ -26,12 +26,19 @@ fn map(pairs: &[(&str, &str)]) -> StringMap {
 }
 
 fn run() -> RunSpec {
+    let hook = |program: &str| Some(Hook { command: vec![program.into()], timeout_seconds: 5 });
     RunSpec {
         command: vec!["bin/greeter".into(), "--verbose".into()],
         environment: map(&[("MODE", "live")]),
-        health: HealthCheck { http_path: "/health".into(), ..HealthCheck::default() },
+        health: HealthCheck { http_path: "/health".into(), grace_seconds: Some(3), ..HealthCheck::default() },
         stop_signal: StopSignal::Int,
         stop_seconds: 7,
+        hooks: Hooks { before_stop: hook("bin/drain"), after_start: hook("bin/register"), ..Hooks::default() },
+        environment_files: vec!["/etc/greeter.env".into()],
+        user: Some("greeter".into()),
+        group: None,
+        limits: RunLimits { memory_mib: Some(512), open_files: Some(4_096), ..RunLimits::default() },
+        log: LogRotation { file_mib: 1, files: 2 },
     }
 }
 
@@ -430,6 +437,24 @@ fn every_topics_golden_bytes_read_as_before() {
         value: PackId::of(b"x").as_bytes().to_vec(),
     };
     check("dead-letters", vec![("DeadLetter".to_owned(), letter)]);
+}
+
+#[test]
+fn a_run_of_an_older_release_means_what_it_meant() {
+    let line = fs::read_to_string("golden/build-requests.v1.txt").expect("there");
+    let line = line.lines().find(|line| line.starts_with("BuildRequested ")).expect("a build").to_owned();
+    let bytes = unhex(line.split(' ').nth(1).expect("hex"));
+    let request: Request<BuildRequest> = codec::decode(&bytes).expect("an older record");
+    let BuildRequest::BuildRequested(BuildRequested { build, .. }) = request.event else { panic!("{request:?}") };
+    let expected = RunSpec {
+        health: HealthCheck { http_path: "/health".into(), ..HealthCheck::default() },
+        command: vec!["bin/greeter".into(), "--verbose".into()],
+        environment: map(&[("MODE", "live")]),
+        stop_signal: StopSignal::Int,
+        stop_seconds: 7,
+        ..RunSpec::default()
+    };
+    assert_eq!(build.run, expected, "all that came later has its default");
 }
 
 #[test]

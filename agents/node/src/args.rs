@@ -1,6 +1,6 @@
 //! The flags of `longshore-node run`. Each is a variable too, for machines that are set up by their environment.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 use longshore_schemas::{NodeId, RackName, ZoneName};
@@ -57,6 +57,9 @@ pub struct Run {
     /// How the log on stderr is written: text for people, json for programs
     #[arg(long, env = "LONGSHORE_LOG_FORMAT", default_value = "text")]
     pub log_format: telemetry::Format,
+    /// Seconds between two looks whether a running release's files are still what they were
+    #[arg(long, env = "LONGSHORE_NODE_DRIFT_INTERVAL", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub drift_interval: u64,
     /// Stop the services when the agent is told to stop; otherwise they go on running
     #[arg(long)]
     pub stop_services_on_exit: bool,
@@ -71,6 +74,32 @@ impl Run {
             run: Run,
         }
         Alone::try_parse_from(["longshore-node run"]).map(|alone| alone.run)
+    }
+
+    /// The same as variables, for whoever starts the agent without flags. Of what was left out there is none.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let path = |path: &std::path::Path| path.display().to_string();
+        let log_format = match self.log_format {
+            telemetry::Format::Text => "text",
+            telemetry::Format::Json => "json",
+        };
+        let variables = [
+            ("LONGSHORE_REGION_ADDRESS", Some(self.region_address.join(","))),
+            ("LONGSHORE_NODE_DATA", Some(path(&self.data.data))),
+            ("LONGSHORE_NODE_NAME", Some(self.node.to_string())),
+            ("LONGSHORE_NODE_ZONE", Some(self.zone.to_string())),
+            ("LONGSHORE_NODE_RACK", Some(self.rack.to_string())),
+            ("LONGSHORE_NODE_TOKEN_FILE", self.token_file.as_deref().map(path)),
+            ("LONGSHORE_NODE_GOAL_KEYS", Some(path(&self.goal_keys))),
+            ("LONGSHORE_NODE_PROVENANCE_KEYS", Some(path(&self.provenance_keys))),
+            ("LONGSHORE_NODE_HOST", Some(self.host.clone())),
+            ("LONGSHORE_NODE_SWARM_LISTEN", Some(self.swarm_listen.to_string())),
+            ("LONGSHORE_NODE_PORT_BASE", Some(self.port_base.to_string())),
+            ("LONGSHORE_NODE_DRIFT_INTERVAL", Some(self.drift_interval.to_string())),
+            ("LONGSHORE_NODE_METRICS_LISTEN", self.metrics_listen.map(|listen| listen.to_string())),
+            ("LONGSHORE_LOG_FORMAT", Some(log_format.to_owned())),
+        ];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     /// What is wrong, by flag, though each value is one; connects nowhere.
@@ -116,6 +145,7 @@ impl Run {
             swarm_listen: self.swarm_listen,
             port_base: self.port_base,
             trust: Trust { goal_keys: self.goal_keys, provenance_keys: self.provenance_keys },
+            drift_interval: Duration::from_secs(self.drift_interval),
             stop_services_on_exit: self.stop_services_on_exit,
         }
     }

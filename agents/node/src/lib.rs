@@ -6,7 +6,7 @@
 //!                      ▼                                           ├─▶ [releases] fetch, verify, assemble
 //!                  [releases] ◀──▶ swarm (peers, bucket by ticket) ├─▶ current ─▶ releases/<artifact>
 //!                                                                  ├─▶ [shim] starts, stops, outlives the agent
-//!                      ▲ reports, as levels                        └─▶ [health], [watch]
+//!                      ▲ reports, as levels                        └─▶ [hooks], [health], [watch]
 //!                      └────────────────────────────────────────────────
 //! ```
 //!
@@ -15,15 +15,21 @@
 //! - [`goals`]: the newest goal of each service, on disk before anything acts on it. Lower versions are refused, for ever.
 //! - [`plan`], in a crate of its own: what a service needs next, as a pure function of its goal and what is on disk.
 //! - [`service`]: carries that out, one step at a time, and reports each.
+//! - [`hooks`]: the commands of a release around its start and stop; each runs under a keeper of the shim's kind, and leaves nothing.
+//! - [`environment`], [`account`]: what a release is run with, of this machine: secrets, users.
 //! - [`watch`]: whether a release that was proved goes on being well, as a pure function of what is seen of it.
 //! - [`shim`]: a small process per service that owns the service's processes, log and exit status.
 //!
 //! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
 //! know: other regions, rollouts, Kafka, S3's API.
 
+pub mod account;
 pub mod args;
+pub mod environment;
 pub mod goals;
 pub mod health;
+pub mod hooks;
+pub mod install;
 pub mod limits;
 pub mod link;
 pub mod node;

@@ -6,10 +6,11 @@ use clap::{Parser, Subcommand};
 use longshore_node::{
     Error, Folders,
     args::{Data, Run},
+    hooks,
+    install::{Install, install},
     limits::LIMITS,
     node,
     plan::ServiceState,
-    service::stop_all,
     shim,
 };
 use longshore_service::{durable, limits, metrics, shutdown, telemetry};
@@ -30,9 +31,24 @@ enum Command {
     Status(Data),
     /// Stop the services of this folder; for when the agent is not to come back
     StopServices(Data),
+    /// Have systemd keep the agent running: write the unit, its settings and the folders
+    Install(Box<Install>),
     /// Own one service's processes (started by the agent)
     #[command(hide = true)]
     Shim {
+        #[arg(long)]
+        folder: PathBuf,
+    },
+    /// Take on limits and become the program (started by a shim)
+    #[command(hide = true)]
+    Limited {
+        plan: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Run a hook or a check, and end all that it started (started by the agent)
+    #[command(hide = true)]
+    Once {
         #[arg(long)]
         folder: PathBuf,
     },
@@ -43,8 +59,11 @@ async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => agent(*run).await,
         Command::Status(data) => status(&Folders { data: data.data }),
-        Command::StopServices(data) => stop_all(&Folders { data: data.data }).await,
+        Command::StopServices(data) => hooks::stop_all(&Folders { data: data.data }.services()).await,
+        Command::Install(install) => installed(&install),
         Command::Shim { folder } => shim::main(&folder).await,
+        Command::Limited { plan, command } => shim::limited(&plan, &command),
+        Command::Once { folder } => shim::once::main(&folder).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +91,12 @@ async fn agent(run: Run) -> Result<(), Error> {
 }
 
 #[expect(clippy::print_stdout, reason = "it is what the command is for")]
+fn installed(arguments: &Install) -> Result<(), Error> {
+    print!("{}", install(arguments)?);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "it is what the command is for")]
 fn status(folders: &Folders) -> Result<(), Error> {
     let services = folders.services();
     let Ok(entries) = std::fs::read_dir(&services) else {
@@ -87,6 +112,7 @@ fn status(folders: &Folders) -> Result<(), Error> {
         let state = durable::read(&path.join("state.json"))?;
         let state = state.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok()).map(|stored| stored.content);
         let shim = shim::Shim::of(&path);
+        let limits = shim.status().filter(|_| shim.is_running()).map(|status| status.limits).unwrap_or_default();
         let process = match shim.status().filter(|_| shim.is_running()) {
             Some(shim::ShimStatus { pid: Some(pid), exits, .. }) => format!("pid {pid}, restarted {exits} times"),
             Some(status) => format!("not running: {}", status.last_exit.unwrap_or_default()),
@@ -98,6 +124,9 @@ fn status(folders: &Folders) -> Result<(), Error> {
         });
         let port = state.port.map_or(String::new(), |port| format!(", port {port}"));
         println!("{}: {release}, {process}{port}", name.to_string_lossy());
+        if !limits.is_empty() {
+            println!("  limits: {}", limits.join("; "));
+        }
         if let Some(failed) = state.failed {
             println!("  {} of revision {} failed: {}", failed.artifact.short(), failed.revision, failed.message);
         }

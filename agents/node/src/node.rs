@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use longshore_schemas::{NodeId, RackName, ZoneName};
@@ -18,10 +19,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error, Folders,
     goals::{GoalKeeper, Goals},
+    hooks,
     link::{Connector, Exchange, Identity},
     releases::Releases,
     reports::Reports,
-    service::{Ports, Service, Shared, stop_all},
+    service::{Ports, Service, Shared},
+    shim::settle,
     trust::Trust,
 };
 
@@ -40,6 +43,8 @@ pub struct Config {
     pub swarm_listen: SocketAddr,
     pub port_base: u16,
     pub trust: Trust,
+    /// Between two looks at the files of a release that runs.
+    pub drift_interval: Duration,
     /// Otherwise services outlive the agent.
     pub stop_services_on_exit: bool,
 }
@@ -52,6 +57,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     config.trust.check()?;
     let _lock = lock(&folders)?;
     let boot = next_boot(&folders)?;
+    let by = if settle() { "by cgroups" } else { "by rlimits alone: no cgroup was delegated to this agent" };
+    tracing::info!(by, "services are held to their limits");
     let goals = Arc::new(GoalKeeper::open(&folders.goals(), config.trust.clone())?);
     let packs = folders.packs();
     let store = tokio::task::spawn_blocking(move || PackStore::open(&packs))
@@ -77,6 +84,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         // A proxy for the bucket has no part in whether a service of this machine answers.
         http: client(reqwest::Client::builder().no_proxy())?,
         ports: Ports::new(config.port_base),
+        drift_interval: config.drift_interval,
         kept: Mutex::default(),
     });
     let identity = Identity {
@@ -97,7 +105,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tasks.close();
     tasks.wait().await;
     if config.stop_services_on_exit {
-        stop_all(&folders).await?;
+        hooks::stop_all(&folders.services()).await?;
     }
     tracing::info!("stopped");
     Ok(())

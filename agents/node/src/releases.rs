@@ -7,6 +7,8 @@
 //! The root is on disk from the first moment: it says which packs are of use, so that a fetch that was interrupted goes on
 //! with what it has, and a new connection to the region can tell what this node serves.
 
+mod mend;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -98,9 +100,26 @@ impl Releases {
             // Whoever removes releases asks first what is kept, and this one is by now.
             let _gate = self.gate.read().await;
             if is_installed(&self.folders, artifact).await? {
+                let differs = self.differs(artifact, None).await?;
+                if let Some(what) = differs {
+                    tracing::warn!(%artifact, what, "an installed release is not what it was");
+                    self.mend_locked(service, artifact, lock).await?;
+                }
                 return Ok(folder);
             }
         }
+        self.stage(service, artifact, &folder, &lock).await?;
+        Ok(folder)
+    }
+
+    /// Fetches what is lacking of a release and assembles it at `target`.
+    async fn stage(
+        &self,
+        service: &ServiceName,
+        artifact: ArtifactId,
+        target: &Path,
+        lock: &Arc<OwnedMutexGuard<()>>,
+    ) -> Result<Arc<Index>, Error> {
         let begun = Instant::now();
         let root = self.exchange.root(artifact).await?;
         self.trust.origin(&root)?;
@@ -109,10 +128,10 @@ impl Releases {
         let index_packs: Vec<PackRef> = Index::packs(&root).copied().collect();
         let mut received = self.fetch(artifact, &index_packs, &mut link).await?;
         let (index, installed) = self.read_index(root.clone()).await?;
-        let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, &lock).await {
+        let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, (target, lock)).await {
             Err(Error::Artifact(longshore_artifact::Error::DamagedInstalled { .. })) => {
                 tracing::warn!(%artifact, "an installed release is damaged; everything is fetched");
-                self.install(&index, &Arc::new(Vec::new()), &mut link, &mut received, &lock).await?
+                self.install(&index, &Arc::new(Vec::new()), &mut link, &mut received, (target, lock)).await?
             }
             other => other?,
         };
@@ -126,7 +145,7 @@ impl Releases {
             reused_bytes: assembled.reused_bytes,
             seconds: begun.elapsed().as_secs_f64(),
         })?;
-        Ok(folder)
+        Ok(index)
     }
 
     /// Whether somebody who is trusted still says where an installed release comes from.
@@ -172,15 +191,15 @@ impl Releases {
         installed: &Arc<Vec<Installed>>,
         link: &mut Link,
         received: &mut Received,
-        lock: &Arc<OwnedMutexGuard<()>>,
+        (target, lock): (&Path, &Arc<OwnedMutexGuard<()>>),
     ) -> Result<(Need, Assembled), Error> {
         let need = Need::compute(index, installed);
         *received += self.fetch(index.root.artifact, &need.packs, link).await?;
         let (index, installed, folders) = (index.clone(), installed.clone(), self.folders.clone());
         let (store, lock, gate) = (self.fetcher.store().clone(), lock.clone(), self.gate.clone().read_owned().await);
+        let folder = target.to_owned();
         blocking(move || {
             let _held = (lock, gate);
-            let folder = folders.releases().join(index.root.artifact.to_string());
             // Left by an agent that died between these steps.
             remove_tree(&folder)?;
             save_manifest(&folders.releases(), &index.manifest)?;

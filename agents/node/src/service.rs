@@ -5,10 +5,13 @@
 //! A goal that changes while bytes are on their way ends the fetch at once. Once the switch has begun it is carried to its
 //! end, healthy or back; then the plan is asked again.
 
+mod drift;
+mod ports;
+mod switch;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,21 +19,22 @@ use std::{
 
 use longshore_schemas::{
     ArtifactId, NodeId, ServiceName, ZoneName,
-    events::{NodeStatus, RegionalGoal, StringMap},
+    events::{NodeStatus, RegionalGoal},
     stream::NodeReport,
 };
 use longshore_service::{ledger::Ledger, retry::Backoff};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::drift::Drift;
+pub use self::ports::{PORTS, Ports};
 use crate::{
-    Error, Folders,
+    Error, Folders, environment,
     goals::{GoalKeeper, Goals, Wanted},
-    health,
     plan::{self, Release, ServiceState, Step},
     releases::Releases,
     reports::Reports,
-    shim::{Shim, ShimSpec},
+    shim::Shim,
     watch::Watch,
 };
 
@@ -38,10 +42,6 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// The health check of a release that was proved is not asked less often than this, however patient it is.
 const ASK_MAX: Duration = Duration::from_secs(10);
-/// Ports that a node's services may use, from its base on.
-pub const PORTS: u16 = 16;
-/// Free space without which nothing is switched.
-const ROOM_BYTES: usize = 256 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -56,32 +56,10 @@ pub struct Shared {
     pub reports: Reports,
     pub http: reqwest::Client,
     pub ports: Ports,
+    /// Between two looks at the files of a release that runs.
+    pub drift_interval: Duration,
     /// What each service keeps on disk.
     pub kept: Mutex<BTreeMap<ServiceName, BTreeSet<ArtifactId>>>,
-}
-
-/// Which service has which port.
-pub struct Ports {
-    pub base: u16,
-    taken: Mutex<BTreeMap<u16, ServiceName>>,
-}
-
-impl Ports {
-    pub fn new(base: u16) -> Self {
-        Self { base, taken: Mutex::default() }
-    }
-
-    /// The service's port: the one it had, or the lowest that is free.
-    fn of(&self, service: &ServiceName, had: Option<u16>) -> Result<u16, Error> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = |port: &u16| taken.get(port).is_none_or(|other| other == service);
-        let free = |port: &u16| own(port) && std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();
-        let range = self.base..self.base.saturating_add(PORTS);
-        let port = had.filter(own).or_else(|| range.into_iter().find(free));
-        let port = port.ok_or(Error::NoPort { base: self.base, tried: PORTS })?;
-        taken.insert(port, service.clone());
-        Ok(port)
-    }
 }
 
 /// A service on this node.
@@ -96,6 +74,11 @@ pub struct Service {
     asked_at: Option<Instant>,
     /// What all services kept when this one last had the rest removed.
     cleaned: Option<BTreeSet<ArtifactId>>,
+    /// The release that waits only for its bytes.
+    prepared: Option<Release>,
+    /// What the hooks of the last stop complained of.
+    complaint: Option<String>,
+    drift: Drift,
 }
 
 impl Service {
@@ -106,6 +89,8 @@ impl Service {
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let shim = Shim::of(&folder);
         let state = open_state(&folder, &shim)?;
+        // Not all services, nor all nodes, at once.
+        let first_look = Instant::now() + shared.drift_interval.mul_f64(rand::random());
         let service = Self {
             name: name.clone(),
             shim,
@@ -116,6 +101,9 @@ impl Service {
             watch_began: Instant::now(),
             asked_at: None,
             cleaned: None,
+            prepared: None,
+            complaint: None,
+            drift: Drift::new(first_look),
         };
         if let Some(port) = service.state.content().port {
             service.shared.ports.of(name, Some(port))?;
@@ -164,7 +152,8 @@ impl Service {
     ) -> Result<(), Error> {
         match plan::next(wanted, self.state.content()) {
             Step::Settled(status) => {
-                self.ensure_running().await?;
+                self.mend(wanted, goals, shutdown).await?;
+                self.ensure_running(shutdown).await?;
                 self.keep(None);
                 let failed = self.state.content().failed.as_ref().filter(|_| status.is_failure());
                 let mut level = (status, failed.map(|failed| failed.message.clone()));
@@ -181,24 +170,10 @@ impl Service {
                 let _ = shutdown.run_until_cancelled(tokio::time::timeout(LOOK, goals.changed())).await;
                 Ok(())
             }
-            Step::Install(release) => {
-                self.shared.goals.confirm(&self.name)?;
-                self.keep(Some(release.artifact));
-                // What comes now may turn out to be surplus.
-                self.cleaned = None;
-                self.report(wanted, NodeStatus::Fetching, None);
-                let ensured = tokio::select! {
-                    ensured = self.shared.releases.ensure(&self.name, release.artifact) => ensured,
-                    () = self.other_target(wanted, goals) => return Ok(()),
-                    () = shutdown.cancelled() => return Ok(()),
-                };
-                ensured?;
-                self.report(wanted, NodeStatus::Staged, None);
-                self.activate(wanted, release, true, shutdown).await
-            }
+            Step::Install(release) => self.install(wanted, release, goals, shutdown).await,
             Step::Prove(release) => self.activate(wanted, release, false, shutdown).await,
             Step::Stop => {
-                self.shim.stop().await?;
+                self.stop_running(None).await?;
                 self.state.update(ServiceState::stopped)?;
                 self.link_current()
             }
@@ -207,13 +182,11 @@ impl Service {
 
     /// How the current release does, and if it is not well, why.
     async fn look(&mut self) -> (NodeStatus, Option<String>) {
-        let content = self.state.content();
-        let Some(current) = content.current.clone() else { return (NodeStatus::Healthy, None) };
+        let Some(current) = self.state.content().current.clone() else { return (NodeStatus::Healthy, None) };
         let check = &current.run.health;
         let interval = Duration::from_millis(check.interval_ms.into()).clamp(LOOK, ASK_MAX);
         let ask = self.asked_at.is_none_or(|at| at.elapsed() >= interval);
-        let port = content.port.unwrap_or_default();
-        let seen = health::look(&self.shared.http, check, &self.shared.host, port, &self.shim, ask).await;
+        let seen = self.prober(&current).look(ask).await;
         if ask {
             self.asked_at = Some(Instant::now());
         }
@@ -237,136 +210,16 @@ impl Service {
         }
     }
 
-    /// Stops the old release, starts the new one, and goes back if it is no good.
-    async fn activate(
-        &mut self,
-        wanted: &Wanted,
-        release: Release,
-        switch: bool,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Error> {
-        // What was believed when it was fetched may have been disowned since.
-        self.shared.goals.confirm(&self.name)?;
-        self.shared.releases.confirm(release.artifact)?;
-        // Nothing is stopped for a release that a full disk would not let start.
-        self.check_room()?;
-        let port = self.shared.ports.of(&self.name, self.state.content().port)?;
-        self.state.update(|state| {
-            state.port = Some(port);
-            if switch {
-                state.switched(release.clone());
-            }
-        })?;
-        self.shim.stop().await?;
-        self.link_current()?;
-        self.report(wanted, NodeStatus::Starting, None);
-        match self.start_and_check(&release, shutdown).await {
-            Ok(()) => {
-                self.state.update(ServiceState::proved)?;
-                (self.watch, self.asked_at) = (Watch::default(), None);
-                self.report(wanted, NodeStatus::Healthy, None);
-                Ok(())
-            }
-            Err(Error::Unhealthy(reason)) => self.go_back(wanted, &reason, shutdown).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn go_back(&mut self, wanted: &Wanted, reason: &str, shutdown: &CancellationToken) -> Result<(), Error> {
-        tracing::warn!(service = %self.name, reason, "the release failed");
-        self.shim.stop().await?;
-        self.state.update(|state| state.gave_way(reason))?;
-        self.link_current()?;
-        let Some(before) = self.state.content().current.clone() else {
-            self.report(wanted, NodeStatus::Failed, Some(reason.to_owned()));
-            return Ok(());
-        };
-        match self.start_and_check(&before, shutdown).await {
-            Ok(()) => self.report(wanted, NodeStatus::RolledBack, Some(reason.to_owned())),
-            Err(Error::Unhealthy(again)) => {
-                let reason = format!("{reason}\nand the release before it, {}, failed too: {again}", before.artifact);
-                self.state.update(|state| state.failed_again(&reason))?;
-                self.report(wanted, NodeStatus::Failed, Some(reason));
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// An agent that is told to stop leaves the question open; its next start asks it again.
-    async fn start_and_check(&self, release: &Release, shutdown: &CancellationToken) -> Result<(), Error> {
-        self.shim.start(&self.spec(release)).await?;
-        let port = self.state.content().port.unwrap_or_default();
-        let check = health::check(&self.shared.http, &release.run.health, &self.shared.host, port, &self.shim);
-        shutdown.run_until_cancelled(check).await.unwrap_or(Err(Error::Stopping))
-    }
-
-    /// An error unless there is space for what switching and starting write, and for some of what the service logs.
-    fn check_room(&self) -> Result<(), Error> {
-        let path = self.folder.join("room");
-        let written = fs::write(&path, vec![0; ROOM_BYTES]).map_err(Error::io(&path));
-        // It may not even have been made.
-        let _ = fs::remove_file(&path);
-        written
-    }
-
-    /// A shim that died is started again; what a living one runs is its own affair.
-    async fn ensure_running(&mut self) -> Result<(), Error> {
-        match self.state.content().current.clone() {
-            Some(release) if !self.shim.is_running() => {
-                tracing::info!(service = %self.name, artifact = %release.artifact, "starting");
-                self.link_current()?;
-                self.shim.start(&self.spec(&release)).await
-            }
-            None if self.shim.is_running() => self.shim.stop().await,
-            _ => Ok(()),
-        }
-    }
-
-    fn spec(&self, release: &Release) -> ShimSpec {
-        let port = self.state.content().port.unwrap_or_default();
-        let own = [
-            ("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into())),
-            ("PORT", port.to_string()),
-            ("SERVICE", self.name.to_string()),
-            ("ARTIFACT", release.artifact.to_string()),
-            ("NODE", self.shared.node.to_string()),
-        ];
-        let mut environment: StringMap = own.map(|(name, value)| (name.to_owned(), value)).into();
-        environment.extend(release.run.environment.clone());
-        ShimSpec::new(&release.run, &self.release_folder(release.artifact), environment)
-    }
-
-    fn release_folder(&self, artifact: ArtifactId) -> PathBuf {
-        self.shared.folders.releases().join(artifact.to_string())
-    }
-
-    /// Points `current` at the current release, in one step.
-    fn link_current(&self) -> Result<(), Error> {
-        let link = self.folder.join("current");
-        let Some(current) = &self.state.content().current else {
-            return match fs::remove_file(&link) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&link)(error)),
-                _ => Ok(()),
-            };
-        };
-        let target = Path::new("../../releases").join(current.artifact.to_string());
-        let new = self.folder.join("current.new");
-        // Left by an agent that died between these two steps.
-        let _ = fs::remove_file(&new);
-        symlink(target, &new).map_err(Error::io(&new))?;
-        fs::rename(&new, &link).map_err(Error::io(&link))
-    }
-
     fn report(&self, wanted: &Wanted, status: NodeStatus, message: Option<String>) {
         let runs = self.state.content().current.is_some();
+        let said: Vec<String> = message.into_iter().chain(self.complaint.clone()).collect();
         self.shared.reports.say(NodeReport {
             service: self.name.clone(),
             version: wanted.version,
             artifact: wanted.target.as_ref().map(|target| target.artifact),
             status,
             port: self.state.content().port.filter(|_| runs),
-            message,
+            message: (!said.is_empty()).then(|| said.join("\n")),
         });
     }
 
@@ -389,7 +242,10 @@ impl Service {
         // Another service may have begun to use one since.
         let still = || self.kept_by_all(goals).filter(|now| *now == kept);
         match self.shared.releases.clean(still).await {
-            Ok(true) => self.cleaned = Some(kept),
+            Ok(true) => {
+                self.cleaned = Some(kept);
+                environment::forget_others(&self.folder, &self.state.content().revisions());
+            }
             Ok(false) => {}
             Err(error) => tracing::warn!(service = %self.name, %error, "old releases cannot be removed"),
         }
@@ -412,15 +268,4 @@ fn open_state(folder: &Path, shim: &Shim) -> Result<Ledger<ServiceState>, Error>
         }
         other => Ok(other?),
     }
-}
-
-/// Stops every service that a node's folder knows of, and their shims.
-pub async fn stop_all(folders: &Folders) -> Result<(), Error> {
-    let folder = folders.services();
-    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
-    let stops = entries.flatten().map(|entry| async move { Shim::of(&entry.path()).stop().await });
-    for stopped in futures::future::join_all(stops).await {
-        stopped?;
-    }
-    Ok(())
 }

@@ -17,13 +17,24 @@
 //! notices within a second, ends them, children in other sessions too, and starts the service under a new shim. They are found by
 //! [`MARK`] in their environment. What it cannot do: find a process that cleared its environment and whose shim was killed.
 //!
+//! What is run only once, a hook or a check, has a runner of the same kind ([`once`]).
+//!
 //! Neither file is trusted: `status.json` may be old, cut off or nonsense. Nobody is signalled before `/proc` says that he is this
 //! folder's shim, and a shim that does not stop in time is killed, with what it ran.
 
+mod limited;
 mod log;
+pub mod once;
+mod program;
+mod run;
 mod tree;
 
-pub use self::log::LOG_BYTES_MAX;
+pub use self::{
+    limited::{main as limited, settle},
+    log::LOG_BYTES_USUAL,
+    program::Account,
+    run::main,
+};
 
 use std::{
     fs::File,
@@ -35,7 +46,7 @@ use std::{
 
 use longshore_schemas::{
     Timestamp,
-    events::{RunSpec, StopSignal, StringMap},
+    events::{Hooks, LogRotation, RunLimits, RunSpec, StopSignal, StringMap},
 };
 use longshore_service::durable;
 use rustix::{
@@ -44,18 +55,12 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, timeout},
+    process::Command,
+    time::{Instant, sleep},
 };
 
 use crate::Error;
-use log::RotatedLog;
 
-const RESTART_FIRST: Duration = Duration::from_secs(1);
-const RESTART_MAX: Duration = Duration::from_secs(30);
-/// A service that ran for so long starts with the short wait again.
-const RAN_WELL: Duration = Duration::from_secs(60);
 /// How often files are looked at while something is waited for.
 const POLL: Duration = Duration::from_millis(20);
 /// A shim must be up within this.
@@ -70,10 +75,6 @@ const OWN_NAME: &str = "longshore-node";
 pub const MARK: &str = "LONGSHORE_SHIM";
 /// The grace of a service whose `shim.json` cannot be read.
 const STOP_SECONDS_UNKNOWN: u32 = 60;
-/// Whoever asks whether the shim lives holds its lock for a moment; longer, and it is another shim.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often processes that the service left to the shim are collected.
-const REAP: Duration = Duration::from_secs(5);
 
 /// What to run; `shim.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,20 +85,32 @@ pub struct ShimSpec {
     pub environment: StringMap,
     pub stop_signal: StopSignal,
     pub stop_seconds: u32,
+    /// None: as whom the agent runs.
+    #[serde(default)]
+    pub account: Option<Account>,
+    #[serde(default)]
+    pub limits: RunLimits,
+    #[serde(default)]
+    pub log: LogRotation,
+    /// Of the release that runs: whoever stops it, whenever, runs those of its stop.
+    #[serde(default)]
+    pub hooks: Hooks,
 }
 
 impl ShimSpec {
-    /// The run of a release. A program with a `/` is looked up in the release's folder.
-    pub fn new(run: &RunSpec, folder: &Path, environment: StringMap) -> Self {
-        let mut command = run.command.clone();
-        if let Some(program) = command.first_mut()
-            && program.contains('/')
-            && !program.starts_with('/')
-        {
-            *program = folder.join(&program).to_string_lossy().into_owned();
+    /// The run of a release.
+    pub fn new(run: &RunSpec, folder: &Path, environment: StringMap, account: Option<Account>) -> Self {
+        Self {
+            command: program::located(&run.command, folder),
+            folder: folder.to_owned(),
+            environment,
+            stop_signal: run.stop_signal,
+            stop_seconds: run.stop_seconds,
+            account,
+            limits: run.limits.clone(),
+            log: run.log.clone(),
+            hooks: run.hooks.clone(),
         }
-        let (stop_signal, stop_seconds) = (run.stop_signal, run.stop_seconds);
-        Self { command, folder: folder.to_owned(), environment, stop_signal, stop_seconds }
     }
 }
 
@@ -112,6 +125,9 @@ pub struct ShimStatus {
     /// How it ended last.
     pub last_exit: Option<String>,
     pub started_at: Option<Timestamp>,
+    /// How it is held to its limits, in words.
+    #[serde(default)]
+    pub limits: Vec<String>,
 }
 
 fn spec_path(folder: &Path) -> PathBuf {
@@ -136,11 +152,13 @@ fn log_folder(folder: &Path) -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct Shim {
     folder: PathBuf,
+    /// The subcommand that it is.
+    role: &'static str,
 }
 
 impl Shim {
     pub fn of(service_folder: &Path) -> Self {
-        Self { folder: service_folder.to_owned() }
+        Self { folder: service_folder.to_owned(), role: "shim" }
     }
 
     /// Whether the shim lives: it holds the lock.
@@ -170,17 +188,7 @@ impl Shim {
         let json = serde_json::to_vec_pretty(spec).map_err(|error| Error::Refused(error.to_string()))?;
         durable::write(&spec_path(&self.folder), &json, durable::PRIVATE_MODE)?;
         remove(&status_path(&self.folder))?;
-        // The running program, also when its file was replaced by a newer one.
-        let mut child = Command::new(OWN_PROGRAM)
-            .arg0(OWN_NAME)
-            .arg("shim")
-            .arg("--folder")
-            .arg(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| Error::Start { program: OWN_PROGRAM.to_owned(), source })?;
+        let mut child = self.spawn(Stdio::null(), Stdio::null())?;
         let child_pid = child.id();
         let deadline = Instant::now() + START;
         // Not just any shim: an agent that was killed may have left one that only now takes the lock.
@@ -194,6 +202,14 @@ impl Shim {
         // Reaped when it ends, should this agent still be there.
         tokio::spawn(async move { child.wait().await });
         Ok(())
+    }
+
+    /// The running program, also when its file was replaced by a newer one.
+    fn spawn(&self, stdin: Stdio, stdout: Stdio) -> Result<tokio::process::Child, Error> {
+        let mut command = Command::new(OWN_PROGRAM);
+        command.arg0(OWN_NAME).arg(self.role).arg("--folder").arg(&self.folder);
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::null());
+        command.spawn().map_err(|source| Error::Start { program: OWN_PROGRAM.to_owned(), source })
     }
 
     /// Stops the service and its shim; returns once both are gone, and everything that they left.
@@ -223,7 +239,7 @@ impl Shim {
     }
 
     fn is_shim(&self, process: Pid) -> bool {
-        tree::is_called(process, &[OWN_NAME, "shim", "--folder"], &self.own_folder())
+        tree::is_called(process, &[OWN_NAME, self.role, "--folder"], &self.own_folder())
     }
 
     /// As a shim knows it, whatever way it was named here.
@@ -310,157 +326,4 @@ fn remove(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
         _ => Ok(()),
     }
-}
-
-// The shim's own side.
-
-/// `longshore-node shim --folder FOLDER`: runs until SIGTERM.
-pub async fn main(folder: &Path) -> Result<(), Error> {
-    // An error means that it leads a session already.
-    let _ = rustix::process::setsid();
-    let lock = File::create(lock_path(folder)).map_err(Error::io(folder))?;
-    own(&lock).await.map_err(|_| Error::Refused(format!("another shim runs in {}", folder.display())))?;
-    let spec = Shim::of(folder).spec().ok_or_else(|| Error::Refused("shim.json is missing or broken".into()))?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| Error::io(folder)(error.into()))?;
-    let log = RotatedLog::open(&log_folder(folder)).map_err(Error::io(folder))?;
-    log.begin();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io(folder))?;
-    let mut running = Running { folder, spec, log, status: ShimStatus::default() };
-    running.status.shim_pid = std::process::id();
-    running.write_status()?;
-    tokio::select! {
-        () = running.supervise() => {}
-        _ = terminate.recv() => {}
-    }
-    running.stop().await;
-    drop(lock);
-    Ok(())
-}
-
-async fn own(lock: &File) -> Result<(), rustix::io::Errno> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(_) if Instant::now() < deadline => sleep(POLL).await,
-            result => return result,
-        }
-    }
-}
-
-struct Running<'a> {
-    folder: &'a Path,
-    spec: ShimSpec,
-    log: RotatedLog,
-    status: ShimStatus,
-}
-
-impl Running<'_> {
-    fn write_status(&self) -> Result<(), Error> {
-        let json = serde_json::to_vec(&self.status).map_err(|error| Error::Refused(error.to_string()))?;
-        Ok(durable::write(&status_path(self.folder), &json, durable::PRIVATE_MODE)?)
-    }
-
-    /// A full disk loses the status, never the service.
-    fn tell(&self) {
-        if let Err(error) = self.write_status() {
-            self.log.note(&format!("the status cannot be written: {error}"));
-        }
-    }
-
-    /// Starts the service again and again.
-    async fn supervise(&mut self) {
-        let mut wait = RESTART_FIRST;
-        loop {
-            let begun = Instant::now();
-            let ended = match self.start() {
-                Ok(mut child) => {
-                    self.status.pid = child.id();
-                    self.status.started_at = Some(now());
-                    self.tell();
-                    self.wait(&mut child).await
-                }
-                Err(error) => error.to_string(),
-            };
-            self.log.note(&format!("the service ended: {ended}"));
-            self.status = ShimStatus {
-                pid: None,
-                exits: self.status.exits.saturating_add(1),
-                last_exit: Some(ended),
-                ..self.status.clone()
-            };
-            self.tell();
-            if begun.elapsed() > RAN_WELL {
-                wait = RESTART_FIRST;
-            }
-            // What the ended process left behind would hold the port.
-            tree::kill_descendants().await;
-            sleep(wait).await;
-            wait = (wait * 2).min(RESTART_MAX);
-        }
-    }
-
-    /// Waits for the service's process, and meanwhile collects those that it left behind.
-    async fn wait(&self, child: &mut Child) -> String {
-        loop {
-            match timeout(REAP, child.wait()).await {
-                Ok(Ok(status)) => return status.to_string(),
-                Ok(Err(error)) => return format!("cannot be waited for: {error}"),
-                Err(_) => {
-                    tree::reap_adopted(self.status.pid.and_then(pid));
-                    if Shim::of(self.folder).status().as_ref() != Some(&self.status) {
-                        self.tell();
-                    }
-                }
-            }
-        }
-    }
-
-    fn start(&self) -> Result<Child, Error> {
-        let (program, arguments) = self
-            .spec
-            .command
-            .split_first()
-            .ok_or_else(|| Error::Refused("the run has no command: give a program and its arguments".into()))?;
-        let output = self.log.writer().map_err(Error::io(self.folder))?;
-        let errors = output.try_clone().map_err(Error::io(self.folder))?;
-        Command::new(program)
-            .args(arguments)
-            .current_dir(&self.spec.folder)
-            .env_clear()
-            .envs(&self.spec.environment)
-            .env(MARK, self.folder)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(|source| Error::Start { program: program.clone(), source })
-    }
-
-    /// The stop signal to the service's process group, then after its grace SIGKILL to all that is left.
-    async fn stop(&mut self) {
-        let signal = match self.spec.stop_signal {
-            StopSignal::Term => Signal::TERM,
-            StopSignal::Int => Signal::INT,
-            StopSignal::Quit => Signal::QUIT,
-            StopSignal::Hup => Signal::HUP,
-        };
-        if let Some(group) = self.status.pid.and_then(pid) {
-            // It may have ended just now.
-            let _ = rustix::process::kill_process_group(group, signal);
-            let grace = Duration::from_secs(self.spec.stop_seconds.into());
-            if timeout(grace, tree::childless()).await.is_err() {
-                self.log.note("the service did not stop in time and is killed");
-            }
-        }
-        tree::kill_descendants().await;
-        self.status.pid = None;
-        self.tell();
-    }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,7 +1,7 @@
 //! Whether a release that was proved goes on being well. Pure: it judges what is seen, and the time comes with it.
 //!
 //! ```text
-//!  Well ── it ended, or did not answer three times ──▶ Shaken ── it ended again, or is not well in time ──▶ Broken
+//!  Well ── it ended, or often did not answer ──▶ Shaken ── it ended again, or is not well in time ──▶ Broken
 //!   ▲                                                    │                                                  │
 //!   └───────────── well without a break for a while ─────┴──────────────────────────────────────────────────┘
 //! ```
@@ -22,8 +22,6 @@ use longshore_schemas::events::{HealthCheck, NodeStatus};
 /// Since any fixed moment.
 pub type Time = Duration;
 
-/// Answers in a row that may be missing.
-const MISSED_MAX: u32 = 3;
 /// Ends since it was well that make it broken.
 const ENDS_MAX: u32 = 2;
 /// How long it must be well to count as well again, at first and at most.
@@ -135,7 +133,7 @@ impl Watch {
         match self.condition {
             Condition::Well => {
                 let since = *self.well_since.get_or_insert(now);
-                if ended > 0 || seen.is_down() || self.missed >= MISSED_MAX {
+                if ended > 0 || seen.is_down() || self.missed >= check.failures.max(1) {
                     self.relapse(now, since);
                     self.turn(Condition::Shaken, seen);
                 }
@@ -190,7 +188,8 @@ mod tests {
     use Condition::{Broken, Shaken, Well};
 
     fn check() -> HealthCheck {
-        HealthCheck { http_path: "/".into(), successes: 1, interval_ms: 1_000, deadline_seconds: 30 }
+        let check = HealthCheck { http_path: "/".into(), successes: 1, interval_ms: 1_000, ..HealthCheck::default() };
+        HealthCheck { deadline_seconds: 30, ..check }
     }
 
     /// A service of which one letter a second is seen: `.` answers, `x` does not, `!` ended and runs again, `_` does not

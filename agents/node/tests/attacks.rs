@@ -81,6 +81,7 @@ fn goal(version: (u64, u32), runs: &str) -> RegionalGoal {
         health: Default::default(),
         stop_signal: Default::default(),
         stop_seconds: 1,
+        ..RunSpec::default()
     };
     let target =
         Target { cohort: Cohort::everyone(), revision: version.0, artifact: ArtifactId::of(runs.as_bytes()), run };

@@ -59,7 +59,7 @@ pub use publish::{Bases, PackSink, Published, SinkError, publish};
 pub use root::{ArtifactRoot, PACK_PREFIX, PackRef, ROOT_BYTES_MAX, ROOT_PREFIX, pack_key, root_key};
 pub use source::{DirPacks, PackRead, ReadError, save_pack};
 pub use stretch::{Stretch, Stretches};
-pub use verify::verify;
+pub use verify::{verify, verify_entry, verify_paced};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

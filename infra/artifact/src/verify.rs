@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
+    ops::ControlFlow,
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -14,33 +15,67 @@ use crate::{CHUNK_BYTES_MAX, Entry, Error, FileRef, Manifest};
 /// Reads every file of the release and compares it with the manifest. What the tree holds beyond it (a service may
 /// write beside its program) is not looked at.
 pub fn verify(dir: &Path, manifest: &Manifest) -> Result<(), Error> {
+    verify_paced(dir, manifest, |_| ControlFlow::Continue(()))
+}
+
+/// The same; `pace` is told of bytes as they were read, may take its time, and may end it: what was read until then was well.
+pub fn verify_paced(
+    dir: &Path,
+    manifest: &Manifest,
+    mut pace: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK_BYTES_MAX];
     for entry in manifest.entries() {
-        let path = dir.join(entry.path());
-        let metadata = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
-        match entry {
-            Entry::File(file) => {
-                let mode = metadata.permissions().mode() & 0o777;
-                if !metadata.is_file() || metadata.len() != file.bytes || mode != u32::from(file.mode) {
-                    return Err(Error::Differs { path, reason: "its kind, size or mode is another" });
-                }
-                verify_bytes(&path, manifest, file, &mut buffer)?;
-            }
-            Entry::Link { target, .. } => {
-                if !metadata.is_symlink() || fs::read_link(&path).ok().as_deref() != Some(Path::new(&**target)) {
-                    return Err(Error::Differs { path, reason: "the link is another" });
-                }
-            }
-            Entry::Directory { .. } if !metadata.is_dir() => {
-                return Err(Error::Differs { path, reason: "it is no directory" });
-            }
-            Entry::Directory { .. } => {}
+        if let ControlFlow::Break(()) = verify_one(dir, manifest, entry, &mut buffer, &mut pace)? {
+            break;
         }
     }
     Ok(())
 }
 
-fn verify_bytes(path: &Path, manifest: &Manifest, file: &FileRef, buffer: &mut [u8]) -> Result<(), Error> {
+/// Compares one entry of the release with the manifest.
+pub fn verify_entry(dir: &Path, manifest: &Manifest, entry: &Entry) -> Result<(), Error> {
+    let mut pace = |_| ControlFlow::Continue(());
+    verify_one(dir, manifest, entry, &mut vec![0; CHUNK_BYTES_MAX], &mut pace).map(|_| ())
+}
+
+fn verify_one(
+    dir: &Path,
+    manifest: &Manifest,
+    entry: &Entry,
+    buffer: &mut [u8],
+    pace: &mut impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
+    let path = dir.join(entry.path());
+    let metadata = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+    match entry {
+        Entry::File(file) => {
+            let mode = metadata.permissions().mode() & 0o777;
+            if !metadata.is_file() || metadata.len() != file.bytes || mode != u32::from(file.mode) {
+                return Err(Error::Differs { path, reason: "its kind, size or mode is another" });
+            }
+            return verify_bytes(&path, manifest, file, buffer, pace);
+        }
+        Entry::Link { target, .. } => {
+            if !metadata.is_symlink() || fs::read_link(&path).ok().as_deref() != Some(Path::new(&**target)) {
+                return Err(Error::Differs { path, reason: "the link is another" });
+            }
+        }
+        Entry::Directory { .. } if !metadata.is_dir() => {
+            return Err(Error::Differs { path, reason: "it is no directory" });
+        }
+        Entry::Directory { .. } => {}
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn verify_bytes(
+    path: &Path,
+    manifest: &Manifest,
+    file: &FileRef,
+    buffer: &mut [u8],
+    pace: &mut impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
     let mut from = File::open(path).map_err(Error::io("open", path))?;
     for chunk in manifest.chunks_of(file) {
         let chunk = manifest.chunks()[*chunk as usize];
@@ -49,6 +84,9 @@ fn verify_bytes(path: &Path, manifest: &Manifest, file: &FileRef, buffer: &mut [
         if ChunkId::of(bytes) != chunk.id {
             return Err(Error::Differs { path: path.to_owned(), reason: "its bytes are others" });
         }
+        if pace(chunk.bytes.into()).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }

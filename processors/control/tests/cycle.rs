@@ -175,6 +175,7 @@ fn build(name: &str) -> BuildSpec {
         health: Default::default(),
         stop_signal: Default::default(),
         stop_seconds: 10,
+        ..RunSpec::default()
     };
     BuildSpec {
         name: id(name),

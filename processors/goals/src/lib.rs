@@ -103,7 +103,7 @@ fn refuse<T>(code: RefusalCode, reason: impl Into<String>) -> Result<T, Stop> {
 
 impl Processor for Goals {
     const NAME: &'static str = "goals";
-    const STATE_VERSION: u32 = 2;
+    const STATE_VERSION: u32 = 3;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = GoalRequest;

@@ -86,7 +86,7 @@ impl Queue {
 
 impl Processor for Queue {
     const NAME: &'static str = "queue";
-    const STATE_VERSION: u32 = 2;
+    const STATE_VERSION: u32 = 3;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = BuildRequest;

@@ -1,7 +1,7 @@
 //! What a build may ask for. Every limit names itself and its unit; every refusal names the field.
 
 pub use longshore_processor::run_spec::{ARGUMENTS_MAX, HEALTH_SECONDS_MAX, STOP_SECONDS_MAX, VARIABLES_MAX};
-use longshore_processor::run_spec::{check as run, command, variables};
+use longshore_processor::run_spec::{check as run, command, text_bytes as run_text_bytes, variables};
 use longshore_schemas::events::{BuildSpec, StringMap};
 
 /// Names, values, arguments and all else that a specification holds as text.
@@ -67,8 +67,8 @@ fn labels(labels: &StringMap) -> Result<(), String> {
 }
 
 fn text_bytes(build: &BuildSpec) -> usize {
-    let maps = [&build.environment, &build.labels, &build.run.environment];
+    let maps = [&build.environment, &build.labels];
     let in_maps: usize = maps.iter().flat_map(|map| map.iter()).map(|(name, value)| name.len() + value.len()).sum();
-    let in_commands: usize = build.command.iter().chain(&build.run.command).map(String::len).sum();
-    in_maps + in_commands + build.repository.len() + build.output.len() + build.run.health.http_path.len()
+    let in_command: usize = build.command.iter().map(String::len).sum();
+    in_maps + in_command + build.repository.len() + build.output.len() + run_text_bytes(&build.run)
 }

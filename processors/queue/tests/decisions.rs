@@ -287,12 +287,13 @@ fn bad_specifications_are_refused_by_field() {
         (|b| drop(b.labels.insert(String::new(), String::new())), "labels has an entry without a name"),
         (|b| b.run.command.clear(), "run.command is empty"),
         (|b| drop(b.run.environment.insert(String::new(), String::new())), "run.environment has the variable \"\""),
-        (|b| b.run.stop_seconds = 3_601, "run.stop_seconds must be at most 3600"),
+        (|b| b.run.stop_seconds = 3_601, "run.stop_seconds must be from 0 to 3600"),
         (|b| b.run.health.http_path = "healthz".into(), "run.health.http_path must begin with '/'"),
         (|b| b.run.health.successes = 0, "run.health.successes must be from 1 to 1000"),
         (|b| b.run.health.interval_ms = 0, "run.health.interval_ms must be from 10 to 60000"),
         (|b| b.run.health.deadline_seconds = 0, "run.health.deadline_seconds must be from 1"),
         (|b| b.command.push("x".repeat(65_536)), "build holds 65"),
+        (|b| b.run.health.exec.push("x".repeat(65_536)), "build holds 65"),
     ];
     let mut driver = driver(Config::default());
     for (change, expected) in table {

@@ -79,7 +79,7 @@ impl Replication {
 
 impl Processor for Replication {
     const NAME: &'static str = "replication";
-    const STATE_VERSION: u32 = 5;
+    const STATE_VERSION: u32 = 6;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = ArtifactRequest;

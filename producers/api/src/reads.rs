@@ -6,8 +6,8 @@ use axum::{Json, extract::State};
 use longshore_schemas::{
     ArtifactId, JobId, RegionName, ServiceName,
     http::{
-        ArtifactQuery, ArtifactView, CheckView, FleetView, Identity, JobQuery, JobView, NodeQuery, NodeView, PAGE_ITEMS_MAX, Page,
-        QueueView, ServiceView,
+        ArtifactQuery, ArtifactView, CheckView, FleetView, Identity, JobQuery, JobView, NodeQuery, NodeView,
+        PAGE_ITEMS_MAX, Page, QueueView, ServiceView,
     },
 };
 use tokio::sync::Semaphore;

@@ -11,6 +11,7 @@ mod builds;
 mod fleet;
 mod goals;
 mod nodes;
+mod run;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub use builds::*;
 pub use fleet::*;
 pub use goals::*;
 pub use nodes::*;
+pub use run::*;
 
 /// Key and value pairs that people choose: environments and labels.
 pub type StringMap = BTreeMap<String, String>;

@@ -25,6 +25,7 @@ pub fn spec() -> Result<BuildSpec> {
             health: HealthCheck::default(),
             stop_signal: StopSignal::Term,
             stop_seconds: 10,
+            ..RunSpec::default()
         },
     })
 }

@@ -67,6 +67,7 @@ impl Repository {
             health: HealthCheck { deadline_seconds: 10, ..health },
             stop_signal: StopSignal::Term,
             stop_seconds: 5,
+            ..RunSpec::default()
         };
         let build = BuildSpec {
             name: name.parse()?,

@@ -82,6 +82,7 @@ impl Quick {
             health: HealthCheck { deadline_seconds: 30, ..health },
             stop_signal: StopSignal::Term,
             stop_seconds: 5,
+            ..RunSpec::default()
         };
         let script = format!("set -eu\n{before}\nmkdir -p out\ncp server version.txt out/");
         let build = BuildSpec {

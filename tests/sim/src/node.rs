@@ -39,7 +39,7 @@ fn is_bad(artifact: &ArtifactId) -> bool {
 #[derive(Debug, Clone)]
 enum Doing {
     Fetching {
-        release: Release,
+        release: Box<Release>,
         ends: u64,
     },
     /// The current release was started.
@@ -248,7 +248,7 @@ impl World {
             }
             Step::Install(release) => {
                 let ends = self.now + self.rng.range(200..8_000);
-                let doing = Doing::Fetching { release, ends };
+                let doing = Doing::Fetching { release: Box::new(release), ends };
                 self.nodes[number].doing.insert(service.clone(), doing);
                 self.nodes[number].say(service, &wanted, NodeStatus::Fetching, None);
             }

@@ -59,6 +59,7 @@ pub(crate) fn run() -> RunSpec {
         health: Default::default(),
         stop_signal: Default::default(),
         stop_seconds: 1,
+        ..RunSpec::default()
     }
 }
 

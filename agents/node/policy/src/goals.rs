@@ -44,6 +44,7 @@ mod tests {
             health: Default::default(),
             stop_signal: Default::default(),
             stop_seconds: 1,
+            ..RunSpec::default()
         };
         let target = |name: &str, cohort, revision| Target {
             cohort,

@@ -1,5 +1,7 @@
 //! What a service needs next: a pure function of its goal and of what is on disk.
 
+use std::collections::BTreeSet;
+
 use longshore_planted::{Bug, planted};
 use longshore_schemas::{
     ArtifactId,
@@ -114,6 +116,12 @@ impl ServiceState {
         }
     }
 
+    /// The release was not taken at all: what is current stays.
+    pub fn refused(&mut self, release: &Release, message: &str) {
+        let message = message.to_owned();
+        self.failed = Some(FailedRelease { revision: release.revision, artifact: release.artifact, message });
+    }
+
     /// The release that was gone back to is no good either. It goes on being tried, for want of a better one.
     pub fn failed_again(&mut self, message: &str) {
         if let Some(current) = &mut self.current {
@@ -138,6 +146,11 @@ impl ServiceState {
         self.current.iter().chain(&self.earlier).map(|release| release.artifact)
     }
 
+    /// Revisions whose settings this service still needs.
+    pub fn revisions(&self) -> BTreeSet<u64> {
+        self.current.iter().chain(&self.earlier).map(|release| release.revision).collect()
+    }
+
     fn forget_surplus(&mut self) {
         let running = usize::from(self.current.is_some());
         self.earlier.truncate(RELEASES_KEPT - running);
@@ -156,6 +169,7 @@ mod tests {
             health: Default::default(),
             stop_signal: Default::default(),
             stop_seconds: 1,
+            ..RunSpec::default()
         }
     }
 
@@ -199,6 +213,22 @@ mod tests {
         install(&mut state, &wanted(1, "bad"), false);
         assert_eq!(next(&wanted(1, "bad"), &state), Step::Settled(NodeStatus::Failed));
         assert_eq!(state.current, None);
+    }
+
+    #[test]
+    fn a_release_that_is_refused_changes_nothing_that_runs() {
+        let mut state = ServiceState::default();
+        let refuse = |state: &mut ServiceState, wanted: &Wanted| {
+            let Step::Install(release) = next(wanted, state) else { panic!("{:?}", next(wanted, state)) };
+            state.refused(&release, "no such file");
+        };
+        refuse(&mut state, &wanted(1, "one"));
+        assert_eq!(next(&wanted(1, "one"), &state), Step::Settled(NodeStatus::Failed), "there is nothing else");
+        install(&mut state, &wanted(2, "one"), true);
+        refuse(&mut state, &wanted(3, "two"));
+        assert_eq!(next(&wanted(3, "two"), &state), Step::Settled(NodeStatus::RolledBack));
+        assert_eq!(state.current.as_ref().map(|r| r.artifact), Some(ArtifactId::of(b"one")));
+        assert!(matches!(next(&wanted(4, "two"), &state), Step::Install(_)));
     }
 
     #[test]

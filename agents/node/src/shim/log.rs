@@ -5,13 +5,15 @@ use std::{
     io::{self, PipeWriter, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
 };
 
-const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
-const OLD_FILES: u32 = 2;
-/// Of all files together.
-pub const LOG_BYTES_MAX: u64 = FILE_BYTES_MAX * (OLD_FILES as u64 + 1);
-const BEGIN: &str = "[longshore] a release starts";
+use longshore_schemas::events::LogRotation;
+
+const MIB: u64 = 1024 * 1024;
+/// Of all files together, where a run does not say otherwise.
+pub const LOG_BYTES_USUAL: u64 = 30 * MIB;
+const BEGIN: &str = "[longshore] begins: ";
 
 /// A log that several runs of a service write to. Cheap to clone.
 #[derive(Clone)]
@@ -21,21 +23,27 @@ struct Open {
     folder: PathBuf,
     file: File,
     bytes: u64,
+    file_bytes_max: u64,
+    /// Besides the one that is written.
+    old_files: u32,
     /// The last line has no end yet.
     in_line: bool,
 }
 
 impl RotatedLog {
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, rotation: &LogRotation) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let file = File::options().create(true).append(true).open(folder.join("current"))?;
         let bytes = file.metadata()?.len();
-        Ok(Self(Arc::new(Mutex::new(Open { folder: folder.to_owned(), file, bytes, in_line: false }))))
+        let (file_bytes_max, old_files) = (u64::from(rotation.file_mib.max(1)) * MIB, rotation.files.max(1) - 1);
+        let open = Open { folder: folder.to_owned(), file, bytes, file_bytes_max, old_files, in_line: false };
+        open.forget_surplus();
+        Ok(Self(Arc::new(Mutex::new(open))))
     }
 
-    /// Marks where the output of this shim's service begins.
-    pub(super) fn begin(&self) {
-        self.line(BEGIN);
+    /// Marks where the output of what is run now begins.
+    pub(super) fn begin(&self, what: &str) {
+        self.line(&format!("{BEGIN}{what}"));
     }
 
     /// A line of the shim's own.
@@ -49,24 +57,24 @@ impl RotatedLog {
         open.write(format!("{before}{line}\n").as_bytes());
     }
 
-    /// A pipe whose bytes go to the log until its last writer is closed.
-    pub(super) fn writer(&self) -> io::Result<PipeWriter> {
+    /// A pipe whose bytes go to the log until its last writer is closed, which ends the thread.
+    pub(super) fn writer(&self) -> io::Result<(PipeWriter, JoinHandle<()>)> {
         let (mut reader, writer) = io::pipe()?;
         let log = self.clone();
-        std::thread::Builder::new().name("log".into()).spawn(move || {
+        let copying = std::thread::Builder::new().name("log".into()).spawn(move || {
             let mut block = vec![0; 16 * 1024];
             while let Ok(count @ 1..) = reader.read(&mut block) {
                 log.0.lock().unwrap_or_else(PoisonError::into_inner).write(&block[..count]);
             }
         })?;
-        Ok(writer)
+        Ok((writer, copying))
     }
 }
 
 impl Open {
     /// A full disk loses output, never the service.
     fn write(&mut self, bytes: &[u8]) {
-        if self.bytes > 0 && self.bytes + bytes.len() as u64 > FILE_BYTES_MAX && self.rotate().is_err() {
+        if self.bytes > 0 && self.bytes + bytes.len() as u64 > self.file_bytes_max && self.rotate().is_err() {
             return;
         }
         if self.file.write_all(bytes).is_ok() {
@@ -76,16 +84,33 @@ impl Open {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let named = |number: u32| self.folder.join(number.to_string());
-        for number in (1..OLD_FILES).rev() {
-            if named(number).exists() {
-                fs::rename(named(number), named(number + 1))?;
+        for number in (1..self.old_files).rev() {
+            if self.named(number).exists() {
+                fs::rename(self.named(number), self.named(number + 1))?;
             }
         }
-        fs::rename(self.folder.join("current"), named(1))?;
-        self.file = File::options().create(true).append(true).open(self.folder.join("current"))?;
+        let current = self.folder.join("current");
+        if self.old_files > 0 {
+            fs::rename(&current, self.named(1))?;
+        } else {
+            fs::remove_file(&current)?;
+        }
+        self.file = File::options().create(true).append(true).open(&current)?;
         self.bytes = 0;
         Ok(())
+    }
+
+    fn named(&self, number: u32) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+
+    /// A run before this one may have kept more files.
+    fn forget_surplus(&self) {
+        let surplus = (self.old_files + 1..).map(|number| self.named(number)).take_while(|file| file.exists());
+        for file in surplus {
+            // One that stays does no harm.
+            let _ = fs::remove_file(file);
+        }
     }
 }
 
@@ -102,7 +127,7 @@ pub(super) fn end(folder: &Path, lines: usize) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let own = text.rsplit_once(BEGIN).map_or(&*text, |(_, own)| own.trim_start());
+    let own = text.rsplit_once(BEGIN).map_or(&*text, |(_, own)| own.split_once('\n').map_or("", |(_, own)| own));
     let all: Vec<&str> = own.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
@@ -114,20 +139,21 @@ mod tests {
     #[test]
     fn the_log_is_bounded_and_its_end_is_kept() {
         let folder = tempfile::tempdir().expect("a folder");
-        let log = RotatedLog::open(folder.path()).expect("opens");
-        let block = vec![b'x'; 1024 * 1024];
-        for _ in 0..45 {
-            log.0.lock().expect("sound").write(&block);
+        let files = || fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry"));
+        let block = vec![b'x'; 512 * 1024];
+        for (file_mib, kept) in [(2, 3), (1, 2), (1, 1)] {
+            let log = RotatedLog::open(folder.path(), &LogRotation { file_mib, files: kept }).expect("opens");
+            for _ in 0..20 {
+                log.0.lock().expect("sound").write(&block);
+            }
+            log.note("the end");
+            let bytes: u64 = files().map(|entry| entry.metadata().expect("there").len()).sum();
+            assert!(bytes <= u64::from(file_mib * kept) * MIB, "{bytes} in {kept} files");
+            assert_eq!(files().count(), kept as usize);
+            assert_eq!(end(folder.path(), 1), "[longshore] the end");
+            log.begin("a release");
+            log.note("a new one");
+            assert_eq!(end(folder.path(), 5), "[longshore] a new one", "of this release alone");
         }
-        log.note("the end");
-        let bytes: u64 = fs::read_dir(folder.path())
-            .expect("a folder")
-            .map(|e| e.expect("entry").metadata().expect("there").len())
-            .sum();
-        assert!(bytes <= FILE_BYTES_MAX * u64::from(OLD_FILES + 1), "{bytes}");
-        assert_eq!(end(folder.path(), 1), "[longshore] the end");
-        log.begin();
-        log.note("a new one");
-        assert_eq!(end(folder.path(), 5), "[longshore] a new one", "of this release alone");
     }
 }

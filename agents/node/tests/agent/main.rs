@@ -1,5 +1,8 @@
 //! The agent, its shims and real services, against a region that the test plays.
 
+mod checks;
+mod drift;
+mod hooks;
 mod kills;
 mod node;
 mod region;

@@ -35,6 +35,9 @@ impl Node {
     /// Starts an agent in an empty folder.
     pub(crate) fn start(name: &'static str, region: &Region) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        // Services may run as other users.
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), readable).expect("set");
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).expect("written");
         for (name, key) in [("goals.pub", goal_key()), ("provenance.pub", provenance_key())] {
             std::fs::write(folder.path().join(name), key.public().pem()).expect("written");
@@ -197,14 +200,27 @@ pub(crate) fn release(folder: &Path, version: &str, script: &str) {
 pub(crate) const SERVE: &str = r#"exec "$SERVER" --exact serves_its_version --ignored --nocapture"#;
 
 pub(crate) fn goal(service: &str, revision: u64, artifact: Option<ArtifactId>) -> RegionalGoal {
+    goal_of(service, revision, artifact, |_| {})
+}
+
+/// A goal whose run is changed so.
+pub(crate) fn goal_of(
+    service: &str,
+    revision: u64,
+    artifact: Option<ArtifactId>,
+    change: impl FnOnce(&mut RunSpec),
+) -> RegionalGoal {
     let server = std::env::current_exe().expect("it runs").to_string_lossy().into_owned();
-    let run = RunSpec {
+    let health = HealthCheck { http_path: "/".into(), successes: 2, interval_ms: 50, ..HealthCheck::default() };
+    let mut run = RunSpec {
         command: vec!["./run.sh".into()],
         environment: [("SERVER".to_owned(), server)].into(),
-        health: HealthCheck { http_path: "/".into(), successes: 2, interval_ms: 50, deadline_seconds: 20 },
+        health: HealthCheck { deadline_seconds: 20, ..health },
         stop_signal: StopSignal::Term,
         stop_seconds: 2,
+        ..RunSpec::default()
     };
+    change(&mut run);
     let target = artifact.map(|artifact| Target { cohort: Cohort::everyone(), revision, artifact, run });
     RegionalGoal {
         region: "eu".parse().expect("valid"),

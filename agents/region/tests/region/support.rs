@@ -299,6 +299,7 @@ fn run() -> RunSpec {
         health: HealthCheck::default(),
         stop_signal: StopSignal::Term,
         stop_seconds: 10,
+        ..RunSpec::default()
     }
 }
 

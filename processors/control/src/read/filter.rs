@@ -55,7 +55,8 @@ impl Filter {
 
     /// Whether the node is meant: what is asked of a service must hold of one and the same of these.
     pub(super) fn fits(&self, node: &Node, statuses: &[(ServiceName, Status)]) -> bool {
-        let (of_service, of_node): (Vec<_>, Vec<_>) = self.0.iter().partition(|condition| condition.key.is_of_service());
+        let (of_service, of_node): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|condition| condition.key.is_of_service());
         of_node.iter().all(|condition| condition.fits_node(node))
             && (of_service.is_empty()
                 || statuses.iter().any(|(_, status)| of_service.iter().all(|condition| condition.fits_status(status))))
@@ -70,7 +71,9 @@ impl Key {
 
 fn condition(text: &str) -> Result<Condition, ReadError> {
     let invalid = |what: &str| ReadError::Invalid(format!("where: {text:?} {what}"));
-    let at = text.find(['=', '!', '<']).ok_or_else(|| invalid("is no condition: write KEY=VALUE, KEY!=VALUE or version<N"))?;
+    let at = text
+        .find(['=', '!', '<'])
+        .ok_or_else(|| invalid("is no condition: write KEY=VALUE, KEY!=VALUE or version<N"))?;
     let (key, rest) = text.split_at(at);
     let (is, value) = match rest.strip_prefix("!=") {
         Some(value) => (Is::Not, value),
@@ -96,7 +99,9 @@ fn condition(text: &str) -> Result<Condition, ReadError> {
         _ => !value.is_empty() && is != Is::Below,
     };
     if !is_right {
-        return Err(invalid("cannot be: lost is true or false; a version is 7 or 7.2, and only it can be below another"));
+        return Err(invalid(
+            "cannot be: lost is true or false; a version is 7 or 7.2, and only it can be below another",
+        ));
     }
     Ok(Condition { key, is, value: value.to_owned() })
 }
@@ -210,7 +215,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_says_what_can() {
-        for text in ["", "zone", "zone=", "color=red", "lost=maybe", "version=x", "zone<a", "version<", "zone!a", "zone=a,"] {
+        for text in
+            ["", "zone", "zone=", "color=red", "lost=maybe", "version=x", "zone<a", "version<", "zone!a", "zone=a,"]
+        {
             let error = Filter::parse(Some(text)).expect_err(text).to_string();
             assert!(error.contains("where"), "{error}");
         }

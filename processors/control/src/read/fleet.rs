@@ -162,7 +162,7 @@ fn cause(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let mut cause = String::new();
     let mut word = String::new();
-    let mut end = |word: &mut String, cause: &mut String| {
+    let end = |word: &mut String, cause: &mut String| {
         let digits = word.chars().filter(char::is_ascii_digit).count();
         let is_name = word.len() >= NAME_DIGITS_MIN && digits > 0 && word.chars().all(|c| c.is_ascii_hexdigit());
         match digits {
@@ -271,7 +271,10 @@ mod tests {
             let status = status(revision, NodeStatus::Failed, Some(&letters(number)), number);
             summary.add(&region, node(1, false), status, None);
         }
-        assert_eq!((summary.counts.len(), summary.causes.len(), summary.stragglers.len()), (COUNTS_MAX, CAUSES_MAX, STRAGGLERS_MAX));
+        assert_eq!(
+            (summary.counts.len(), summary.causes.len(), summary.stragglers.len()),
+            (COUNTS_MAX, CAUSES_MAX, STRAGGLERS_MAX)
+        );
         let view = summary.view(&"web".parse().expect("valid"));
         assert_eq!(view.not_counted, COUNTS_MAX as u64);
         assert_eq!(view.not_grouped + view.failures.iter().map(|failure| failure.nodes).sum::<u64>(), view.nodes);

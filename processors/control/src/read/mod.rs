@@ -26,8 +26,8 @@ use longshore_schemas::{
     ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
     events::Event,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page, ProcessingView,
-        QueueView, RetentionView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page,
+        ProcessingView, QueueView, RetentionView, ServiceView,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
 };

@@ -38,7 +38,8 @@ fn page(
 ) -> Result<Page<NodeView>, StateError> {
     let (mut items, mut looked_at) = (Vec::new(), 0);
     let mut last = None;
-    let place = |last: Option<(RegionName, u32, u32)>| last.map(|(region, shard, number)| format!("{region}/{shard}/{number}"));
+    let place =
+        |last: Option<(RegionName, u32, u32)>| last.map(|(region, shard, number)| format!("{region}/{shard}/{number}"));
     for (region, shard) in shards(handle, query.region.as_ref())? {
         let first = match after {
             Some((r, s, _)) if (&region, shard) < (r, *s) => continue,
@@ -75,7 +76,10 @@ fn page(
 const LOOKED_AT_MAX: usize = 20_000;
 
 /// Every shard that has nodes, in order, of the region if one is given.
-pub(super) fn shards(handle: &Handle<Fleet>, region: Option<&RegionName>) -> Result<Vec<(RegionName, u32)>, StateError> {
+pub(super) fn shards(
+    handle: &Handle<Fleet>,
+    region: Option<&RegionName>,
+) -> Result<Vec<(RegionName, u32)>, StateError> {
     let range = region.map_or_else(Range::all, Range::prefix);
     let mut shards = Vec::new();
     for store in handle.stores() {

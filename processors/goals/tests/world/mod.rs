@@ -318,5 +318,6 @@ pub(crate) fn run() -> RunSpec {
         health: HealthCheck::default(),
         stop_signal: StopSignal::Term,
         stop_seconds: 10,
+        ..RunSpec::default()
     }
 }

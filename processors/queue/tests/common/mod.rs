@@ -53,6 +53,7 @@ pub(crate) fn spec() -> BuildSpec {
             health: Default::default(),
             stop_signal: Default::default(),
             stop_seconds: 10,
+            ..RunSpec::default()
         },
     }
 }

@@ -62,6 +62,7 @@ pub(crate) fn run(command: &str) -> RunSpec {
         health: Default::default(),
         stop_signal: Default::default(),
         stop_seconds: 10,
+        ..RunSpec::default()
     }
 }
 

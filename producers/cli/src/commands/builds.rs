@@ -68,6 +68,7 @@ pub(super) fn run_spec(command: &str, args: &RunningArgs) -> Result<RunSpec, Err
         health: HealthCheck { http_path, ..HealthCheck::default() },
         stop_signal: StopSignal::default(),
         stop_seconds: STOP_SECONDS,
+        ..RunSpec::default()
     })
 }
 

@@ -128,13 +128,13 @@ fn run(command: &Command, seconds: u64) -> Result<bool> {
     Ok(!late)
 }
 
-/// What extracting the new tree, without modes, reads of its store, and the index, where the old tree is the seed. The chunks that the old tree has too are
+/// What extracting the new tree, with links and without modes, reads of its store, and the index, where the old tree is the seed. The chunks that the old tree has too are
 /// removed before, so that it can read no others.
 fn casync(pair: &Pair, dir: &Path) -> Result<u64> {
     let store = |name: &str| dir.join(format!("{name}.castr"));
     let index = |name: &str| dir.join(format!("{name}.caidx"));
     let casync = |verb: &str, store: &Path, arguments: &[&Path]| {
-        let mut command = command("casync", &[verb, "--without=all", "--with=symlinks"], &[]);
+        let mut command = command("casync", &[verb, "--with=symlinks"], &[]);
         command.arg(format!("--store={}", store.display()));
         if verb == "extract" {
             command.arg(format!("--seed={}", pair.old.display()));
