@@ -59,9 +59,11 @@ pub fn install(install: &Install) -> Result<String, Error> {
 
 fn entries(run: &Run, program: &Path, root: &Path) -> Result<Vec<Entry>, Error> {
     let data = &run.data.data;
-    if !data.is_absolute() {
-        let path = data.display();
-        return Err(Error::Refused(format!("--data {path} depends on where the agent is started: give the full path")));
+    let keys = [("--goal-keys", &run.goal_keys), ("--provenance-keys", &run.provenance_keys)];
+    let files = run.token_file.iter().map(|file| ("--token-file", file)).chain(keys).chain([("--data", data)]);
+    if let Some((flag, path)) = files.into_iter().find(|(_, path)| !path.is_absolute()) {
+        let path = path.display();
+        return Err(Error::Refused(format!("{flag} {path} depends on where the agent is started: give the full path")));
     }
     if run.stop_services_on_exit {
         let how = "--stop-services-on-exit cannot be installed: a restart of the agent would stop every service";

@@ -49,6 +49,15 @@ pub struct Folders {
     pub data: PathBuf,
 }
 
+/// A file to be locked, which nobody else can open: whoever can open a file can hold its lock.
+pub(crate) fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::File::options().create(true).write(true).truncate(false).mode(0o600).open(path)?;
+    // It may be there from before.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
 impl Folders {
     pub fn goals(&self) -> PathBuf {
         self.data.join("goals.json")

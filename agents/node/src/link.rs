@@ -16,7 +16,7 @@ use std::{
 use futures::{SinkExt, StreamExt};
 use longshore_artifact::ArtifactRoot;
 use longshore_schemas::{
-    ArtifactId, NodeId, PackId, RackName, RegionName, ZoneName,
+    ArtifactId, NodeId, PackId, RackName, RegionName, ServiceName, ZoneName,
     envelope::Envelope,
     events::RegionalGoal,
     stream::{FromNode, FromRegion, Hello},
@@ -37,7 +37,7 @@ use tokio_util::{codec::Framed, sync::CancellationToken};
 
 use crate::{
     Error, Folders,
-    goals::{GoalKeeper, Offered},
+    goals::{GoalKeeper, Offered, SERVICES_MAX},
     releases,
     reports::Reports,
 };
@@ -181,6 +181,8 @@ pub struct Connector {
     pub exchange: Arc<Exchange>,
     pub outbox: mpsc::Receiver<FromNode>,
     pub store: longshore_swarm::PackStore,
+    /// Goals that were not believed, the last of each service.
+    pub refused: BTreeMap<ServiceName, Envelope>,
 }
 
 type Stream = Framed<TcpStream, FrameCodec<FromRegion, FromNode>>;
@@ -336,27 +338,49 @@ impl Connector {
                 reports = self.reports.unsent() => for report in reports {
                     stream.send(FromNode::Report(report)).await?;
                 },
-                _ = beats.tick() => stream.send(FromNode::Beat).await?,
+                _ = beats.tick() => {
+                    self.try_again(region);
+                    stream.send(FromNode::Beat).await?;
+                }
             }
         }
     }
 
-    fn take_goal(&self, envelope: Envelope, region: &RegionName) -> Result<(), Ended> {
+    /// What was not believed, in case it is now: keys are files, which people change.
+    fn try_again(&mut self, region: &RegionName) {
+        let goals = &self.goals;
+        let reports = &self.reports;
+        self.refused.retain(|_, envelope| match goals.accept(envelope, region) {
+            Ok(Offered { service, version, .. }) => {
+                reports.trouble(&service, version, None);
+                false
+            }
+            Err(_) => true,
+        });
+    }
+
+    fn take_goal(&mut self, envelope: Envelope, region: &RegionName) -> Result<(), Ended> {
         // Whoever says it: to tell of what service there is trouble.
         let claimed = goal::read(&envelope);
-        let error = match self.goals.accept(envelope, region) {
+        let error = match self.goals.accept(&envelope, region) {
             Ok(Offered { service, version, is_news }) => {
                 tracing::info!(%service, %version, is_news, "goal");
-                self.reports.trouble(&service, None);
+                self.reports.trouble(&service, version, None);
+                self.refused.remove(&service);
                 return Ok(());
             }
             Err(error) => error,
         };
         if let Some(RegionalGoal { service, version, .. }) = claimed {
-            self.reports.trouble(&service, Some(format!("goal {version} is not taken: {}", error.whole())));
+            let what = if matches!(error, Error::Refused(_)) { "is not taken" } else { "cannot be kept" };
+            self.reports.trouble(&service, version, Some(format!("goal {version} {what}: {}", error.whole())));
+            // The key that it is signed with may be on its way here.
+            if self.refused.len() < SERVICES_MAX || self.refused.contains_key(&service) {
+                self.refused.insert(service, envelope);
+            }
         }
         match error {
-            // No later try would end differently; the other services go on.
+            // The other services go on. It is tried again with each beat.
             Error::Refused(reason) => {
                 REFUSED.count([], 1);
                 tracing::error!(reason, "goal refused");
@@ -367,7 +391,7 @@ impl Connector {
         }
     }
 
-    fn handle(&self, message: FromRegion, region: &RegionName) -> Result<(), Ended> {
+    fn handle(&mut self, message: FromRegion, region: &RegionName) -> Result<(), Ended> {
         match message {
             FromRegion::Goal(envelope) => self.take_goal(envelope, region)?,
             FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),

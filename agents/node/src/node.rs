@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_schemas::{NodeId, RackName, ZoneName};
+use longshore_schemas::{NodeId, RackName, ZoneName, events::RegionalGoal};
 use longshore_service::ledger::Ledger;
 use longshore_swarm::{PackStore, fetch::Fetcher, server};
 use longshore_swarm_policy::fetch::Config as FetchConfig;
@@ -21,12 +21,16 @@ use crate::{
     goals::{GoalKeeper, Goals},
     hooks,
     link::{Connector, Exchange, Identity},
+    private_file,
     releases::Releases,
     reports::Reports,
     service::{Ports, Service, Shared},
     shim::settle,
     trust::Trust,
 };
+
+/// Until a service is tried again that could not be opened.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a node needs to know.
 #[derive(Debug, Clone)]
@@ -82,7 +86,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         releases: Releases::open(&folders, fetcher, exchange.clone(), config.trust)?,
         reports: reports.clone(),
         // A proxy for the bucket has no part in whether a service of this machine answers.
-        http: client(reqwest::Client::builder().no_proxy())?,
+        http: client(reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()))?,
         ports: Ports::new(config.port_base),
         drift_interval: config.drift_interval,
         kept: Mutex::default(),
@@ -97,8 +101,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         boot,
         token_file: config.token_file,
     };
-    let connector =
-        Connector { identity, folders: folders.clone(), goals: goals.clone(), reports, exchange, outbox, store };
+    let connector = Connector {
+        identity,
+        folders: folders.clone(),
+        goals: goals.clone(),
+        reports,
+        exchange,
+        outbox,
+        store,
+        refused: BTreeMap::new(),
+    };
     let tasks = TaskTracker::new();
     tasks.spawn(connector.run(shutdown.clone()));
     serve(&goals, &shared, &tasks, &shutdown).await;
@@ -117,20 +129,34 @@ async fn serve(goals: &GoalKeeper, shared: &Arc<Shared>, tasks: &TaskTracker, sh
     let mut started = BTreeSet::new();
     loop {
         let held: Goals = changes.borrow_and_update().clone();
-        let new = held.values().filter(|goal| started.insert(goal.service.clone()));
+        let new = held.values().filter(|goal| !started.contains(&goal.service));
         // All are opened before one runs: what one has on disk or uses as port is not another's to take.
-        let opened: Vec<_> = new.map(|goal| (&goal.service, Service::open(goal, shared.clone()))).collect();
-        for (service, opened) in opened {
+        let opened: Vec<_> = new.map(|goal| (goal, Service::open(goal, shared.clone()))).collect();
+        let mut is_whole = true;
+        for (RegionalGoal { service, version, .. }, opened) in opened {
             match opened {
-                Ok(service) => {
-                    tasks.spawn(service.run(goals.watch(), shutdown.clone()));
+                Ok(opened) => {
+                    started.insert(service.clone());
+                    tasks.spawn(opened.run(goals.watch(), shutdown.clone()));
                 }
-                Err(error) => tracing::error!(%service, %error, "the service cannot be opened"),
+                Err(error) => {
+                    is_whole = false;
+                    tracing::error!(%service, %error, "the service cannot be opened; trying again");
+                    let trouble = format!("the service cannot be opened: {}", error.whole());
+                    shared.reports.trouble(service, *version, Some(trouble));
+                }
             }
         }
-        match shutdown.run_until_cancelled(changes.changed()).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => return,
+        let again = async {
+            match is_whole {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(OPEN_AGAIN).await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = again => {}
+            () = shutdown.cancelled() => return,
         }
     }
 }
@@ -138,7 +164,7 @@ async fn serve(goals: &GoalKeeper, shared: &Arc<Shared>, tasks: &TaskTracker, sh
 /// One agent to a folder.
 fn lock(folders: &Folders) -> Result<File, Error> {
     let path = folders.data.join("node.lock");
-    let file = File::create(&path).map_err(Error::io(&path))?;
+    let file = private_file(&path).map_err(Error::io(&path))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Error::Refused(format!("another longshore-node runs in {}", folders.data.display())))?;
     Ok(file)

@@ -100,6 +100,12 @@ impl Releases {
             // Whoever removes releases asks first what is kept, and this one is by now.
             let _gate = self.gate.read().await;
             if is_installed(&self.folders, artifact).await? {
+                // Its key may have been replaced since: then there is a newer word for the same bytes.
+                if self.confirm(artifact).is_err() {
+                    let root = self.exchange.root(artifact).await?;
+                    self.trust.origin(&root)?;
+                    save_root(&self.folders, &root)?;
+                }
                 let differs = self.differs(artifact, None).await?;
                 if let Some(what) = differs {
                     tracing::warn!(%artifact, what, "an installed release is not what it was");

@@ -52,8 +52,8 @@ impl Reports {
     }
 
     /// Sets or takes away what keeps a service's newest goal from being held.
-    pub fn trouble(&self, service: &ServiceName, trouble: Option<String>) {
-        let mut levels = self.lock();
+    pub fn trouble(&self, service: &ServiceName, version: GoalVersion, trouble: Option<String>) {
+        let levels = &mut *self.lock();
         if levels.trouble.get(service) == trouble.as_ref() {
             return;
         }
@@ -63,8 +63,15 @@ impl Reports {
             Some(trouble) => drop(levels.trouble.insert(service.clone(), trouble)),
             None => drop(levels.trouble.remove(service)),
         }
-        if let Some((_, sent)) = levels.said.get_mut(service) {
-            *sent = false;
+        match levels.said.get_mut(service) {
+            Some((_, sent)) => *sent = false,
+            // Nothing was ever said of it: what is in its way is told all the same.
+            None if levels.trouble.contains_key(service) => {
+                let (status, artifact, port, message) = (NodeStatus::Fetching, None, None, None);
+                let report = NodeReport { service: service.clone(), version, artifact, status, port, message };
+                levels.said.insert(service.clone(), (report, false));
+            }
+            None => {}
         }
         self.0.changed.notify_one();
     }
@@ -127,12 +134,12 @@ mod tests {
         let told = async || reports.unsent().await.into_iter().next().expect("one").message;
         reports.say(said(NodeStatus::Healthy, None));
         assert_eq!(told().await, None);
-        reports.trouble(&service, Some("disk full".to_owned()));
+        reports.trouble(&service, version, Some("disk full".to_owned()));
         assert_eq!(told().await.as_deref(), Some("disk full"));
         reports.say(said(NodeStatus::Failed, Some("crashed")));
         assert_eq!(told().await.as_deref(), Some("crashed\ndisk full"));
         assert_eq!(reports.all()[0].message.as_deref(), Some("crashed\ndisk full"), "after a reconnect too");
-        reports.trouble(&service, None);
+        reports.trouble(&service, version, None);
         assert_eq!(told().await.as_deref(), Some("crashed"));
     }
 }

@@ -173,6 +173,7 @@ impl Service {
             Step::Install(release) => self.install(wanted, release, goals, shutdown).await,
             Step::Prove(release) => self.activate(wanted, release, false, shutdown).await,
             Step::Stop => {
+                self.shared.goals.confirm(&self.name)?;
                 self.stop_running(None).await?;
                 self.state.update(ServiceState::stopped)?;
                 self.link_current()

@@ -163,7 +163,15 @@ impl Shim {
 
     /// Whether the shim lives: it holds the lock.
     pub fn is_running(&self) -> bool {
-        let Ok(file) = File::open(lock_path(&self.folder)) else { return false };
+        let file = match File::open(lock_path(&self.folder)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return false,
+            // It cannot be told now. What may live is not started a second time.
+            Err(error) => {
+                tracing::warn!(folder = %self.folder.display(), %error, "whether a shim lives cannot be told");
+                return true;
+            }
+        };
         flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
 

@@ -6,9 +6,17 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use longshore_artifact::ArtifactRoot;
-use longshore_schemas::{envelope::Envelope, events::RegionalGoal};
-use longshore_signing::{TrustedKeys, goal};
+use longshore_schemas::{
+    envelope::{Envelope, Signature},
+    events::RegionalGoal,
+};
+use longshore_signing::{
+    TrustedKeys,
+    goal::{self, GOAL},
+    open,
+};
 
 use crate::Error;
 
@@ -23,7 +31,30 @@ impl Trust {
     /// The goal in an envelope, if it is signed as it must be.
     pub fn goal(&self, envelope: &Envelope) -> Result<RegionalGoal, Error> {
         let trusted = read(&self.goal_keys)?;
-        goal::verify(envelope, &trusted).map_err(|error| Error::Refused(format!("a goal is not believed: {error}")))
+        let file = self.goal_keys.display();
+        goal::verify(envelope, &trusted).map_err(|error| {
+            Error::Refused(format!(
+                "a goal is not believed: {error}; append the public keys that should be trusted to {file}"
+            ))
+        })
+    }
+
+    /// The same goal in the one form that is kept: what else an envelope carries is nobody's word.
+    pub fn kept(&self, envelope: &Envelope) -> Result<Envelope, Error> {
+        let trusted = read(&self.goal_keys)?;
+        let alone = |signature: &Signature| Envelope { signatures: vec![signature.clone()], ..envelope.clone() };
+        let opened = envelope.signatures.iter().find_map(|signature| {
+            let (payload, key) = open(&GOAL, &alone(signature), &trusted).ok()?;
+            Some((payload, key, signature))
+        });
+        let (payload, key, signature) = opened.ok_or_else(|| Error::Refused("no signature is believed".to_owned()))?;
+        let sig = signature.sig.replace('-', "+").replace('_', "/");
+        let kept = Envelope {
+            payload_type: GOAL.payload_type.to_owned(),
+            payload: BASE64.encode(payload),
+            signatures: vec![Signature { keyid: key.id(), sig }],
+        };
+        self.goal(&kept).map(|_| kept)
     }
 
     /// Whether somebody who is trusted says where this artifact comes from.

@@ -9,7 +9,7 @@ use std::{
 };
 
 fn hook(script: &str, what: &str, variables: &[(&str, &str)]) -> Output {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/hooks").join(script);
+    let script = Path::new("../../infra/hooks").join(script);
     let own = [("LONGSHORE_SERVICE", "web"), ("NODE", "n-1"), ("PORT", "28000"), ("PATH", "/usr/bin:/bin")];
     Command::new(script).arg(what).env_clear().envs(own).envs(variables.iter().copied()).output().expect("it runs")
 }

@@ -24,7 +24,7 @@ use longshore_schemas::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
+use super::{LOOK, Service};
 use crate::{
     Error, account, environment,
     goals::{Goals, Wanted},
@@ -47,6 +47,8 @@ impl Service {
         goals: &mut watch::Receiver<Goals>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
+        // Whatever becomes of the new one, and however long that takes: what was proved goes on.
+        self.go_on(shutdown).await?;
         // Before its hooks are run, which are a part of it.
         self.shared.goals.confirm(&self.name)?;
         self.keep(Some(release.artifact));
@@ -67,15 +69,29 @@ impl Service {
             // Once is enough, however often the bytes are tried for.
             self.prepared = Some(release.clone());
         }
-        let ensured = tokio::select! {
-            ensured = self.shared.releases.ensure(&self.name, release.artifact) => ensured,
-            () = self.other_target(wanted, goals) => return Ok(()),
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        ensured?;
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        let mut ensuring = std::pin::pin!(shared.releases.ensure(&name, release.artifact));
+        loop {
+            tokio::select! {
+                ensured = &mut ensuring => break drop(ensured?),
+                () = self.other_target(wanted, goals) => return Ok(()),
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            self.go_on(shutdown).await?;
+        }
         self.prepared = None;
         self.report(wanted, NodeStatus::Staged, None);
         self.activate(wanted, release, true, shutdown).await
+    }
+
+    /// Starts what was proved and does not run, while something else is wanted and not there yet.
+    async fn go_on(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let is_proved = self.state.content().current.as_ref().is_some_and(|current| current.healthy);
+        match is_proved {
+            true => self.ensure_running(shutdown).await,
+            false => Ok(()),
+        }
     }
 
     /// What can be known before the bytes are there: its environment, its user, and what its `before_fetch` says.
@@ -103,9 +119,14 @@ impl Service {
         switch: bool,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
-        // What was believed when it was fetched may have been disowned since.
-        self.shared.goals.confirm(&self.name)?;
-        self.shared.releases.confirm(release.artifact)?;
+        // What was believed when it was fetched may have been disowned since. Then what ran before it runs again.
+        let goal = self.shared.goals.confirm(&self.name);
+        match goal.and_then(|()| self.shared.releases.confirm(release.artifact)) {
+            Err(Error::Refused(reason)) if !switch && !self.shim.is_running() => {
+                return self.go_back(wanted, &release, &reason, shutdown).await;
+            }
+            other => other?,
+        }
         // Nothing is stopped for a release that a full disk would not let start.
         self.check_room()?;
         self.take_port()?;

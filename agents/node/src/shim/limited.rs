@@ -16,7 +16,7 @@ use std::{
 };
 
 use longshore_node_policy::limits::{Held, Resource, held};
-use longshore_schemas::events::RunLimits;
+use longshore_schemas::events::{RunLimits, StringMap};
 use rustix::process::{Resource as Carried, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ use crate::Error;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Where the agent and its shims are: a group with groups below it may have no process of its own.
 const AGENT: &str = "agent";
+
+/// The variable that holds the service's environment, as JSON, until the step in between becomes its program.
+pub(super) const ENVIRONMENT: &str = "LONGSHORE_LIMITED_ENVIRONMENT";
 
 /// What the step in between does.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -88,8 +91,11 @@ pub fn main(plan: &str, command: &[String]) -> Result<(), Error> {
         carry(*resource, *most)?;
     }
     let (program, arguments) = command.split_first().ok_or_else(|| Error::Refused("there is no program".into()))?;
+    let environment = std::env::var(ENVIRONMENT).map_err(|_| Error::Refused(format!("{ENVIRONMENT} is not set")))?;
+    let environment: StringMap =
+        serde_json::from_str(&environment).map_err(|error| Error::Refused(error.to_string()))?;
     let mut command = std::process::Command::new(program);
-    command.args(arguments);
+    command.args(arguments).env_remove(ENVIRONMENT).envs(environment);
     if let Some(Account { user, group }) = plan.account {
         command.uid(user).gid(group);
     }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, PipeWriter, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -30,10 +31,13 @@ struct Open {
     in_line: bool,
 }
 
+/// What a service says is not for every user of the machine.
+const LOG_MODE: u32 = 0o640;
+
 impl RotatedLog {
     pub(super) fn open(folder: &Path, rotation: &LogRotation) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let file = File::options().create(true).append(true).open(folder.join("current"))?;
+        let file = File::options().create(true).append(true).mode(LOG_MODE).open(folder.join("current"))?;
         let bytes = file.metadata()?.len();
         let (file_bytes_max, old_files) = (u64::from(rotation.file_mib.max(1)) * MIB, rotation.files.max(1) - 1);
         let open = Open { folder: folder.to_owned(), file, bytes, file_bytes_max, old_files, in_line: false };
@@ -95,7 +99,7 @@ impl Open {
         } else {
             fs::remove_file(&current)?;
         }
-        self.file = File::options().create(true).append(true).open(&current)?;
+        self.file = File::options().create(true).append(true).mode(LOG_MODE).open(&current)?;
         self.bytes = 0;
         Ok(())
     }

@@ -10,7 +10,10 @@ use longshore_schemas::events::StringMap;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use super::{MARK, OWN_NAME, OWN_PROGRAM, limited::Limited};
+use super::{
+    MARK, OWN_NAME, OWN_PROGRAM,
+    limited::{ENVIRONMENT, Limited},
+};
 use crate::Error;
 
 /// As whom something runs.
@@ -47,7 +50,15 @@ impl Program<'_> {
                 command
             }
         };
-        command.args(arguments).current_dir(self.folder).env_clear().envs(self.environment).env(MARK, keeper);
+        command.args(arguments).current_dir(self.folder).env_clear().env(MARK, keeper);
+        match self.limited {
+            None => command.envs(self.environment),
+            // The step in between may be root: what the environment says to a loader or a runtime is for the service alone.
+            Some(_) => {
+                let environment = serde_json::to_string(self.environment);
+                command.env(ENVIRONMENT, environment.map_err(|error| Error::Refused(error.to_string()))?)
+            }
+        };
         command.process_group(0).stdin(Stdio::null()).stdout(output).stderr(errors);
         if self.limited.is_none()
             && let Some(Account { user, group }) = self.account

@@ -23,7 +23,7 @@ use super::{
     program::Program,
     status_path, tree,
 };
-use crate::Error;
+use crate::{Error, private_file};
 
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_MAX: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ pub async fn main(folder: &Path) -> Result<(), Error> {
 pub(super) async fn keep(folder: &Path) -> Result<File, Error> {
     // An error means that it leads a session already.
     let _ = rustix::process::setsid();
-    let lock = File::create(lock_path(folder)).map_err(Error::io(folder))?;
+    let lock = private_file(&lock_path(folder)).map_err(Error::io(folder))?;
     own(&lock).await.map_err(|_| Error::Refused(format!("another shim runs in {}", folder.display())))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::io(folder)(error.into()))?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::world::{Answered, World};
 
-const BUILDS: &str = "longshore.builds-value";
+const FLEET: &str = "longshore.fleet-value";
 
 async fn call(world: &World, method: &str, path: &str, body: &Value) -> Answered {
     let request = Request::builder().method(method).uri(format!("/registry{path}"));
@@ -27,29 +27,29 @@ fn schema_of(topic: &str) -> &'static str {
 #[tokio::test]
 async fn what_can_be_read() {
     let world = World::new().await;
-    let text = schema_of("builds");
+    let text = schema_of("fleet");
     let tree: Value = serde_json::from_str(text).expect("JSON");
-    let described = json!({ "subject": BUILDS, "version": 1, "id": 2, "schema": text });
+    let described = json!({ "subject": FLEET, "version": 1, "id": 8, "schema": text });
     let table = [
         ("", json!({})),
         ("/schemas/types", json!(["AVRO"])),
-        ("/schemas/ids/2", json!({ "schema": text })),
-        ("/schemas/ids/2?subject=longshore.builds-value&fetchMaxId=false", json!({ "schema": text })),
-        ("/schemas/ids/2/schema", tree.clone()),
-        ("/schemas/ids/2/versions", json!([{ "subject": BUILDS, "version": 1 }])),
-        ("/schemas/ids/2/subjects", json!([BUILDS])),
-        ("/subjects?subjectPrefix=longshore.builds", json!([BUILDS])),
-        ("/subjects/longshore.builds-value/versions", json!([1])),
-        ("/subjects/longshore.builds-value/versions/1", described.clone()),
-        ("/subjects/longshore.builds-value/versions/latest", described.clone()),
-        ("/subjects/longshore.builds-value/versions/-1", described),
-        ("/subjects/longshore.builds-value/versions/latest/schema", tree),
-        ("/subjects/longshore.builds-value/versions/1/referencedby", json!([])),
+        ("/schemas/ids/8", json!({ "schema": text })),
+        ("/schemas/ids/8?subject=longshore.fleet-value&fetchMaxId=false", json!({ "schema": text })),
+        ("/schemas/ids/8/schema", tree.clone()),
+        ("/schemas/ids/8/versions", json!([{ "subject": FLEET, "version": 1 }])),
+        ("/schemas/ids/8/subjects", json!([FLEET])),
+        ("/subjects?subjectPrefix=longshore.fleet-v", json!([FLEET])),
+        ("/subjects/longshore.fleet-value/versions", json!([1])),
+        ("/subjects/longshore.fleet-value/versions/1", described.clone()),
+        ("/subjects/longshore.fleet-value/versions/latest", described.clone()),
+        ("/subjects/longshore.fleet-value/versions/-1", described),
+        ("/subjects/longshore.fleet-value/versions/latest/schema", tree),
+        ("/subjects/longshore.fleet-value/versions/1/referencedby", json!([])),
         ("/config", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
-        ("/config/longshore.builds-value", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
+        ("/config/longshore.fleet-value", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
         ("/config/longshore.dead-letters-value", json!({ "compatibilityLevel": "FULL_TRANSITIVE" })),
         ("/mode", json!({ "mode": "READONLY" })),
-        ("/mode/longshore.builds-value", json!({ "mode": "READONLY" })),
+        ("/mode/longshore.fleet-value", json!({ "mode": "READONLY" })),
     ];
     for (path, expected) in table {
         let answer = call(&world, "GET", path, &Value::Null).await.expect_status(200);
@@ -116,7 +116,7 @@ async fn errors_have_the_registrys_codes() {
         ("GET", "/config/nothing", &none, 404, 40401),
         ("GET", "/mode/nothing", &none, 404, 40401),
         ("GET", "/subjects/%00%ff/versions", &none, 404, 40401),
-        ("GET", "/subjects/longshore.builds-value/versions/2", &none, 404, 40402),
+        ("GET", "/subjects/longshore.builds-value/versions/9", &none, 404, 40402),
         ("GET", "/subjects/longshore.builds-value/versions/0", &none, 422, 42202),
         ("GET", "/subjects/longshore.builds-value/versions/newest", &none, 422, 42202),
         ("GET", "/subjects/longshore.builds-value/versions/4294967296", &none, 422, 42202),

@@ -807,6 +807,7 @@ mod tests {
                     "s3.secret_key: give the key or the file",
                     "s3.secret_key_file: /nowhere/key cannot be read",
                     "region.name: ap is not in regions, which are eu, us",
+                    "goals: there is no /nowhere/goals.pub",
                     "secrets: ",
                     "limits: --limit queue.jobs=0",
                 ],
