@@ -97,7 +97,8 @@ pub(crate) fn measure(pair: &Pair, dir: &Path, seconds: u64) -> Result<Tools> {
     let per_file = PER_FILE.map(|(name, command)| PerFile { name, command, bytes: 0, failed: 0 });
     let mut tools = Tools { casync: casync(pair, dir)?, per_file, too_large: 0 };
     let (empty, patch) = (dir.join("empty"), dir.join("patch"));
-    fs::write(&empty, b"")?;
+    // For what had no counterpart. A byte, because bsdiff cannot map a file that has none.
+    fs::write(&empty, b"\n")?;
     for Changed { old, new } in pair.changed()? {
         let bytes = new.metadata()?.len();
         if bytes > FILE_BYTES_MAX {
