@@ -72,8 +72,7 @@ impl GoalKeeper {
 
     /// Takes a goal if it is believed, of this node's region, and newer than the one that is held.
     pub fn accept(&self, envelope: &Envelope, region: &RegionName) -> Result<Offered, Error> {
-        let goal = self.trust.goal(envelope)?;
-        let envelope = self.trust.kept(envelope)?;
+        let (goal, envelope) = self.trust.kept(envelope)?;
         if goal.region != *region {
             let says = format!("a goal of {} is for region {}, and this is {region}", goal.service, goal.region);
             return Err(Error::Refused(says));

@@ -39,8 +39,9 @@ impl Trust {
         })
     }
 
-    /// The same goal in the one form that is kept: what else an envelope carries is nobody's word.
-    pub fn kept(&self, envelope: &Envelope) -> Result<Envelope, Error> {
+    /// The goal, and the one form in which it is kept: what else an envelope carries is nobody's word.
+    pub fn kept(&self, envelope: &Envelope) -> Result<(RegionalGoal, Envelope), Error> {
+        let goal = self.goal(envelope)?;
         let trusted = read(&self.goal_keys)?;
         let alone = |signature: &Signature| Envelope { signatures: vec![signature.clone()], ..envelope.clone() };
         let opened = envelope.signatures.iter().find_map(|signature| {
@@ -54,7 +55,7 @@ impl Trust {
             payload: BASE64.encode(payload),
             signatures: vec![Signature { keyid: key.id(), sig }],
         };
-        self.goal(&kept).map(|_| kept)
+        Ok((goal, kept))
     }
 
     /// Whether somebody who is trusted says where this artifact comes from.

@@ -38,18 +38,23 @@ pub(crate) struct Seconds(pub(crate) u32);
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a time such as 90s, 15m or 2h")]
-        enum Text {
-            Number(i64),
-            Text(String),
-        }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Number(number) => number.to_string(),
-            Text::Text(text) => text,
-        };
+        let text = time_text(deserializer)?;
         seconds(&text).map(Self).map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
     }
+}
+
+/// A time as it stands in a file: a number of seconds, or a text with a unit.
+pub(crate) fn time_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a time such as 90s, 15m or 2h")]
+    enum Text {
+        Number(i64),
+        Text(String),
+    }
+    Ok(match Text::deserialize(deserializer)? {
+        Text::Number(number) => number.to_string(),
+        Text::Text(text) => text,
+    })
 }
 
 impl fmt::Display for Seconds {

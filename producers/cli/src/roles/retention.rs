@@ -17,6 +17,8 @@ use longshore_control::{Collection, Keep, Retention, Rule};
 use longshore_s3::Bucket;
 use serde::{Deserialize, Deserializer, de};
 
+use super::leases::time_text;
+
 /// What the environment may set.
 pub(crate) const KEYS: [&str; 7] = [
     "retention.keep_last",
@@ -77,16 +79,7 @@ struct Lasting(Duration);
 
 impl<'de> Deserialize<'de> for Lasting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a time such as 90s, 15m, 24h or 30d")]
-        enum Text {
-            Number(i64),
-            Text(String),
-        }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Number(number) => number.to_string(),
-            Text::Text(text) => text,
-        };
+        let text = time_text(deserializer)?;
         lasting(&text).ok_or_else(|| de::Error::custom(format!("{text:?}: give a time such as 90s, 15m, 24h or 30d")))
     }
 }

@@ -39,10 +39,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     leases::Leases,
-    retention::RetentionSettings,
+    retention::{self, RetentionSettings},
     secrets::{self, Secrets},
     signing::{self, GOALS, KeySource, PROVENANCE},
-    snapshots::Snapshots,
+    snapshots::{self, Snapshots},
 };
 use crate::{args::RoleArgs, error::Error};
 
@@ -88,22 +88,14 @@ const KEYS: &[&str] = &[
     "worker.silence",
     "worker.beat",
     "worker.confirm",
-    "snapshots.interval",
-    "snapshots.facts",
-    "snapshots.keep",
-    "provenance.key",
-    "provenance.key_file",
-    "goals.key",
-    "goals.key_file",
-    "retention.keep_last",
-    "retention.keep_for",
-    "retention.rules",
-    "retention.grace",
-    "retention.announced_for",
-    "retention.interval",
-    "retention.deletes_per_second",
     "limits",
 ];
+/// Those, and the keys of sections that `longshore up` has as well.
+fn keys() -> Vec<&'static str> {
+    let shared = snapshots::KEYS.into_iter().chain(signing::KEYS).chain(retention::KEYS);
+    KEYS.iter().copied().chain(shared).collect()
+}
+
 /// Stands for the region's name in `s3.regional_bucket`.
 const REGION_MARK: &str = "{region}";
 const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
@@ -402,10 +394,10 @@ impl Settings {
         let mut set = Vec::new();
         for text in given {
             let pair = text.split_once('=');
-            match pair.and_then(|(name, value)| Some((*KEYS.iter().find(|key| **key == name)?, value))) {
+            match pair.and_then(|(name, value)| Some((keys().into_iter().find(|key| *key == name)?, value))) {
                 Some((key, value)) => set.push((key, value.to_owned())),
                 None => {
-                    let what = format!("--set {text}: write KEY=VALUE; the keys are {}", KEYS.join(", "));
+                    let what = format!("--set {text}: write KEY=VALUE; the keys are {}", keys().join(", "));
                     return Err(vec![elsewhere(what)]);
                 }
             }
@@ -414,7 +406,7 @@ impl Settings {
         if data != Path::new(crate::args::DATA_DEFAULT) {
             set.push(("data", data.display().to_string()));
         }
-        let sources = Sources { file: config.map(Path::to_owned), keys: KEYS.to_vec(), flags: Vec::new(), set };
+        let sources = Sources { file: config.map(Path::to_owned), keys: keys(), flags: Vec::new(), set };
         config::load_all(&sources)
             .map_err(|mistakes| mistakes.iter().map(|mistake| elsewhere(mistake.to_string())).collect())
     }
