@@ -21,7 +21,7 @@ use crate::{
 /// A work directory that no other worker uses while this exists.
 pub(crate) struct WorkDir {
     root: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl WorkDir {
@@ -45,7 +45,7 @@ impl WorkDir {
         for dir in [attempts, root.join("cache")] {
             fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, lock })
     }
 
     pub(crate) fn attempt(&self, slot: &str) -> PathBuf {
@@ -54,6 +54,15 @@ impl WorkDir {
 
     pub(crate) fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+}
+
+impl Drop for WorkDir {
+    /// A command that another thread starts at this moment has the file open too, until it runs: closing it is not enough.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, path = %self.root.display(), "the work directory's lock cannot be given back");
+        }
     }
 }
 

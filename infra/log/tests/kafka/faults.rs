@@ -42,6 +42,8 @@ async fn records_end_before_the_mark_of_their_transaction() {
     assert_eq!(ends(0).await, None);
     let mut writer = soon(log.writer("owner")).await.unwrap();
     soon(writer.commit(batch("three", 3))).await.unwrap();
+    // Nobody takes over before the mark is written.
+    let _next = soon(log.writer("owner")).await.unwrap();
     assert_eq!(soon(log.end_offset(&first())).await.unwrap(), 4, "with the mark");
     assert_eq!(ends(0).await, Some(3));
     assert_eq!(ends(2).await, Some(3));

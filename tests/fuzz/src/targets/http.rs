@@ -24,7 +24,8 @@ use axum::{
 use http_body_util::BodyExt;
 use longshore_api::{Api, ApiConfig, Checks, Limits};
 use longshore_artifact::pack_key;
-use longshore_control::{Control, ControlConfig};
+use longshore_collector::Settings as CollectionSettings;
+use longshore_control::{Collection, Control, ControlConfig};
 use longshore_log::{
     Log, Record, TopicPartition,
     local::{Config as LogConfig, LocalLog},
@@ -117,15 +118,21 @@ impl World {
             let log = LocalLog::open(LogConfig::new(folder.path().join("log"), topics::ALL)).expect("a log");
             let regions: Vec<RegionName> = REGIONS.map(|region| region.parse().expect("a region")).to_vec();
             let keys = RequestKeys::of_one_secret(&[7; 32], &regions);
-            let config = ControlConfig::new(
+            let (s3, bucket) = bucket(folder.path().join("s3")).await;
+            let mut config = ControlConfig::new(
                 log.clone(),
                 folder.path().join("state"),
                 regions.clone(),
                 keys.clone(),
                 Arc::new(SigningKey::from_seed(&[8; 32])),
             );
+            config.collection = Some(Collection {
+                bucket: bucket.clone(),
+                settings: CollectionSettings::default(),
+                every: Duration::from_secs(60 * 60),
+                installation: "fuzz".to_owned(),
+            });
             let control = Control::start(config, &shutdown).expect("processors");
-            let (s3, bucket) = bucket(folder.path().join("s3")).await;
             let (mut list, mut tokens) = (Tokens::default(), Vec::new());
             for role in [Role::Admin, Role::Worker] {
                 let (token, record) = generate("fuzz", role);
