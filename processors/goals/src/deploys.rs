@@ -90,7 +90,7 @@ impl Goals {
             None => None,
         };
         let Some(pending) = pending.filter(|row| row.deploy == event.deploy && row.artifact == event.artifact) else {
-            return answered_too_late(draft, event);
+            return answered_later(draft, &service, event);
         };
         soft.pin_answered(&event.service);
         let run = match (&event.run, &event.refusal) {
@@ -103,6 +103,7 @@ impl Goals {
         let before = outputs::kept(draft.state(), &event.service)?;
         set_goal(draft, &event.service, &service, pending, run)?;
         self.start_wave(draft, soft, &event.service, 0)?;
+        outputs::pin(draft, &event.service, &event.deploy, &before)?;
         Ok(outputs::unpin(draft, &event.service, &before)?)
     }
 
@@ -183,8 +184,13 @@ fn set_goal(
     Ok(())
 }
 
-/// The deploy was given up meanwhile: what was pinned for it is let go, unless it is needed otherwise.
-fn answered_too_late(draft: &mut Draft<'_>, event: &PinAnswered) -> Decided {
+/// What a rollback would go to is pinned, or cannot be any more, of which a rollback to it would tell. Or else the deploy was given up
+/// meanwhile: what was pinned for it is let go, unless it is needed otherwise.
+fn answered_later(draft: &mut Draft<'_>, service: &Service, event: &PinAnswered) -> Decided {
+    let present = tables::present(draft.state(), &event.service, service)?;
+    if present.is_some_and(|(_, present)| present.deploy == event.deploy && present.artifact != event.artifact) {
+        return Ok(());
+    }
     if event.run.is_some() && !outputs::kept(draft.state(), &event.service)?.contains(&event.artifact) {
         let (artifact, service) = (event.artifact, event.service.clone());
         draft.send(ArtifactRequest::from(UnpinRequested { artifact, service }));

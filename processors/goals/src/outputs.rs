@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, ops::ControlFlow};
 
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_schemas::{
-    ArtifactId, ServiceName,
-    events::{ArtifactRequest, CohortAnnounced, FleetReport, RegionalGoal, Target, UnpinRequested},
+    ArtifactId, RequestId, ServiceName,
+    events::{ArtifactRequest, CohortAnnounced, FleetReport, PinRequested, RegionalGoal, Target, UnpinRequested},
     http::RolloutStatus,
 };
 
@@ -90,6 +90,21 @@ pub(crate) fn kept(state: &dyn Store, service: &ServiceName) -> Result<BTreeSet<
     kept.extend(rollback_target(state, service, &row)?.map(|revision| revision.artifact));
     kept.extend(tables::held(state, service)?.into_iter().map(|(artifact, _)| artifact));
     Ok(kept)
+}
+
+/// Asks for what is needed now and was not before: where a rollback would go, once another rollback has gone as far. The answer names the
+/// deploy that made it so. It is kept whatever regions have of it at this moment.
+pub(crate) fn pin(
+    draft: &mut Draft<'_>,
+    service: &ServiceName,
+    deploy: &RequestId,
+    before: &BTreeSet<ArtifactId>,
+) -> Result<(), StateError> {
+    for artifact in kept(draft.state(), service)?.difference(before).copied() {
+        let (service, deploy, regions) = (service.clone(), deploy.clone(), Vec::new());
+        draft.send(ArtifactRequest::from(PinRequested { artifact, service, deploy, regions }));
+    }
+    Ok(())
 }
 
 /// Lets go of what was needed before and is not any more.

@@ -127,6 +127,9 @@ impl Script {
         self.world().deliver();
         let facts = self.world().new_facts();
         out.extend(facts.iter().filter_map(|fact| self.describe(fact)));
+        for (service, artifact) in std::mem::take(&mut self.world().pinned_to_go_back) {
+            out.push(format!("pin {service} {}, to go back to", self.artifacts[&artifact]));
+        }
         for (service, artifact) in std::mem::take(&mut self.world().unpinned) {
             out.push(format!("unpin {service} {}", self.artifacts[&artifact]));
         }

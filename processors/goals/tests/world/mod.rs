@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) pins: Vec<PinRequested>,
     pub(crate) answers_pins: bool,
     pub(crate) unpinned: Vec<(ServiceName, ArtifactId)>,
+    /// What was pinned to go back to, in no region in particular.
+    pub(crate) pinned_to_go_back: Vec<(ServiceName, ArtifactId)>,
     /// Artifacts that do not get healthy where they do not run yet.
     pub(crate) broken: BTreeSet<ArtifactId>,
 }
@@ -81,6 +83,7 @@ impl World {
             pins: Vec::new(),
             answers_pins: true,
             unpinned: Vec::new(),
+            pinned_to_go_back: Vec::new(),
             broken: BTreeSet::new(),
         }
     }
@@ -138,6 +141,9 @@ impl World {
     fn pass_on(&mut self, message: Outgoing) {
         match message {
             Outgoing::Artifact(ArtifactRequest::PinRequested(pin)) => {
+                if pin.regions.is_empty() {
+                    self.pinned_to_go_back.push((pin.service.clone(), pin.artifact));
+                }
                 self.pins.push(pin);
                 if self.answers_pins {
                     self.answer_pins(None);

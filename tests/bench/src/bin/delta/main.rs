@@ -93,7 +93,6 @@ fn row(pair: &Pair, server: &Server, work: &Path, options: &Options, seconds: u6
     let dir = work.join(&pair.name);
     let name = pair.name.clone();
     let measured = thread::scope(|scope| -> Result<Row> {
-        // One of the two cores is for the other tools.
         let tools = (!options.only_ours).then(|| scope.spawn(|| tools::measure(pair, &dir.join("tools"), seconds)));
         let ours = ours::measure(pair, &server.endpoint, &dir.join("ours"))?;
         let compared = match pair.without_large(&dir.join("smaller"))? {

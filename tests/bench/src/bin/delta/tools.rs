@@ -1,18 +1,23 @@
-//! Other tools on the same pair: casync for the tree, and three that make a patch for each file that has changed.
+//! Other tools on the same pair: casync for the tree, and three that make a patch for each file that has changed. What comes of a
+//! patch is compared with the file, byte for byte: a tool that gives back another file has no figure.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use longshore_bench::trees;
 
 use crate::pairs::{Changed, FILE_BYTES_MAX, Pair};
 
 /// What zstd compresses at the highest level in time; of larger files it looks at more, less closely.
 const ZSTD_HIGH_BYTES_MAX: u64 = 16 << 20;
+/// Files at a time.
+const AT_ONCE: usize = 2;
 
 pub(crate) struct Tools {
     casync: u64,
@@ -22,41 +27,75 @@ pub(crate) struct Tools {
 }
 
 /// A tool that makes a patch for each file.
+#[derive(Clone)]
 struct PerFile {
-    name: &'static str,
-    command: fn(&Files<'_>) -> Command,
+    tool: &'static Tool,
     bytes: u64,
     /// Files that took too long.
-    failed: usize,
+    late: usize,
+    /// Files that did not come back as they were.
+    wrong: usize,
+}
+
+impl PerFile {
+    fn has_all(&self) -> bool {
+        self.late == 0 && self.wrong == 0
+    }
+}
+
+/// How a tool is told to make a patch of a file, and to apply it.
+struct Tool {
+    name: &'static str,
+    make: fn(&Files<'_>) -> Command,
+    apply: fn(&Files<'_>) -> Command,
 }
 
 struct Files<'a> {
     old: &'a Path,
     new: &'a Path,
-    patch: &'a Path,
+    patch: PathBuf,
+    applied: PathBuf,
+    /// Of the larger of both.
     bytes: u64,
 }
 
-/// How a tool is told to patch a file.
-type Tool = fn(&Files<'_>) -> Command;
+static PER_FILE: [Tool; 3] = [
+    Tool { name: "xdelta3", make: |files| xdelta3(files, "-e"), apply: |files| xdelta3(files, "-d") },
+    Tool { name: "zstd", make: zstd, apply: unzstd },
+    Tool {
+        name: "bsdiff",
+        make: |files| command("bsdiff", &[], &[files.old, files.new, &files.patch]),
+        apply: |files| command("bspatch", &[], &[files.old, &files.applied, &files.patch]),
+    },
+];
 
-const PER_FILE: [(&str, Tool); 3] = [("xdelta3", xdelta3), ("zstd", zstd), ("bsdiff", bsdiff)];
-
-fn xdelta3(files: &Files<'_>) -> Command {
+fn xdelta3(files: &Files<'_>, verb: &str) -> Command {
     // The whole old file is looked at, as the others do.
-    let window = FILE_BYTES_MAX.to_string();
-    command("xdelta3", &["-e", "-f", "-9", "-B", &window, "-s"], &[files.old, files.new, files.patch])
+    let window = files.bytes.next_power_of_two().max(1 << 20).to_string();
+    let (from, to) =
+        if verb == "-e" { (files.new, files.patch.as_path()) } else { (files.patch.as_path(), &*files.applied) };
+    command("xdelta3", &[verb, "-D", "-f", "-9", "-B", &window, "-s"], &[files.old, from, to])
 }
 
 fn zstd(files: &Files<'_>) -> Command {
     let level = if files.bytes <= ZSTD_HIGH_BYTES_MAX { "-19" } else { "-15" };
-    let mut command = command("zstd", &["-q", "-f", level, "--long=27", "-o"], &[files.patch, files.new]);
+    zstd_from(files, &["-q", "-f", level, &long(files), "-o"], &[&files.patch, files.new])
+}
+
+fn unzstd(files: &Files<'_>) -> Command {
+    zstd_from(files, &["-q", "-f", "-d", &long(files), "-o"], &[&files.applied, &files.patch])
+}
+
+fn zstd_from(files: &Files<'_>, flags: &[&str], paths: &[&Path]) -> Command {
+    let mut command = command("zstd", flags, paths);
     command.arg(format!("--patch-from={}", files.old.display()));
     command
 }
 
-fn bsdiff(files: &Files<'_>) -> Command {
-    command("bsdiff", &[], &[files.old, files.new, files.patch])
+/// A window over all of both files, and no larger: it is made anew for each.
+fn long(files: &Files<'_>) -> String {
+    let window = (2 * files.bytes).next_power_of_two().trailing_zeros().clamp(20, 28);
+    format!("--long={window}")
 }
 
 fn command(tool: &str, flags: &[&str], paths: &[&Path]) -> Command {
@@ -66,21 +105,27 @@ fn command(tool: &str, flags: &[&str], paths: &[&Path]) -> Command {
 }
 
 impl Tools {
-    /// Every tool with its bytes, in the order of the table. A tool that some files took too long has none.
+    /// Every tool with its bytes, in the order of the table. One that lacks a file has none.
     pub(crate) fn figures(&self) -> Vec<(&'static str, Option<u64>)> {
-        let per_file = self.per_file.iter().map(|tool| (tool.name, (tool.failed == 0).then_some(tool.bytes)));
+        let per_file = self.per_file.iter().map(|made| (made.tool.name, made.has_all().then_some(made.bytes)));
         [("casync", Some(self.casync))].into_iter().chain(per_file).collect()
     }
 
     /// The fewest bytes of those that make patches.
     pub(crate) fn best(&self) -> Option<u64> {
-        self.per_file.iter().filter(|tool| tool.failed == 0).map(|tool| tool.bytes).min()
+        self.per_file.iter().filter(|made| made.has_all()).map(|made| made.bytes).min()
     }
 
     pub(crate) fn note(&self) -> Option<String> {
-        let failed = self.per_file.iter().filter(|tool| tool.failed > 0);
-        let mut notes: Vec<_> =
-            failed.map(|tool| format!("{} took too long for {} files", tool.name, tool.failed)).collect();
+        let mut notes = Vec::new();
+        for PerFile { tool, late, wrong, .. } in &self.per_file {
+            if *late > 0 {
+                notes.push(format!("{} took too long for a file", tool.name));
+            }
+            if *wrong > 0 {
+                notes.push(format!("{} gave back another file than it was given", tool.name));
+            }
+        }
         if self.too_large > 0 {
             notes.push(format!(
                 "{} files of more than {} MB are left out of xdelta3, zstd, bsdiff and patched_compared",
@@ -94,26 +139,64 @@ impl Tools {
 
 pub(crate) fn measure(pair: &Pair, dir: &Path, seconds: u64) -> Result<Tools> {
     fs::create_dir_all(dir)?;
-    let per_file = PER_FILE.map(|(name, command)| PerFile { name, command, bytes: 0, failed: 0 });
-    let mut tools = Tools { casync: casync(pair, dir)?, per_file, too_large: 0 };
-    let (empty, patch) = (dir.join("empty"), dir.join("patch"));
+    let empty = dir.join("empty");
     // For what had no counterpart. A byte, because bsdiff cannot map a file that has none.
     fs::write(&empty, b"\n")?;
+    let (mut files, mut too_large) = (Vec::new(), 0);
     for Changed { old, new } in pair.changed()? {
         let bytes = new.metadata()?.len();
         if bytes > FILE_BYTES_MAX {
-            tools.too_large += 1;
-            continue;
+            too_large += 1;
+        } else {
+            let old = old.unwrap_or_else(|| empty.clone());
+            files.push((bytes.max(old.metadata()?.len()), old, new));
         }
-        let files = Files { old: old.as_deref().unwrap_or(&empty), new: &new, patch: &patch, bytes };
-        for tool in tools.per_file.iter_mut().filter(|tool| tool.failed == 0) {
-            match run(&(tool.command)(&files), seconds)? {
-                true => tool.bytes += fs::metadata(&patch)?.len(),
-                false => tool.failed += 1,
+    }
+    // The longest first, so that the threads end together.
+    files.sort();
+    let left = Mutex::new(files);
+    let made = Mutex::new(PER_FILE.each_ref().map(|tool| PerFile { tool, bytes: 0, late: 0, wrong: 0 }));
+    let casync = thread::scope(|scope| {
+        let casync = scope.spawn(|| casync(pair, dir));
+        let work = |number| {
+            let (left, made) = (&left, &made);
+            let (patch, applied) = (dir.join(format!("patch-{number}")), dir.join(format!("applied-{number}")));
+            scope.spawn(move || each(left, made, &patch, &applied, seconds))
+        };
+        let workers: Vec<_> = (0..AT_ONCE).map(work).collect();
+        for worker in workers {
+            worker.join().map_err(|_| anyhow!("a thread died"))??;
+        }
+        casync.join().map_err(|_| anyhow!("the thread of casync died"))?
+    })?;
+    let per_file = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Tools { casync, per_file, too_large })
+}
+
+/// Size, old and new file.
+type Work = (u64, PathBuf, PathBuf);
+
+/// File after file, for as long as there are some.
+fn each(left: &Mutex<Vec<Work>>, made: &Mutex<[PerFile; 3]>, patch: &Path, applied: &Path, seconds: u64) -> Result<()> {
+    let lock = || made.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some((bytes, old, new)) = next else { return Ok(()) };
+        let files = Files { old: &old, new: &new, patch: patch.to_owned(), applied: applied.to_owned(), bytes };
+        for (number, tool) in PER_FILE.iter().enumerate() {
+            // Without one of the files the others are of no use.
+            if !lock()[number].has_all() {
+                continue;
+            }
+            if !run(&(tool.make)(&files), seconds)? || !run(&(tool.apply)(&files), seconds)? {
+                lock()[number].late += 1;
+            } else if fs::read(&files.applied)? == fs::read(&new)? {
+                lock()[number].bytes += files.patch.metadata()?.len();
+            } else {
+                lock()[number].wrong += 1;
             }
         }
     }
-    Ok(tools)
 }
 
 /// False if it took too long.
