@@ -155,7 +155,7 @@ impl Goals {
         }
         let before = outputs::kept(draft.state(), service)?;
         draft.fact(RolloutCompleted { service: service.clone(), revision: revision.revision })?;
-        outputs::unpin(draft, service, &before)
+        outputs::repin(draft, service, &before)
     }
 
     /// None until every shard of every region of the wave has answered the last announcement. Before that, a budget of

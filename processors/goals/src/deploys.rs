@@ -103,8 +103,7 @@ impl Goals {
         let before = outputs::kept(draft.state(), &event.service)?;
         set_goal(draft, &event.service, &service, pending, run)?;
         self.start_wave(draft, soft, &event.service, 0)?;
-        outputs::pin(draft, &event.service, &event.deploy, &before)?;
-        Ok(outputs::unpin(draft, &event.service, &before)?)
+        Ok(outputs::repin(draft, &event.service, &before)?)
     }
 
     pub(crate) fn pause(&self, draft: &mut Draft<'_>, soft: &mut Soft, event: &PauseRequested) -> Decided {
@@ -134,7 +133,7 @@ impl Goals {
         }
         let before = outputs::kept(draft.state(), &service)?;
         draft.fact(HoldLifted { service: service.clone(), artifact })?;
-        Ok(outputs::unpin(draft, &service, &before)?)
+        Ok(outputs::repin(draft, &service, &before)?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::ControlFlow};
 
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_schemas::{
-    ArtifactId, RequestId, ServiceName,
+    ArtifactId, ServiceName,
     events::{ArtifactRequest, CohortAnnounced, FleetReport, PinRequested, RegionalGoal, Target, UnpinRequested},
     http::RolloutStatus,
 };
@@ -92,28 +92,22 @@ pub(crate) fn kept(state: &dyn Store, service: &ServiceName) -> Result<BTreeSet<
     Ok(kept)
 }
 
-/// Asks for what is needed now and was not before: where a rollback would go, once another rollback has gone as far. The answer names the
-/// deploy that made it so. It is kept whatever regions have of it at this moment.
-pub(crate) fn pin(
-    draft: &mut Draft<'_>,
-    service: &ServiceName,
-    deploy: &RequestId,
-    before: &BTreeSet<ArtifactId>,
-) -> Result<(), StateError> {
-    for artifact in kept(draft.state(), service)?.difference(before).copied() {
-        let (service, deploy, regions) = (service.clone(), deploy.clone(), Vec::new());
-        draft.send(ArtifactRequest::from(PinRequested { artifact, service, deploy, regions }));
-    }
-    Ok(())
-}
-
-/// Lets go of what was needed before and is not any more.
-pub(crate) fn unpin(
+/// Has replication keep what is needed now and was not before (where a rollback would go, once another rollback has gone as far), whatever
+/// regions have of it at this moment; and lets go of what was needed before and is not any more. A pin's answer names the present deploy.
+pub(crate) fn repin(
     draft: &mut Draft<'_>,
     service: &ServiceName,
     before: &BTreeSet<ArtifactId>,
 ) -> Result<(), StateError> {
+    let row = SERVICES.expect(draft.state(), service)?;
+    let present = tables::present(draft.state(), service, &row)?;
     let after = kept(draft.state(), service)?;
+    if let Some((_, Revision { deploy, .. })) = present {
+        for artifact in after.difference(before).copied() {
+            let (service, deploy, regions) = (service.clone(), deploy.clone(), Vec::new());
+            draft.send(ArtifactRequest::from(PinRequested { artifact, service, deploy, regions }));
+        }
+    }
     for artifact in before.difference(&after).copied() {
         draft.send(ArtifactRequest::from(UnpinRequested { artifact, service: service.clone() }));
     }
