@@ -22,6 +22,8 @@
 //! Each key is a variable too: `s3.endpoint` is `LONGSHORE_S3_ENDPOINT`. One file serves all roles. Everything is checked before
 //! anything starts, and every mistake is told, not only the first: see [`Settings::check`].
 
+mod buckets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -29,7 +31,7 @@ use std::{
 };
 
 use longshore_log::kafka;
-use longshore_s3::{BucketConfig, Encryption};
+use longshore_s3::BucketConfig;
 use longshore_schemas::{RegionName, topics};
 use longshore_service::{
     config::{self, Sources},
@@ -45,6 +47,8 @@ use super::{
     snapshots::{self, Snapshots},
 };
 use crate::{args::RoleArgs, error::Error};
+use buckets::{REGION_MARK, RegionalS3, check_bucket};
+pub(super) use buckets::{S3, read_key};
 
 const KEYS: &[&str] = &[
     "data",
@@ -90,15 +94,12 @@ const KEYS: &[&str] = &[
     "worker.confirm",
     "limits",
 ];
-/// Those, and the keys of sections that `longshore up` has as well.
-fn keys() -> Vec<&'static str> {
-    let shared = snapshots::KEYS.into_iter().chain(signing::KEYS).chain(retention::KEYS);
-    KEYS.iter().copied().chain(shared).collect()
+
+/// The keys of sections that `longshore up` has as well.
+pub(crate) fn shared_keys() -> impl Iterator<Item = &'static str> {
+    snapshots::KEYS.into_iter().chain(signing::KEYS).chain(retention::KEYS)
 }
 
-/// Stands for the region's name in `s3.regional_bucket`.
-const REGION_MARK: &str = "{region}";
-const BUCKET_CHARS: std::ops::RangeInclusive<usize> = 3..=63;
 const SHARDS_MAX: u32 = 1_024;
 
 /// The roles that this program's settings are for, and those that `longshore config check` knows besides.
@@ -185,63 +186,6 @@ impl Default for Kafka {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct S3 {
-    /// Without one, AWS.
-    endpoint: Option<String>,
-    region: String,
-    path_style: bool,
-    main_bucket: String,
-    regional_bucket: String,
-    prefix: String,
-    /// Whether to make buckets that are not there, as for the embedded server.
-    pub(crate) create_buckets: bool,
-    /// How the services encrypt what they store; by default, as their buckets are set.
-    encryption: Option<EncryptionSetting>,
-    /// Without one, the service's usual key.
-    kms_key: Option<String>,
-    access_key: Option<String>,
-    secret_key: Option<String>,
-    secret_key_file: Option<PathBuf>,
-}
-
-impl Default for S3 {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            region: "us-east-1".to_owned(),
-            path_style: false,
-            main_bucket: "longshore-main".to_owned(),
-            regional_bucket: format!("longshore-{REGION_MARK}"),
-            prefix: String::new(),
-            create_buckets: false,
-            encryption: None,
-            kms_key: None,
-            access_key: None,
-            secret_key: None,
-            secret_key_file: None,
-        }
-    }
-}
-
-/// As S3 calls them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-enum EncryptionSetting {
-    #[serde(rename = "AES256")]
-    Aes256,
-    #[serde(rename = "aws:kms")]
-    Kms,
-}
-
-/// Without keys they come from where AWS's own tools find them.
-#[derive(Clone, Copy)]
-struct Keys<'a> {
-    access_key: Option<&'a String>,
-    secret_key: Option<&'a String>,
-    secret_key_file: Option<&'a PathBuf>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub(crate) struct ApiSettings {
     pub(crate) listen: SocketAddr,
     /// Whether builds may come from folders of the machines: only where API and workers share them.
@@ -272,18 +216,6 @@ impl Default for RegionSettings {
         let listen = ([127, 0, 0, 1], 7171).into();
         Self { name, listen, metrics_listen, bucket, copies_by_service: true, s3 }
     }
-}
-
-/// What is not given is as in `[s3]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RegionalS3 {
-    endpoint: Option<String>,
-    region: Option<String>,
-    path_style: Option<bool>,
-    access_key: Option<String>,
-    secret_key: Option<String>,
-    secret_key_file: Option<PathBuf>,
 }
 
 /// `true`, `7` and `"text"`: librdkafka takes all of them as text.
@@ -392,12 +324,13 @@ impl Settings {
     fn read(config: Option<&Path>, given: &[String], data: &Path) -> Result<Self, Vec<Mistake>> {
         let elsewhere = |what: String| Mistake { field: String::new(), what };
         let mut set = Vec::new();
+        let keys: Vec<_> = KEYS.iter().copied().chain(shared_keys()).collect();
         for text in given {
             let pair = text.split_once('=');
-            match pair.and_then(|(name, value)| Some((keys().into_iter().find(|key| *key == name)?, value))) {
+            match pair.and_then(|(name, value)| Some((*keys.iter().find(|key| **key == name)?, value))) {
                 Some((key, value)) => set.push((key, value.to_owned())),
                 None => {
-                    let what = format!("--set {text}: write KEY=VALUE; the keys are {}", keys().join(", "));
+                    let what = format!("--set {text}: write KEY=VALUE; the keys are {}", keys.join(", "));
                     return Err(vec![elsewhere(what)]);
                 }
             }
@@ -406,7 +339,7 @@ impl Settings {
         if data != Path::new(crate::args::DATA_DEFAULT) {
             set.push(("data", data.display().to_string()));
         }
-        let sources = Sources { file: config.map(Path::to_owned), keys: keys(), flags: Vec::new(), set };
+        let sources = Sources { file: config.map(Path::to_owned), keys, flags: Vec::new(), set };
         config::load_all(&sources)
             .map_err(|mistakes| mistakes.iter().map(|mistake| elsewhere(mistake.to_string())).collect())
     }
@@ -505,8 +438,7 @@ impl Settings {
             }
             Some(name) => check_bucket("s3.regional_bucket", &self.regional_bucket(name), found),
         }
-        check_endpoint("region.s3.endpoint", self.region.s3.endpoint.as_deref(), found);
-        self.region.s3.keys().check("region.s3", found);
+        self.region.s3.check(found);
     }
 
     pub(crate) fn secrets(&self) -> PathBuf {
@@ -547,33 +479,12 @@ impl Settings {
     }
 
     pub(crate) fn main_bucket(&self) -> anyhow::Result<BucketConfig> {
-        let S3 { endpoint, region, path_style, main_bucket, prefix, .. } = &self.s3;
-        let (access_key, secret_key) = self.s3.keys().read()?;
-        Ok(BucketConfig {
-            endpoint: endpoint.clone(),
-            region: region.clone(),
-            bucket: main_bucket.clone(),
-            access_key,
-            secret_key,
-            path_style: *path_style,
-            prefix: prefix.clone(),
-            encryption: self.s3.encryption(),
-        })
+        self.s3.main()
     }
 
     /// The bucket of the region that this process is of.
     pub(crate) fn own_bucket(&self) -> anyhow::Result<BucketConfig> {
-        let RegionalS3 { endpoint, region, path_style, .. } = &self.region.s3;
-        let keys = self.region.s3.keys();
-        let mut config = self.main_bucket()?;
-        config.bucket = self.regional_bucket(self.region_name()?);
-        if keys.is_given() {
-            (config.access_key, config.secret_key) = keys.read()?;
-        }
-        config.endpoint = endpoint.clone().or(config.endpoint);
-        config.region = region.clone().unwrap_or(config.region);
-        config.path_style = path_style.unwrap_or(config.path_style);
-        Ok(config)
+        self.region.s3.within(&self.s3, self.regional_bucket(self.region_name()?))
     }
 
     fn regional_bucket(&self, region: &RegionName) -> String {
@@ -591,43 +502,6 @@ impl Found {
     }
 }
 
-impl S3 {
-    fn keys(&self) -> Keys<'_> {
-        let (access_key, secret_key) = (self.access_key.as_ref(), self.secret_key.as_ref());
-        Keys { access_key, secret_key, secret_key_file: self.secret_key_file.as_ref() }
-    }
-
-    fn check(&self, found: &mut Found) {
-        check_endpoint("s3.endpoint", self.endpoint.as_deref(), found);
-        if self.endpoint.is_none() && self.path_style {
-            found.add("s3.path_style", "AWS wants it off: give s3.endpoint, if another service is meant");
-        }
-        check_bucket("s3.main_bucket", &self.main_bucket, found);
-        if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
-            found.add("s3.prefix", "let it end in '/', or leave it out");
-        }
-        if self.kms_key.is_some() && self.encryption != Some(EncryptionSetting::Kms) {
-            found.add("s3.kms_key", "it is used with s3.encryption = \"aws:kms\" only");
-        }
-        self.keys().check("s3", found);
-    }
-
-    fn encryption(&self) -> Encryption {
-        match self.encryption {
-            None => Encryption::Bucket,
-            Some(EncryptionSetting::Aes256) => Encryption::Service,
-            Some(EncryptionSetting::Kms) => Encryption::Key(self.kms_key.clone()),
-        }
-    }
-}
-
-impl RegionalS3 {
-    fn keys(&self) -> Keys<'_> {
-        let (access_key, secret_key) = (self.access_key.as_ref(), self.secret_key.as_ref());
-        Keys { access_key, secret_key, secret_key_file: self.secret_key_file.as_ref() }
-    }
-}
-
 impl SchemaRegistry {
     fn check(&self, found: &mut Found) {
         check_endpoint("schema_registry.url", self.url.as_deref(), found);
@@ -641,45 +515,6 @@ impl SchemaRegistry {
     }
 }
 
-impl Keys<'_> {
-    fn is_given(self) -> bool {
-        self.access_key.is_some() || self.secret_key.is_some() || self.secret_key_file.is_some()
-    }
-
-    fn check(self, table: &str, found: &mut Found) {
-        let Self { access_key, secret_key, secret_key_file } = self;
-        let has_secret = secret_key.is_some() || secret_key_file.is_some();
-        if secret_key.is_some() && secret_key_file.is_some() {
-            found.add(&format!("{table}.secret_key"), "give the key or the file that holds it, not both");
-        }
-        if access_key.is_some() && !has_secret {
-            found.add(&format!("{table}.secret_key"), "an access key needs its secret key, or secret_key_file");
-        }
-        if access_key.is_none() && has_secret {
-            found.add(&format!("{table}.access_key"), "a secret key needs its access key");
-        }
-        if let Err(error) = self.read() {
-            found.add(&format!("{table}.secret_key_file"), error.to_string());
-        }
-    }
-
-    fn read(self) -> anyhow::Result<(Option<String>, Option<String>)> {
-        let secret_key = match self.secret_key_file {
-            Some(path) => Some(read_key(path)?),
-            None => self.secret_key.cloned(),
-        };
-        Ok((self.access_key.cloned(), secret_key))
-    }
-}
-
-/// The key that a file holds.
-pub(super) fn read_key(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| anyhow::anyhow!("{} cannot be read: {error}", path.display()))?;
-    anyhow::ensure!(!text.trim().is_empty(), "{} is empty", path.display());
-    Ok(text.trim().to_owned())
-}
-
 fn check_endpoint(field: &str, endpoint: Option<&str>, found: &mut Found) {
     let is_url = |url: &str| {
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
@@ -687,13 +522,6 @@ fn check_endpoint(field: &str, endpoint: Option<&str>, found: &mut Found) {
     };
     if let Some(endpoint) = endpoint.filter(|endpoint| !is_url(endpoint)) {
         found.add(field, format!("{endpoint:?} is no URL: write it as https://HOST or http://HOST:PORT"));
-    }
-}
-
-fn check_bucket(field: &str, name: &str, found: &mut Found) {
-    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
-    if !BUCKET_CHARS.contains(&name.len()) || !name.chars().all(is_name) {
-        found.add(field, format!("{name:?} is no bucket's name: use 3 to 63 of a-z, 0-9, '.' and '-'"));
     }
 }
 

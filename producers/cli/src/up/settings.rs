@@ -16,10 +16,7 @@ use crate::{
     args::UpArgs,
     error::Error,
     roles::{
-        leases::Leases,
-        retention::{self, RetentionSettings},
-        signing::{self, KeySource},
-        snapshots::{self, Snapshots},
+        leases::Leases, retention::RetentionSettings, settings::shared_keys, signing::KeySource, snapshots::Snapshots,
     },
 };
 
@@ -42,7 +39,7 @@ impl Settings {
         ];
         let flags = given.iter().filter_map(|(key, text)| Some((*key, (*text).clone()?))).collect();
         let own = given.iter().map(|(key, _)| *key);
-        let keys = own.chain(snapshots::KEYS).chain(signing::KEYS).chain(retention::KEYS).collect();
+        let keys = own.chain(shared_keys()).collect();
         let sources = Sources { file: args.config.clone(), keys, flags, set: Vec::new() };
         let settings: Self = config::load(&sources).map_err(|error| Error::Usage(error.to_string()))?;
         settings.worker.check().map_err(Error::Usage)?;
