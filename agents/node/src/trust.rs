@@ -30,9 +30,12 @@ pub struct Trust {
 impl Trust {
     /// The goal in an envelope, if it is signed as it must be.
     pub fn goal(&self, envelope: &Envelope) -> Result<RegionalGoal, Error> {
-        let trusted = read(&self.goal_keys)?;
+        self.goal_by(envelope, &read(&self.goal_keys)?)
+    }
+
+    fn goal_by(&self, envelope: &Envelope, trusted: &TrustedKeys) -> Result<RegionalGoal, Error> {
         let file = self.goal_keys.display();
-        goal::verify(envelope, &trusted).map_err(|error| {
+        goal::verify(envelope, trusted).map_err(|error| {
             Error::Refused(format!(
                 "a goal is not believed: {error}; append the public keys that should be trusted to {file}"
             ))
@@ -41,8 +44,8 @@ impl Trust {
 
     /// The goal, and the one form in which it is kept: what else an envelope carries is nobody's word.
     pub fn kept(&self, envelope: &Envelope) -> Result<(RegionalGoal, Envelope), Error> {
-        let goal = self.goal(envelope)?;
         let trusted = read(&self.goal_keys)?;
+        let goal = self.goal_by(envelope, &trusted)?;
         let alone = |signature: &Signature| Envelope { signatures: vec![signature.clone()], ..envelope.clone() };
         let opened = envelope.signatures.iter().find_map(|signature| {
             let (payload, key) = open(&GOAL, &alone(signature), &trusted).ok()?;
