@@ -27,20 +27,10 @@ pub(crate) struct Tools {
 }
 
 /// A tool that makes a patch for each file.
-#[derive(Clone)]
 struct PerFile {
     tool: &'static Tool,
-    bytes: u64,
-    /// Files that took too long.
-    late: usize,
-    /// Files that did not come back as they were.
-    wrong: usize,
-}
-
-impl PerFile {
-    fn has_all(&self) -> bool {
-        self.late == 0 && self.wrong == 0
-    }
+    /// Of all files; or why one of them has no patch, without which the others are of no use.
+    bytes: Result<u64, &'static str>,
 }
 
 /// How a tool is told to make a patch of a file, and to apply it.
@@ -53,37 +43,40 @@ struct Tool {
 struct Files<'a> {
     old: &'a Path,
     new: &'a Path,
-    patch: PathBuf,
-    applied: PathBuf,
+    patch: &'a Path,
+    applied: &'a Path,
     /// Of the larger of both.
     bytes: u64,
 }
 
 static PER_FILE: [Tool; 3] = [
-    Tool { name: "xdelta3", make: |files| xdelta3(files, "-e"), apply: |files| xdelta3(files, "-d") },
+    Tool {
+        name: "xdelta3",
+        make: |files| xdelta3(files, "-e", files.new, files.patch),
+        apply: |files| xdelta3(files, "-d", files.patch, files.applied),
+    },
     Tool { name: "zstd", make: zstd, apply: unzstd },
     Tool {
         name: "bsdiff",
-        make: |files| command("bsdiff", &[], &[files.old, files.new, &files.patch]),
-        apply: |files| command("bspatch", &[], &[files.old, &files.applied, &files.patch]),
+        make: |files| command("bsdiff", &[], &[files.old, files.new, files.patch]),
+        apply: |files| command("bspatch", &[], &[files.old, files.applied, files.patch]),
     },
 ];
 
-fn xdelta3(files: &Files<'_>, verb: &str) -> Command {
+fn xdelta3(files: &Files<'_>, verb: &str, from: &Path, to: &Path) -> Command {
     // The whole old file is looked at, as the others do.
     let window = files.bytes.next_power_of_two().max(1 << 20).to_string();
-    let (from, to) =
-        if verb == "-e" { (files.new, files.patch.as_path()) } else { (files.patch.as_path(), &*files.applied) };
+    // Without `-D` it unpacks what is compressed, packs it again, and gives back other bytes than it was given.
     command("xdelta3", &[verb, "-D", "-f", "-9", "-B", &window, "-s"], &[files.old, from, to])
 }
 
 fn zstd(files: &Files<'_>) -> Command {
     let level = if files.bytes <= ZSTD_HIGH_BYTES_MAX { "-19" } else { "-15" };
-    zstd_from(files, &["-q", "-f", level, &long(files), "-o"], &[&files.patch, files.new])
+    zstd_from(files, &["-q", "-f", level, &long(files), "-o"], &[files.patch, files.new])
 }
 
 fn unzstd(files: &Files<'_>) -> Command {
-    zstd_from(files, &["-q", "-f", "-d", &long(files), "-o"], &[&files.applied, &files.patch])
+    zstd_from(files, &["-q", "-f", "-d", &long(files), "-o"], &[files.applied, files.patch])
 }
 
 fn zstd_from(files: &Files<'_>, flags: &[&str], paths: &[&Path]) -> Command {
@@ -107,25 +100,18 @@ fn command(tool: &str, flags: &[&str], paths: &[&Path]) -> Command {
 impl Tools {
     /// Every tool with its bytes, in the order of the table. One that lacks a file has none.
     pub(crate) fn figures(&self) -> Vec<(&'static str, Option<u64>)> {
-        let per_file = self.per_file.iter().map(|made| (made.tool.name, made.has_all().then_some(made.bytes)));
+        let per_file = self.per_file.iter().map(|made| (made.tool.name, made.bytes.ok()));
         [("casync", Some(self.casync))].into_iter().chain(per_file).collect()
     }
 
     /// The fewest bytes of those that make patches.
     pub(crate) fn best(&self) -> Option<u64> {
-        self.per_file.iter().filter(|made| made.has_all()).map(|made| made.bytes).min()
+        self.per_file.iter().filter_map(|made| made.bytes.ok()).min()
     }
 
     pub(crate) fn note(&self) -> Option<String> {
-        let mut notes = Vec::new();
-        for PerFile { tool, late, wrong, .. } in &self.per_file {
-            if *late > 0 {
-                notes.push(format!("{} took too long for a file", tool.name));
-            }
-            if *wrong > 0 {
-                notes.push(format!("{} gave back another file than it was given", tool.name));
-            }
-        }
+        let failed = |made: &PerFile| Some(format!("{} {}", made.tool.name, made.bytes.err()?));
+        let mut notes: Vec<_> = self.per_file.iter().filter_map(failed).collect();
         if self.too_large > 0 {
             notes.push(format!(
                 "{} files of more than {} MB are left out of xdelta3, zstd, bsdiff and patched_compared",
@@ -155,7 +141,7 @@ pub(crate) fn measure(pair: &Pair, dir: &Path, seconds: u64) -> Result<Tools> {
     // The longest first, so that the threads end together.
     files.sort();
     let left = Mutex::new(files);
-    let made = Mutex::new(PER_FILE.each_ref().map(|tool| PerFile { tool, bytes: 0, late: 0, wrong: 0 }));
+    let made = Mutex::new(PER_FILE.each_ref().map(|tool| PerFile { tool, bytes: Ok(0) }));
     let casync = thread::scope(|scope| {
         let casync = scope.spawn(|| casync(pair, dir));
         let work = |number| {
@@ -182,21 +168,27 @@ fn each(left: &Mutex<Vec<Work>>, made: &Mutex<[PerFile; 3]>, patch: &Path, appli
     loop {
         let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let Some((bytes, old, new)) = next else { return Ok(()) };
-        let files = Files { old: &old, new: &new, patch: patch.to_owned(), applied: applied.to_owned(), bytes };
+        let files = Files { old: &old, new: &new, patch, applied, bytes };
         for (number, tool) in PER_FILE.iter().enumerate() {
-            // Without one of the files the others are of no use.
-            if !lock()[number].has_all() {
+            if lock()[number].bytes.is_err() {
                 continue;
             }
-            if !run(&(tool.make)(&files), seconds)? || !run(&(tool.apply)(&files), seconds)? {
-                lock()[number].late += 1;
-            } else if fs::read(&files.applied)? == fs::read(&new)? {
-                lock()[number].bytes += files.patch.metadata()?.len();
-            } else {
-                lock()[number].wrong += 1;
-            }
+            let patched = patched(tool, &files, seconds)?;
+            let bytes = &mut lock()[number].bytes;
+            *bytes = bytes.and_then(|before| Ok(before + patched?));
         }
     }
+}
+
+/// The bytes of one file's patch, or why there is none.
+fn patched(tool: &Tool, files: &Files<'_>, seconds: u64) -> Result<Result<u64, &'static str>> {
+    if !run(&(tool.make)(files), seconds)? || !run(&(tool.apply)(files), seconds)? {
+        return Ok(Err("took too long for a file"));
+    }
+    if fs::read(files.applied)? != fs::read(files.new)? {
+        return Ok(Err("gave back another file than it was given"));
+    }
+    Ok(Ok(files.patch.metadata()?.len()))
 }
 
 /// False if it took too long.
