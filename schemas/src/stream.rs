@@ -1,10 +1,10 @@
-//! The stream between a node and its region: one long-lived TCP connection per node.
+//! The stream between a node and its region: one long-lived TLS connection per node.
 //!
 //! Frames are a 4-byte big-endian length and that many bytes of JSON, at most [`FRAME_BYTES_MAX`]. The node speaks first:
-//! [`FromNode::Hello`], or [`FromNode::Enrol`] the first time. Everything may be repeated: messages carry levels and
-//! versions, not changes.
+//! [`FromNode::Hello`] if it showed its certificate, [`FromNode::Enrol`] or [`FromNode::Restore`] if it has none that is valid; with
+//! what it gets for those it connects anew. Everything may be repeated: messages carry levels and versions, not changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +20,21 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromNode {
-    /// A new machine asks for an identity with an enrolment token. Answered by [`FromRegion::Enrolled`].
+    /// A new machine asks for an identity with an enrolment token. Answered by [`FromRegion::Certified`].
     Enrol {
         token: String,
         node: NodeId,
+        /// For a certificate, in PEM.
+        request: String,
+    },
+    /// A node whose certificate ran out while it was away asks for the next one, for the same key. Answered as an enrolment.
+    Restore {
+        certificate: String,
+        request: String,
+    },
+    /// A node that is connected asks for its next certificate, before the present one runs out. Answered by [`FromRegion::Certified`].
+    Renew {
+        request: String,
     },
     Hello(Hello),
     /// Sent as often as [`FromRegion::Welcome`] says, when nothing else is.
@@ -81,9 +92,10 @@ pub enum FromNode {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
+    /// As in the certificate that it showed.
     pub node: NodeId,
-    /// What [`FromRegion::Enrolled`] gave.
-    pub credential: String,
+    /// Made anew at each start of the agent: two machines with one identity are told apart by it.
+    pub instance: String,
     pub zone: ZoneName,
     pub rack: RackName,
     /// Where the node's services and its swarm port are reached.
@@ -110,9 +122,14 @@ pub struct NodeReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromRegion {
-    Enrolled {
-        credential: String,
-        region: RegionName,
+    /// The node's certificate in PEM, for the key that its request named.
+    Certified {
+        certificate: String,
+    },
+    /// Whom to believe from now on: the region's authorities in PEM, and nodes that are not believed whatever they show.
+    Trust {
+        authorities: String,
+        revoked: BTreeSet<NodeId>,
     },
     Welcome {
         region: RegionName,

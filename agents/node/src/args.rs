@@ -3,11 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
+use longshore_identity::files;
 use longshore_schemas::{NodeId, RackName, ZoneName};
 use longshore_service::telemetry;
 
 use crate::{
     Folders,
+    identity::CertificateKeeper,
     node::Config,
     trust::{self, Trust},
 };
@@ -36,6 +38,9 @@ pub struct Run {
     /// File with an enrolment token, for the first start
     #[arg(long, env = "LONGSHORE_NODE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File with the certificates of the region's authority, in PEM: secrets/authorities/REGION.pem of the installation
+    #[arg(long, env = "LONGSHORE_NODE_REGION_AUTHORITY")]
+    pub region_authority: PathBuf,
     /// File with the public keys that goals are signed with, in PEM: secrets/goals.pub of the installation
     #[arg(long, env = "LONGSHORE_NODE_GOAL_KEYS")]
     pub goal_keys: PathBuf,
@@ -90,6 +95,7 @@ impl Run {
             ("LONGSHORE_NODE_ZONE", Some(self.zone.to_string())),
             ("LONGSHORE_NODE_RACK", Some(self.rack.to_string())),
             ("LONGSHORE_NODE_TOKEN_FILE", self.token_file.as_deref().map(path)),
+            ("LONGSHORE_NODE_REGION_AUTHORITY", Some(path(&self.region_authority))),
             ("LONGSHORE_NODE_GOAL_KEYS", Some(path(&self.goal_keys))),
             ("LONGSHORE_NODE_PROVENANCE_KEYS", Some(path(&self.provenance_keys))),
             ("LONGSHORE_NODE_HOST", Some(self.host.clone())),
@@ -112,7 +118,7 @@ impl Run {
         for address in self.region_address.iter().filter(|address| !is_address(address)) {
             found.push(("region-address", format!("{address:?} is no address: write HOST:PORT")));
         }
-        let has_identity = Folders { data: self.data.data.clone() }.credential().exists();
+        let has_identity = CertificateKeeper::has_certificate(&Folders { data: self.data.data.clone() }.identity());
         match &self.token_file {
             Some(file) if !has_identity => {
                 if let Err(error) = std::fs::read_to_string(file) {
@@ -124,6 +130,9 @@ impl Run {
                     .push(("token-file", "the node has no identity yet: name the file with an enrolment token".into()));
             }
             _ => {}
+        }
+        if let Err(error) = files::read_trust(&self.region_authority) {
+            found.push(("region-authority", longshore_service::whole(&error)));
         }
         for (flag, file) in [("goal-keys", &self.goal_keys), ("provenance-keys", &self.provenance_keys)] {
             if let Err(error) = trust::read(file) {
@@ -141,6 +150,7 @@ impl Run {
             zone: self.zone,
             rack: self.rack,
             token_file: self.token_file,
+            region_authority: self.region_authority,
             host: self.host,
             swarm_listen: self.swarm_listen,
             port_base: self.port_base,

@@ -59,7 +59,11 @@ pub fn install(install: &Install) -> Result<String, Error> {
 
 fn entries(run: &Run, program: &Path, root: &Path) -> Result<Vec<Entry>, Error> {
     let data = &run.data.data;
-    let keys = [("--goal-keys", &run.goal_keys), ("--provenance-keys", &run.provenance_keys)];
+    let keys = [
+        ("--region-authority", &run.region_authority),
+        ("--goal-keys", &run.goal_keys),
+        ("--provenance-keys", &run.provenance_keys),
+    ];
     let files = run.token_file.iter().map(|file| ("--token-file", file)).chain(keys).chain([("--data", data)]);
     if let Some((flag, path)) = files.into_iter().find(|(_, path)| !path.is_absolute()) {
         let path = path.display();

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`link`]: the one connection to the region; everything on it may be lost and is said again.
+//! - [`identity`]: the certificate by which the region and peers know this node, and whom it believes to be theirs.
 //! - [`trust`]: whose word is taken, of goals and of what artifacts are made of. Asked before anything is fetched, and before it is started.
 //! - [`goals`]: the newest goal of each service, on disk before anything acts on it. Lower versions are refused, for ever.
 //! - [`plan`], in a crate of its own: what a service needs next, as a pure function of its goal and what is on disk.
@@ -29,6 +30,7 @@ pub mod environment;
 pub mod goals;
 pub mod health;
 pub mod hooks;
+pub mod identity;
 pub mod install;
 pub mod limits;
 pub mod link;
@@ -63,8 +65,8 @@ impl Folders {
         self.data.join("goals.json")
     }
 
-    pub fn credential(&self) -> PathBuf {
-        self.data.join("credential.json")
+    pub fn identity(&self) -> PathBuf {
+        self.data.join("identity.json")
     }
 
     pub fn packs(&self) -> PathBuf {
@@ -104,6 +106,8 @@ pub enum Error {
     },
     #[error("{0}")]
     Refused(String),
+    #[error("the node's identity: {0}")]
+    Identity(#[source] longshore_identity::Error),
     #[error("no free port from {base} on: {tried} are taken; start with another --port-base")]
     NoPort { base: u16, tried: u16 },
     #[error("{program} cannot be started: {source}")]
@@ -122,16 +126,7 @@ pub enum Error {
 impl Error {
     /// With its causes, in one line: "no space left" is one.
     pub(crate) fn whole(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            let said = cause.to_string();
-            if !text.contains(&said) {
-                text = format!("{text}: {said}");
-            }
-            next = cause.source();
-        }
-        text
+        longshore_service::chain(self)
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {

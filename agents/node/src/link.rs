@@ -1,4 +1,4 @@
-//! The one connection to the region: enrols once, says hello, hands on what comes, and connects again when it breaks.
+//! The one connection to the region: says who this node is, says hello, hands on what comes, and connects again when it breaks.
 //!
 //! A region may have several processes. The node uses any of them, which one is chance, so that they share its nodes; when the
 //! connection breaks it tries the next one, after a wait that differs from node to node.
@@ -8,7 +8,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,13 +20,12 @@ use longshore_schemas::{
     events::RegionalGoal,
     stream::{FromNode, FromRegion, Hello},
 };
-use longshore_service::{durable, metrics::Counters, retry::Backoff};
+use longshore_service::{metrics::Counters, retry::Backoff};
 use longshore_signing::goal;
 use longshore_swarm::{
     fetch::{FromTracker, Link},
     frames::{FrameCodec, FrameError},
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
@@ -38,6 +36,7 @@ use tokio_util::{codec::Framed, sync::CancellationToken};
 use crate::{
     Error, Folders,
     goals::{GoalKeeper, Offered, SERVICES_MAX},
+    identity::{CertificateKeeper, Introduction},
     releases,
     reports::Reports,
 };
@@ -71,15 +70,8 @@ pub struct Identity {
     pub host: String,
     pub swarm_port: u16,
     pub boot: u64,
-    /// Holds the enrolment token; read only while there is no credential.
-    pub token_file: Option<PathBuf>,
-}
-
-/// What enrolment gave.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Credential {
-    credential: String,
-    region: RegionName,
+    /// Of this start of the agent, and no other anywhere.
+    pub instance: String,
 }
 
 /// What the rest of the node asks of the region, whether there is a connection or not.
@@ -175,6 +167,7 @@ impl Exchange {
 /// Everything the connection touches.
 pub struct Connector {
     pub identity: Identity,
+    pub certificates: CertificateKeeper,
     pub folders: Folders,
     pub goals: Arc<GoalKeeper>,
     pub reports: Reports,
@@ -185,7 +178,7 @@ pub struct Connector {
     pub refused: BTreeMap<ServiceName, Envelope>,
 }
 
-type Stream = Framed<TcpStream, FrameCodec<FromRegion, FromNode>>;
+type Stream = Framed<longshore_identity::Stream, FrameCodec<FromRegion, FromNode>>;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -193,15 +186,42 @@ enum Ended {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("{0}")]
-    Frame(#[from] FrameError),
+    Frame(FrameError),
     #[error("the region closed the connection")]
     Closed,
     #[error("the region did not answer in time")]
     Silent,
     #[error("the region refuses this node: {reason}")]
     Refused { reason: String, retry: Option<Duration> },
+    #[error("the region does not take this node's certificate")]
+    NotBelieved,
+    #[error("the region's certificate is not believed ({0}): check --region-authority, and this machine's clock")]
+    Unbelievable(String),
+    /// It is as it should be: the next connection shows the certificate.
+    #[error("the region gave this node a certificate")]
+    Certified,
     #[error("{0}")]
     Own(#[from] Error),
+}
+
+impl Ended {
+    /// Before the region has shown who it is, nothing that is said counts.
+    fn handshake(error: std::io::Error) -> Self {
+        match longshore_identity::refused_by(&error) {
+            Some(reason) => Self::Unbelievable(reason),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl From<FrameError> for Ended {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(error) if longshore_identity::is_refusal(&error) => Self::NotBelieved,
+            FrameError::Io(error) => Self::Io(error),
+            error => Self::Frame(error),
+        }
+    }
 }
 
 impl Connector {
@@ -228,7 +248,10 @@ impl Connector {
             if let Ended::Refused { retry, .. } = &ended {
                 wait = wait.max(retry.unwrap_or(Duration::from_secs(30)));
             }
-            tracing::warn!(address, error = %ended, "no connection to the region");
+            match ended {
+                Ended::Certified => tracing::info!(address, "the region gave this node a certificate"),
+                ended => tracing::warn!(address, error = %ended, "no connection to the region"),
+            }
             let waited = shutdown.run_until_cancelled(self.drain_for(wait)).await;
             if waited.is_none() {
                 return;
@@ -249,12 +272,40 @@ impl Connector {
         tcp.set_nodelay(true)?;
         // Beats that nobody acknowledges end the connection: a region that vanished says no goodbye.
         rustix::net::sockopt::set_tcp_user_timeout(&tcp, UNACKNOWLEDGED_MS_MAX).map_err(std::io::Error::from)?;
-        let mut stream = Framed::new(tcp, FrameCodec::default());
-        let Credential { credential, region: own } = self.credential(&mut stream).await?;
-        stream.send(FromNode::Hello(self.hello(credential))).await?;
+        let introduction = self.certificates.introduction()?;
+        let ended = self.introduced(tcp, &introduction).await;
+        match (&ended, &introduction) {
+            (Err(Ended::NotBelieved), _) | (Err(Ended::Refused { .. }), Introduction::Message(_)) => {
+                self.certificates.refused(&introduction);
+            }
+            _ => {}
+        }
+        let (stream, beat) = ended?;
+        let region = self.certificates.tls().trust().region().clone();
+        self.converse(stream, beat, &region).await
+    }
+
+    /// A connection on which everything else can be said, and how often to say something.
+    async fn introduced(&self, tcp: TcpStream, introduction: &Introduction) -> Result<(Stream, Duration), Ended> {
+        let tls = self.certificates.tls();
+        let as_stranger = matches!(introduction, Introduction::Message(_));
+        let stream = tls.connect_to_region(tcp, as_stranger).await.map_err(Ended::handshake)?;
+        let mut stream = Framed::new(stream, FrameCodec::default());
+        if let Introduction::Message(message) = introduction {
+            stream.send(message.clone()).await?;
+            return match answer(&mut stream).await? {
+                FromRegion::Certified { certificate } => {
+                    self.certificates.certified(certificate)?;
+                    Err(Ended::Certified)
+                }
+                other => Err(unexpected(&other)),
+            };
+        }
+        stream.send(FromNode::Hello(self.hello())).await?;
+        let own = tls.trust().region().clone();
         let beat = match answer(&mut stream).await? {
             FromRegion::Welcome { region, .. } if region != own => {
-                let says = format!("it says that it is {region}, and this node is enrolled in {own}");
+                let says = format!("it says that it is {region}, and this node is one of {own}");
                 return Err(Error::Refused(says).into());
             }
             FromRegion::Welcome { region, beat_seconds } => {
@@ -266,40 +317,15 @@ impl Connector {
         for message in self.greetings() {
             stream.feed(message).await?;
         }
-        stream.flush().await?;
-        self.converse(stream, beat, &own).await
+        SinkExt::<FromNode>::flush(&mut stream).await?;
+        Ok((stream, beat))
     }
 
-    /// Reads the credential, or enrols.
-    async fn credential(&self, stream: &mut Stream) -> Result<Credential, Ended> {
-        let path = self.folders.credential();
-        if let Some(bytes) = durable::read(&path).map_err(Error::from)? {
-            let kept: Credential = serde_json::from_slice(&bytes)
-                .map_err(|error| Error::Refused(format!("{}: {error}; remove it to enrol again", path.display())))?;
-            return Ok(kept);
-        }
-        let Some(file) = &self.identity.token_file else {
-            return Err(Error::Refused("this node has no identity yet: give --token-file to enrol".into()).into());
-        };
-        let token = std::fs::read_to_string(file).map_err(Error::io(file))?.trim().to_owned();
-        stream.send(FromNode::Enrol { token, node: self.identity.node.clone() }).await?;
-        match answer(stream).await? {
-            FromRegion::Enrolled { credential, region } => {
-                let kept = Credential { credential, region };
-                let json = serde_json::to_vec(&kept).map_err(|error| Error::Refused(error.to_string()))?;
-                durable::write(&path, &json, durable::PRIVATE_MODE).map_err(Error::from)?;
-                tracing::info!(region = %kept.region, "enrolled");
-                Ok(kept)
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    fn hello(&self, credential: String) -> Hello {
+    fn hello(&self) -> Hello {
         let identity = &self.identity;
         Hello {
             node: identity.node.clone(),
-            credential,
+            instance: identity.instance.clone(),
             zone: identity.zone.clone(),
             rack: identity.rack.clone(),
             host: identity.host.clone(),
@@ -340,6 +366,10 @@ impl Connector {
                 },
                 _ = beats.tick() => {
                     self.try_again(region);
+                    self.certificates.follow_authorities();
+                    if let Some(renewal) = self.certificates.renewal()? {
+                        stream.send(renewal).await?;
+                    }
                     stream.send(FromNode::Beat).await?;
                 }
             }
@@ -398,9 +428,18 @@ impl Connector {
             FromRegion::Sources { artifact, peers, tickets } => {
                 self.exchange.told(&artifact, FromTracker::Sources { peers, tickets });
             }
+            FromRegion::Certified { certificate } => warn_of(self.certificates.renewed(certificate)),
+            FromRegion::Trust { authorities, revoked } => warn_of(self.certificates.told(authorities, revoked)),
             other => return Err(unexpected(&other)),
         }
         Ok(())
+    }
+}
+
+/// The node goes on with the identity that it has.
+fn warn_of(taken: Result<(), Error>) {
+    if let Err(error) = taken {
+        tracing::error!(error = error.whole(), "what the region says of the node's identity cannot be taken or kept");
     }
 }
 

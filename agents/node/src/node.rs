@@ -20,6 +20,7 @@ use crate::{
     Error, Folders,
     goals::{GoalKeeper, Goals},
     hooks,
+    identity::CertificateKeeper,
     link::{Connector, Exchange, Identity},
     private_file,
     releases::Releases,
@@ -42,6 +43,8 @@ pub struct Config {
     pub zone: ZoneName,
     pub rack: RackName,
     pub token_file: Option<PathBuf>,
+    /// The certificates of the region's authority.
+    pub region_authority: PathBuf,
     /// Where this machine is reached by peers and by users of its services.
     pub host: String,
     pub swarm_listen: SocketAddr,
@@ -68,14 +71,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let store = tokio::task::spawn_blocking(move || PackStore::open(&packs))
         .await
         .map_err(|error| Error::Refused(format!("the pack store cannot be opened: {error}")))??;
-    let swarm = server::start(store.clone(), config.swarm_listen, shutdown.clone()).await?;
+    let certificates =
+        CertificateKeeper::open(folders.identity(), config.node.clone(), config.region_authority, config.token_file)?;
+    let tls = certificates.tls().clone();
+    let swarm = server::start(store.clone(), config.swarm_listen, tls.clone(), shutdown.clone()).await?;
     // The second call of a process finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| Error::Refused(error.to_string()));
     let bucket = client(reqwest::Client::builder())?;
     let (exchange, outbox) = Exchange::new();
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
-    let fetcher = Fetcher::new(store.clone(), policy, bucket);
+    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls);
     let reports = Reports::default();
     let shared = Arc::new(Shared {
         node: config.node.clone(),
@@ -99,10 +105,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         host: config.host,
         swarm_port: swarm.port(),
         boot,
-        token_file: config.token_file,
+        instance: format!("{:016x}", rand::random::<u64>()),
     };
     let connector = Connector {
         identity,
+        certificates,
         folders: folders.clone(),
         goals: goals.clone(),
         reports,

@@ -12,6 +12,7 @@ fn install(root: &Path, more: &[&str]) -> Output {
     command.args(["install", "--region-address", "region.example:7000,region-2.example:7000", "--node", "n-1"]);
     command.args(["--goal-keys", "/etc/longshore/goals.pub", "--provenance-keys", "/etc/longshore/provenance.pub"]);
     command.args(["--host", "10.0.0.7", "--data", "/var/lib/longshore-node", "--token-file", "/etc/longshore/token"]);
+    command.args(["--region-authority", "/etc/longshore/eu.pem"]);
     command.arg("--root").arg(root).args(more);
     command.output().expect("it runs")
 }

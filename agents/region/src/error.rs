@@ -18,6 +18,8 @@ pub enum Error {
     },
     #[error("the region's state cannot be read or written")]
     State(#[from] longshore_service::Error),
+    #[error("the region has no identity")]
+    Identity(#[from] longshore_identity::Error),
     #[error("the region has no key to sign its reports with: give it its file of `longshore secrets`")]
     NoRequestKey,
     #[error("the log cannot be read")]

@@ -10,10 +10,11 @@ use std::{
 };
 
 use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
-use longshore_region_policy::board::{Board, SignedGoal};
-use longshore_schemas::{RegionName, topics};
+use longshore_region_policy::board::{Board, Posted};
+use longshore_schemas::{RegionName, stream::FromRegion, topics};
 use longshore_service::metrics::Counters;
 use longshore_signing::{TrustedKeys, goal};
+use longshore_swarm::frames::Frame;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +29,13 @@ static UNTRUSTED: LazyLock<Counters<0>> = LazyLock::new(|| {
     Counters::new("longshore_untrusted_goals", "Records of goal-state that no trusted key signed", [])
 });
 
+/// A goal that is believed, and the frame that tells nodes of it.
+pub(crate) type PostedGoal = Posted<Frame>;
+
 /// See the module.
 pub(crate) struct GoalBoard {
     region: RegionName,
-    board: RwLock<Board>,
+    board: RwLock<Board<Frame>>,
     changed: watch::Sender<u64>,
 }
 
@@ -41,18 +45,18 @@ impl GoalBoard {
     }
 
     /// Puts up a goal unless it is of another region or not newer. Whether it was put up.
-    pub(crate) fn offer(&self, signed: SignedGoal) -> bool {
-        if signed.goal.region != self.region {
+    pub(crate) fn offer(&self, posted: PostedGoal) -> bool {
+        if posted.goal.region != self.region {
             return false;
         }
-        let changed = self.board.write().unwrap_or_else(PoisonError::into_inner).offer(signed);
+        let changed = self.board.write().unwrap_or_else(PoisonError::into_inner).offer(posted);
         let Some(change) = changed else { return false };
         self.changed.send_replace(change);
         true
     }
 
     /// The goals that changed after the change of this number, and the number of the last.
-    pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<SignedGoal>>) {
+    pub(crate) fn since(&self, change: u64) -> (u64, Vec<Arc<PostedGoal>>) {
         self.board.read().unwrap_or_else(PoisonError::into_inner).since(change)
     }
 
@@ -114,9 +118,9 @@ impl Follower {
         for stored in records {
             let Some(value) = &stored.record.value else { continue };
             match self.believed(value, stored) {
-                Ok(signed) => {
-                    let (service, version) = (signed.goal.service.clone(), signed.goal.version);
-                    if self.board.offer(signed) {
+                Ok(posted) => {
+                    let (service, version) = (posted.goal.service.clone(), posted.goal.version);
+                    if self.board.offer(posted) {
                         tracing::info!(region = %self.board.region, %service, %version, "goal received");
                     }
                 }
@@ -128,12 +132,14 @@ impl Follower {
         }
     }
 
-    fn believed(&self, value: &[u8], stored: &StoredRecord) -> Result<SignedGoal, String> {
+    fn believed(&self, value: &[u8], stored: &StoredRecord) -> Result<PostedGoal, String> {
         let header = stored.record.headers.iter().find(|(name, _)| name == goal::SIGNATURE);
         let envelope = goal::envelope(value, header.map(|(_, value)| value.as_ref()));
         let envelope = envelope.ok_or("it is not signed")?;
         let goal = goal::verify(&envelope, &self.trusted).map_err(|error| error.to_string())?;
-        Ok(SignedGoal { goal, envelope })
+        // Once for all of the region's nodes.
+        let message = Frame::of(&FromRegion::Goal(envelope)).map_err(|error| error.to_string())?;
+        Ok(Posted { goal, message })
     }
 }
 
@@ -161,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    fn goal(service: &str, revision: u64, step: u32) -> SignedGoal {
+    fn goal(service: &str, revision: u64, step: u32) -> PostedGoal {
         let goal = RegionalGoal {
             region: "eu".parse().expect("valid"),
             service: service.parse().expect("valid"),
@@ -170,15 +176,15 @@ mod tests {
         };
         // Who follows the topic has looked at it.
         let envelope = Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() };
-        SignedGoal { goal, envelope }
+        Posted { goal, message: Frame::of(&FromRegion::Goal(envelope)).expect("short") }
     }
 
     fn board() -> GoalBoard {
         GoalBoard::new("eu".parse().expect("valid"))
     }
 
-    fn shown(goals: &[Arc<SignedGoal>]) -> Vec<String> {
-        goals.iter().map(|signed| format!("{} {}", signed.goal.service, signed.goal.version)).collect()
+    fn shown(goals: &[Arc<PostedGoal>]) -> Vec<String> {
+        goals.iter().map(|posted| format!("{} {}", posted.goal.service, posted.goal.version)).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!  log: artifacts ──▶ copier ─┴─ main bucket ▶ own bucket ─▶ ReplicaReported ─┐
 //!  log: goal-state ─▶ goal board ─┐                                           ├─▶ outbox ─▶ log: requests
 //!                                 ▼                                           │
-//!  nodes ◀═══ TCP ═══▶ session (one per node) ── beats, reports ─▶ levels ────┘ ◀─ peers ◀─ log: other processes' reports
+//!  nodes ◀═══ TLS ═══▶ session (one per node) ── beats, reports ─▶ levels ────┘ ◀─ peers ◀─ log: other processes' reports
 //!                                 └── have, wanted ─▶ tracker ─▶ peers and tickets, back to the sessions
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! - `scrub`: looks at replicas all the time; `mender`: at packs that it or a node found damaged, and has them copied anew; `quarantine`: where wrong bytes go.
 //! - `collection`: deletes what no artifact needs any more.
 //! - `goals`: the newest goal of each service; each session sends what is newer than its node has.
+//! - `identity`: the region's authority, which nodes enrol and are revoked by.
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `peers`: what the other processes of the region told the log: which node is where, and who is gone.
@@ -34,6 +35,7 @@ mod copy;
 mod error;
 mod goals;
 mod hints;
+mod identity;
 mod mender;
 mod nodes;
 mod outbox;
@@ -55,6 +57,7 @@ use std::{
 };
 
 use longshore_collector::Collector;
+use longshore_identity::files::AuthorityFiles;
 use longshore_log::{Log, clock};
 use longshore_region_policy::levels;
 use longshore_s3::Bucket;
@@ -63,11 +66,7 @@ use longshore_schemas::{
     RegionName,
     auth::{KnownKeys, RequestKey},
 };
-use longshore_service::{
-    limits::{Limit, Settings, announce},
-    signed::Signer,
-    tokens::Tokens,
-};
+use longshore_service::limits::{Limit, Settings, announce};
 use longshore_signing::TrustedKeys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +77,7 @@ use copy::Copy;
 pub use error::Error;
 use goals::GoalBoard;
 use hints::Hints;
+use identity::Identity;
 pub use longshore_collector::Settings as CollectionSettings;
 use mender::Mender;
 use nodes::Sessions;
@@ -101,10 +101,10 @@ pub struct RegionConfig {
     pub listen: SocketAddr,
     /// The same for all of an installation, for ever.
     pub shards_per_region: u32,
-    /// Enrolment tokens: those of [`longshore_schemas::http::Role::Node`].
-    pub tokens: Tokens,
-    /// Makes and checks the credentials of nodes. Every process of the region has the same.
-    pub signer: Signer,
+    /// The list of tokens: those of [`longshore_schemas::http::Role::Node`] enrol. Read again while the region runs.
+    pub tokens_file: PathBuf,
+    /// Of the region's authority, the same for every process of the region. Read again while the region runs.
+    pub authority: AuthorityFiles,
     /// The region's own, at least one: the first signs its reports, all are believed of its other processes. The control nodes
     /// know them too.
     pub request_keys: Vec<RequestKey>,
@@ -147,6 +147,18 @@ pub struct Limits {
 
 static CONNECTIONS: Limit =
     Limit::settable("region.connections", 15_000, "nodes of one region", "closed; the node comes back");
+static STRANGERS: Limit = Limit::fixed(
+    "region.strangers",
+    4_096,
+    "connections of those who have not shown yet who they are",
+    "closed; the node comes back",
+);
+static HANDSHAKES: Limit = Limit::fixed(
+    "region.handshakes",
+    longshore_identity::HANDSHAKES_MAX as u64,
+    "of these, who show it at the same time",
+    "the others wait for their turn",
+);
 static PACK_COPIES: Limit =
     Limit::settable("region.pack_copies", 8, "packs on their way, 8 MiB of memory each", "the others wait");
 static ARTIFACT_COPIES: Limit =
@@ -189,6 +201,8 @@ static TRACKER_QUEUE: Limit =
 /// The limits of a region.
 pub static LIMITS: &[&Limit] = &[
     &CONNECTIONS,
+    &STRANGERS,
+    &HANDSHAKES,
     &PACK_COPIES,
     &ARTIFACT_COPIES,
     &COPY_RATE,
@@ -203,7 +217,7 @@ pub static LIMITS: &[&Limit] = &[
 impl Limits {
     /// The defaults, but for what was set.
     pub fn of(settings: &Settings) -> Self {
-        announce(&LIMITS[1..], settings);
+        announce(&LIMITS[2..], settings);
         Self {
             connections_max: settings.count(&CONNECTIONS),
             pack_copies_max: settings.count(&PACK_COPIES),
@@ -266,6 +280,9 @@ impl Region {
             .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let request_key = config.request_keys.first().ok_or(Error::NoRequestKey)?;
         let outbox = Arc::new(Outbox::open(config.log.clone(), &config.region, request_key.clone(), &config.data_dir)?);
+        let identity =
+            Identity::open(&config.region, config.authority.clone(), config.tokens_file.clone(), config.bucket.clone());
+        let identity = Arc::new(identity?);
         let goals = Arc::new(GoalBoard::new(config.region.clone()));
         let reports = Arc::new(Reports::open(&config)?);
         let (mender, damaged) = Mender::new(config.region.clone(), config.bucket.clone(), outbox.clone());
@@ -305,8 +322,15 @@ impl Region {
             reports.clone(),
         )?;
         let (tracker, tracker_events) = tracker::channel();
-        let sessions =
-            Arc::new(Sessions::new(&config, goals.clone(), reports.clone(), roots.clone(), tracker, damaged));
+        let sessions = Arc::new(Sessions::new(
+            &config,
+            identity.clone(),
+            goals.clone(),
+            reports.clone(),
+            roots.clone(),
+            tracker,
+            damaged,
+        ));
 
         let listener = nodes::bind(config.listen).await?;
         let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -330,6 +354,7 @@ impl Region {
         tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(collection.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
+        tasks.spawn(identity.run(sessions.clone(), shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));
         tasks.spawn(nodes::accept(listener, sessions.clone(), shutdown));

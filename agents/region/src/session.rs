@@ -1,40 +1,42 @@
 //! One node's connection: who it is, then goals and sources out, reports and wishes in.
 //!
 //! ```text
-//! Enrol? ─▶ Hello, verified ─▶ ┬─ reader: beats, reports, have, wanted ─▶ reports, tracker, roots
-//!                              └─ writer: goals (newest only), roots, sources ◀─ board, bounded queue
+//! TLS ─▶ ┬─ Hello of whom the certificate names ─▶ ┬─ reader: beats, reports, have, wanted ─▶ reports, tracker, roots
+//!        │                                         └─ writer: trust, goals (newest only), roots, sources ◀─ board, bounded queue
+//!        └─ Enrol, Restore ─▶ a certificate, with which the node connects anew
 //! ```
 //!
 //! Reader and writer are apart, so that two sides that both write cannot block each other. The session ends when either
-//! does, when the node is silent for three beats, or when the node connects anew.
+//! does, when the node is silent for three beats, when its certificate is believed no more, or when the node connects anew.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{SinkExt, StreamExt};
 use longshore_artifact::PackRef;
+use longshore_identity::{Distrust, Peer};
 use longshore_schemas::{
-    ArtifactId, NodeId, RegionName, ServiceName,
+    ArtifactId, NodeId, ServiceName,
     events::{GoalVersion, NodeDescription},
-    http::Role,
     stream::{FRAME_BYTES_MAX, FromNode, FromRegion, Hello},
 };
+use longshore_service::limits::{Full, Pass};
 use longshore_swarm::frames::{FrameCodec, FrameError};
 use longshore_swarm_policy::tracker::Event;
-use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{ReadHalf, WriteHalf},
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{
-    codec::{FramedRead, FramedWrite},
+    codec::{Encoder, FramedRead, FramedWrite},
     sync::CancellationToken,
 };
 
 use crate::{
     MISSED_BEATS_MAX,
+    identity::Refusal,
     mender::{What, Word},
-    nodes::Sessions,
+    nodes::{Introduced, Outbound, Sessions},
 };
 
 /// A node must say who it is within this.
@@ -45,15 +47,23 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const OUTBOUND_MAX: usize = 64;
 /// Longest host name or address, and agent version, in bytes.
 const TEXT_BYTES_MAX: usize = 255;
-/// A node of a name that is connected may try to enrol again after this.
-const ENROL_RETRY_SECONDS: u32 = 60;
+/// Between two certificates for one connection.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
+/// The other side hears that the connection ends, if it listens.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of a connection's buffer before anything is in it: there are thousands that are silent.
+const BUFFER_BYTES: usize = 512;
 /// Room for the envelope of a frame with a root.
 const ROOT_FRAME_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
+    #[error("it did not show who it is: {0}")]
+    Handshake(#[source] std::io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("node {node} is believed no more: {distrust}")]
+    Distrusted { node: NodeId, distrust: Distrust },
     #[error("{0}")]
     Refused(String),
     #[error("node {node} was silent for {seconds} s")]
@@ -62,37 +72,68 @@ pub(crate) enum SessionError {
     NoHello,
     #[error("node {0} does not read")]
     Stuck(NodeId),
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("the region is shutting down")]
     Stopping,
 }
 
-/// What a node's credential says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NodeCredential {
-    pub(crate) region: RegionName,
-    pub(crate) node: NodeId,
+/// Of who has shown who it is, the longest frame is [`FRAME_BYTES_MAX`]; before, that of a hello of many services.
+const INTRODUCTION_BYTES_MAX: usize = 128 * 1024;
+
+type Codec = FrameCodec<FromNode, FromRegion>;
+type Incoming = FramedRead<ReadHalf<longshore_identity::Stream>, Codec>;
+type Outgoing = FramedWrite<WriteHalf<longshore_identity::Stream>, Codec>;
+
+/// Until either side ends it. The place among strangers is kept until it is known whose connection it is.
+pub(crate) async fn run(
+    introduced: Introduced,
+    stranger: Pass,
+    sessions: &Sessions,
+    end: CancellationToken,
+) -> Result<(), SessionError> {
+    let (read, write) = tokio::io::split(introduced.stream);
+    let mut incoming = FramedRead::with_capacity(read, Codec::limited(INTRODUCTION_BYTES_MAX), BUFFER_BYTES);
+    let mut outgoing = FramedWrite::with_capacity(write, Codec::default(), BUFFER_BYTES);
+    // What is needed once takes no room afterwards, of which there are thousands.
+    let introduction = Box::pin(introduce(&mut incoming, &mut outgoing, introduced.peer, sessions));
+    let hello = timeout(HELLO_TIMEOUT, introduction);
+    let result = tokio::select! {
+        hello = hello => hello.unwrap_or(Err(SessionError::NoHello)),
+        () = end.cancelled() => Ok(None),
+    };
+    let result = match result {
+        Ok(Some((hello, peer))) => match sessions.place() {
+            Ok(_place) => {
+                drop(stranger);
+                *incoming.decoder_mut() = Codec::default();
+                converse(&mut incoming, &mut outgoing, &hello, peer, sessions, end).await
+            }
+            Err(full) => Err(SessionError::Full(full)),
+        },
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    // That it ended well is of no use to anybody who is not there.
+    let _ = timeout(CLOSE_TIMEOUT, SinkExt::<FromRegion>::close(&mut outgoing)).await;
+    result
 }
 
-pub(crate) async fn run<S>(stream: S, sessions: &Sessions, end: CancellationToken) -> Result<(), SessionError>
-where
-    S: AsyncRead + AsyncWrite + Send,
-{
-    let (read, write) = tokio::io::split(stream);
-    let mut incoming = FramedRead::new(read, FrameCodec::<FromNode, FromRegion>::default());
-    let mut outgoing = FramedWrite::new(write, FrameCodec::<FromNode, FromRegion>::default());
-    let hello = timeout(HELLO_TIMEOUT, introduce(&mut incoming, &mut outgoing, sessions));
-    let hello = tokio::select! {
-        hello = hello => hello.map_err(|_| SessionError::NoHello)??,
-        () = end.cancelled() => return Ok(()),
-    };
-    let Some(hello) = hello else { return Ok(()) };
+async fn converse(
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    hello: &Hello,
+    peer: Peer,
+    sessions: &Sessions,
+    end: CancellationToken,
+) -> Result<(), SessionError> {
     let node = hello.node.clone();
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
     let session = sessions.enter(&node, outbound.clone(), end.clone());
     tracing::info!(%node, session, host = hello.host, boot = hello.boot, "node connected");
     let result = tokio::select! {
-        result = read_all(&mut incoming, &hello, sessions, &outbound) => result,
-        result = write_all(&mut outgoing, &hello, sessions, queue) => result,
+        result = read_all(incoming, hello, peer, sessions, &outbound) => result,
+        result = write_all(outgoing, hello, sessions, queue) => result,
         () = end.cancelled() => Ok(()),
     };
     if sessions.leave(&node, session) {
@@ -102,78 +143,77 @@ where
     result
 }
 
-/// Enrolment, if the node has no credential yet, and its hello. `None` if it only went away.
+/// The hello of a node that showed who it is. `None` if it got a certificate, with which it connects anew, or only went away.
 async fn introduce(
-    incoming: &mut (impl Stream<Item = Result<FromNode, FrameError>> + Unpin),
-    outgoing: &mut (impl Sink<FromRegion, Error = FrameError> + Unpin),
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    peer: Result<Option<Peer>, Distrust>,
     sessions: &Sessions,
-) -> Result<Option<Hello>, SessionError> {
-    while let Some(message) = incoming.next().await {
-        let answer = match message? {
-            FromNode::Enrol { token, node } => enrol(&token, &node, sessions),
-            FromNode::Hello(hello) => match check(&hello, sessions) {
-                Ok(()) => {
-                    // Rounded up: a node that beats too often does no harm.
-                    let beat_seconds = u32::try_from(sessions.beat.as_secs()).unwrap_or(u32::MAX).max(1);
-                    outgoing.send(FromRegion::Welcome { region: sessions.region.clone(), beat_seconds }).await?;
-                    return Ok(Some(hello));
-                }
-                Err(reason) => FromRegion::Refused { reason, retry_seconds: None },
-            },
-            _ => FromRegion::Refused { reason: "say hello first".to_owned(), retry_seconds: None },
-        };
-        let refused = match &answer {
-            FromRegion::Refused { reason, .. } => Some(reason.clone()),
-            _ => None,
-        };
-        outgoing.send(answer).await?;
-        if let Some(reason) = refused {
-            return Err(SessionError::Refused(reason));
+) -> Result<Option<(Hello, Peer)>, SessionError> {
+    let Some(message) = incoming.next().await else { return Ok(None) };
+    let answer = match message? {
+        FromNode::Enrol { token, node, request } => enrol(&token, &node, &request, sessions).await,
+        FromNode::Restore { certificate, request } => sessions.identity.restore(&certificate, &request),
+        FromNode::Hello(hello) => match check(&hello, &peer, sessions) {
+            Ok(peer) => {
+                // Rounded up: a node that beats too often does no harm.
+                let beat_seconds = u32::try_from(sessions.beat.as_secs()).unwrap_or(u32::MAX).max(1);
+                outgoing.send(FromRegion::Welcome { region: sessions.region.clone(), beat_seconds }).await?;
+                return Ok(Some((hello, peer)));
+            }
+            Err(refusal) => Err(refusal),
+        },
+        _ => Err(Refusal::never("say hello first")),
+    };
+    match answer {
+        Ok(certificate) => {
+            outgoing.send(FromRegion::Certified { certificate }).await?;
+            Ok(None)
+        }
+        Err(Refusal { reason, retry_seconds }) => {
+            outgoing.send(FromRegion::Refused { reason: reason.clone(), retry_seconds }).await?;
+            Err(SessionError::Refused(reason))
         }
     }
-    Ok(None)
 }
 
-fn enrol(token: &str, node: &NodeId, sessions: &Sessions) -> FromRegion {
-    let refused = |reason: String, retry_seconds| FromRegion::Refused { reason, retry_seconds };
-    if sessions.tokens.verify(token).is_none_or(|identity| identity.role != Role::Node) {
-        let reason =
-            "the enrolment token is not known here: give the node a token of the role node of this installation";
-        return refused(reason.to_owned(), None);
-    }
+async fn enrol(token: &str, node: &NodeId, request: &str, sessions: &Sessions) -> Result<String, Refusal> {
     if sessions.is_connected(node) || sessions.reports.is_elsewhere(node) {
         let reason = format!("a node named {node} is connected: choose another name, or stop that one");
-        return refused(reason, Some(ENROL_RETRY_SECONDS));
+        return Err(Refusal::later(reason));
     }
-    let region = sessions.region.clone();
-    match sessions.signer.sign(&NodeCredential { region: region.clone(), node: node.clone() }) {
-        Ok(credential) => {
-            tracing::info!(%node, "node enrolled");
-            FromRegion::Enrolled { credential, region }
-        }
-        Err(error) => refused(format!("no credential can be made: {error}"), Some(ENROL_RETRY_SECONDS)),
-    }
+    sessions.identity.enrol(token, node, request).await
 }
 
-fn check(hello: &Hello, sessions: &Sessions) -> Result<(), String> {
-    let credential: Option<NodeCredential> = sessions.signer.verify(&hello.credential);
-    let Some(NodeCredential { region, node }) = credential else {
-        return Err("the node's credential is not valid here: enrol the node anew".to_owned());
+/// Whose hello it is.
+fn check(hello: &Hello, peer: &Result<Option<Peer>, Distrust>, sessions: &Sessions) -> Result<Peer, Refusal> {
+    let peer = match peer {
+        Ok(Some(peer)) => peer,
+        Ok(None) => return Err(Refusal::never("the node showed no certificate: enrol it first")),
+        // It may be restored.
+        Err(distrust) => return Err(Refusal::later(distrust.to_string())),
     };
-    if region != sessions.region {
-        return Err(format!("the node is enrolled in region {region}, and this is {}: enrol it here", sessions.region));
-    }
-    if node != hello.node {
-        return Err(format!("the credential is that of node {node}, not of {}", hello.node));
+    if *peer.node() != hello.node {
+        return Err(Refusal::never(format!("the certificate is that of node {}, not of {}", peer.node(), hello.node)));
     }
     let is_text = |text: &str| (1..=TEXT_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     if !is_text(&hello.host) {
-        return Err("host must be a host name or an IP address".to_owned());
+        return Err(Refusal::never("host must be a host name or an IP address"));
     }
     if !is_text(&hello.agent_version) {
-        return Err("agent_version must be a short word".to_owned());
+        return Err(Refusal::never("agent_version must be a short word"));
     }
-    Ok(())
+    if !is_text(&hello.instance) {
+        return Err(Refusal::never("instance must be a short word"));
+    }
+    if sessions.is_clone(&hello.node, &hello.instance) {
+        let reason = format!(
+            "another machine uses the identity of node {}, and is connected: enrol this one anew, under a name of its own",
+            hello.node
+        );
+        return Err(Refusal::later(reason));
+    }
+    Ok(peer.clone())
 }
 
 fn swarm_address(hello: &Hello) -> String {
@@ -186,12 +226,14 @@ fn swarm_address(hello: &Hello) -> String {
 }
 
 async fn read_all(
-    incoming: &mut (impl Stream<Item = Result<FromNode, FrameError>> + Unpin),
+    incoming: &mut Incoming,
     hello: &Hello,
+    mut peer: Peer,
     sessions: &Sessions,
-    outbound: &mpsc::Sender<FromRegion>,
+    outbound: &Outbound,
 ) -> Result<(), SessionError> {
     let node = &hello.node;
+    let mut renewed: Option<Instant> = None;
     sessions.reports.hello(NodeDescription {
         node: node.clone(),
         zone: hello.zone.clone(),
@@ -207,20 +249,48 @@ async fn read_all(
         let silent = |_| SessionError::Silent { node: node.clone(), seconds: silence_max.as_secs() };
         let Some(message) = message.map_err(silent)? else { return Ok(()) };
         let message = message?;
+        let believed = peer.check(sessions.identity.tls(), longshore_service::now());
+        believed.map_err(|distrust| SessionError::Distrusted { node: node.clone(), distrust })?;
         sessions.reports.heard(node);
-        take(message, node, sessions, outbound).await?;
+        match message {
+            FromNode::Renew { request } => {
+                if renewed.is_some_and(|at| at.elapsed() < RENEWAL_INTERVAL) {
+                    return Err(SessionError::Refused(format!("node {node} wants too many certificates")));
+                }
+                renewed = Some(Instant::now());
+                if let Some(next) = renew(&request, node, sessions, outbound).await? {
+                    peer = next;
+                }
+            }
+            FromNode::Beat => {}
+            message => Box::pin(take(message, node, sessions, outbound)).await?,
+        }
     }
 }
 
-async fn take(
-    message: FromNode,
+/// The node by its next certificate. Without one it goes on with the one that it has, and asks again later.
+async fn renew(
+    request: &str,
     node: &NodeId,
     sessions: &Sessions,
-    outbound: &mpsc::Sender<FromRegion>,
-) -> Result<(), SessionError> {
+    outbound: &Outbound,
+) -> Result<Option<Peer>, SessionError> {
+    match sessions.identity.renew(node, request) {
+        Ok(certificate) => {
+            let next = sessions.identity.tls().known(&certificate);
+            tell(FromRegion::Certified { certificate }, node, outbound).await?;
+            Ok(next.ok())
+        }
+        Err(Refusal { reason, .. }) => {
+            tracing::warn!(%node, reason, "node gets no new certificate");
+            Ok(None)
+        }
+    }
+}
+
+async fn take(message: FromNode, node: &NodeId, sessions: &Sessions, outbound: &Outbound) -> Result<(), SessionError> {
     let node = node.clone();
     match message {
-        FromNode::Beat => Ok(()),
         FromNode::Report(report) => {
             let service = report.service.clone();
             if sessions.reports.report(&node, report) {
@@ -257,7 +327,8 @@ async fn take(
             Ok(())
         }
         FromNode::Done { artifact } => track(sessions, Event::Done { node, artifact }).await,
-        FromNode::Enrol { .. } | FromNode::Hello(_) => {
+        FromNode::Beat | FromNode::Renew { .. } => Ok(()),
+        FromNode::Enrol { .. } | FromNode::Restore { .. } | FromNode::Hello(_) => {
             Err(SessionError::Refused(format!("node {node} introduced itself twice on one connection")))
         }
     }
@@ -271,7 +342,7 @@ async fn send_root(
     artifact: ArtifactId,
     node: &NodeId,
     sessions: &Sessions,
-    outbound: &mpsc::Sender<FromRegion>,
+    outbound: &Outbound,
 ) -> Result<(), SessionError> {
     let root = sessions.roots.get(&artifact).await.map(|root| root.json.clone());
     let fits = |root: &serde_json::Value| {
@@ -281,46 +352,53 @@ async fn send_root(
         }
         bytes <= ROOT_FRAME_BYTES_MAX
     };
-    let answer = FromRegion::Root { artifact, root: root.filter(fits) };
-    let sent = timeout(WRITE_TIMEOUT, outbound.send(answer)).await;
+    tell(FromRegion::Root { artifact, root: root.filter(fits) }, node, outbound).await
+}
+
+async fn tell(message: FromRegion, node: &NodeId, outbound: &Outbound) -> Result<(), SessionError> {
+    let sent = timeout(WRITE_TIMEOUT, outbound.send(Box::new(message))).await;
     sent.map_err(|_| SessionError::Stuck(node.clone()))?.map_err(|_| SessionError::Stopping)
 }
 
 async fn write_all(
-    outgoing: &mut (impl Sink<FromRegion, Error = FrameError> + Unpin),
+    outgoing: &mut Outgoing,
     hello: &Hello,
     sessions: &Sessions,
-    mut queue: mpsc::Receiver<FromRegion>,
+    mut queue: mpsc::Receiver<Box<FromRegion>>,
 ) -> Result<(), SessionError> {
-    let mut changes = sessions.goals.subscribe();
+    let (mut changes, mut trust) = (sessions.goals.subscribe(), sessions.identity.tls().changes());
+    trust.mark_changed();
     let mut sent: BTreeMap<ServiceName, GoalVersion> = hello.goals.clone();
     let mut read_to = 0;
     loop {
         changes.mark_unchanged();
         let (now, goals) = sessions.goals.since(read_to);
         read_to = now;
-        for signed in goals {
-            let goal = &signed.goal;
+        for posted in goals {
+            let goal = &posted.goal;
             if sent.get(&goal.service).is_none_or(|version| *version < goal.version) {
                 sent.insert(goal.service.clone(), goal.version);
-                write(outgoing, FromRegion::Goal(signed.envelope.clone()), &hello.node).await?;
+                write(outgoing, posted.message.clone(), &hello.node).await?;
             }
         }
         tokio::select! {
             message = queue.recv() => match message {
-                Some(message) => write(outgoing, message, &hello.node).await?,
+                Some(message) => write(outgoing, *message, &hello.node).await?,
                 None => return Ok(()),
             },
+            changed = trust.changed() => {
+                changed.map_err(|_| SessionError::Stopping)?;
+                write(outgoing, sessions.identity.trust(), &hello.node).await?;
+            }
             changed = changes.changed() => changed.map_err(|_| SessionError::Stopping)?,
         }
     }
 }
 
-async fn write(
-    outgoing: &mut (impl Sink<FromRegion, Error = FrameError> + Unpin),
-    message: FromRegion,
-    node: &NodeId,
-) -> Result<(), SessionError> {
+async fn write<M>(outgoing: &mut Outgoing, message: M, node: &NodeId) -> Result<(), SessionError>
+where
+    Codec: Encoder<M, Error = FrameError>,
+{
     let sent = timeout(WRITE_TIMEOUT, outgoing.send(message)).await;
     Ok(sent.map_err(|_| SessionError::Stuck(node.clone()))??)
 }

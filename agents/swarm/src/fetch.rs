@@ -3,10 +3,11 @@
 //! One task: an async `select` gives what happened, and a sync part tells the policy and acts on its answer. Transfers are
 //! tasks of their own that decide nothing.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use longshore_artifact::PACK_BYTES_MAX;
+use longshore_identity::Tls;
 use longshore_schemas::{
     ArtifactId, PackId,
     stream::{FromNode, PeerPacks, Ticket},
@@ -64,13 +65,14 @@ impl std::ops::AddAssign for Received {
 pub struct Fetcher {
     store: PackStore,
     policy: Config,
-    peers: std::sync::Arc<Peers>,
+    peers: Arc<Peers>,
     http: reqwest::Client,
 }
 
 impl Fetcher {
-    pub fn new(store: PackStore, policy: Config, http: reqwest::Client) -> Self {
-        Self { store, policy, peers: std::sync::Arc::default(), http }
+    /// Other nodes are reached with `tls`, the region's bucket with `http`.
+    pub fn new(store: PackStore, policy: Config, http: reqwest::Client, tls: Arc<Tls>) -> Self {
+        Self { store, policy, peers: Arc::new(Peers::new(tls)), http }
     }
 
     pub fn store(&self) -> &PackStore {

@@ -3,7 +3,7 @@
 
 use std::{io, marker::PhantomData};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use longshore_schemas::stream::FRAME_BYTES_MAX;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder};
@@ -28,12 +28,19 @@ pub enum FrameError {
 /// Reads messages of type `In` and writes those of type `Out`. To be used with [`tokio_util::codec::Framed`] and its like.
 #[derive(Debug)]
 pub struct FrameCodec<In, Out> {
+    /// Longest frame that is read.
+    bytes_max: usize,
     types: PhantomData<fn(Out) -> In>,
 }
 
 impl<In, Out> FrameCodec<In, Out> {
     pub fn new() -> Self {
-        Self { types: PhantomData }
+        Self::limited(FRAME_BYTES_MAX)
+    }
+
+    /// Reads no frame that is longer than this.
+    pub fn limited(bytes_max: usize) -> Self {
+        Self { bytes_max, types: PhantomData }
     }
 }
 
@@ -50,8 +57,8 @@ impl<In: DeserializeOwned, Out> Decoder for FrameCodec<In, Out> {
     fn decode(&mut self, from: &mut BytesMut) -> Result<Option<In>, FrameError> {
         let Some(length) = from.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
-        if length > FRAME_BYTES_MAX {
-            let reason = format!("a frame of {length} bytes, more than {FRAME_BYTES_MAX}");
+        if length > self.bytes_max {
+            let reason = format!("a frame of {length} bytes, more than {}", self.bytes_max);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason).into());
         }
         let missing = (LENGTH_BYTES + length).saturating_sub(from.len());
@@ -68,14 +75,39 @@ impl<In, Out: Serialize> Encoder<Out> for FrameCodec<In, Out> {
     type Error = FrameError;
 
     fn encode(&mut self, message: Out, to: &mut BytesMut) -> Result<(), FrameError> {
-        let json = serde_json::to_vec(&message).map_err(FrameError::Unwritable)?;
-        let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= FRAME_BYTES_MAX);
-        let length = length.ok_or(FrameError::TooLong { bytes: json.len() })?;
-        to.reserve(LENGTH_BYTES + json.len());
-        to.put_u32(length);
-        to.put_slice(&json);
+        frame(&message, to)
+    }
+}
+
+/// A message as it is sent, for those who send it to many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    pub fn of<T: Serialize>(message: &T) -> Result<Self, FrameError> {
+        let mut bytes = BytesMut::new();
+        frame(message, &mut bytes)?;
+        Ok(Self(bytes.freeze()))
+    }
+}
+
+impl<In, Out> Encoder<Frame> for FrameCodec<In, Out> {
+    type Error = FrameError;
+
+    fn encode(&mut self, Frame(bytes): Frame, to: &mut BytesMut) -> Result<(), FrameError> {
+        to.extend_from_slice(&bytes);
         Ok(())
     }
+}
+
+fn frame<T: Serialize>(message: &T, to: &mut BytesMut) -> Result<(), FrameError> {
+    let json = serde_json::to_vec(message).map_err(FrameError::Unwritable)?;
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= FRAME_BYTES_MAX);
+    let length = length.ok_or(FrameError::TooLong { bytes: json.len() })?;
+    to.reserve(LENGTH_BYTES + json.len());
+    to.put_u32(length);
+    to.put_slice(&json);
+    Ok(())
 }
 
 #[cfg(test)]

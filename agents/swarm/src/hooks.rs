@@ -13,7 +13,7 @@ pub async fn serve<S>(stream: &mut S, store: &PackStore) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    server::serve(stream, store, &Semaphore::new(1)).await
+    server::serve(stream, store, &Semaphore::new(1), || Ok(())).await
 }
 
 /// Asks for one pack, after the greeting, and puts it into the store; or says why it did not come.

@@ -1,9 +1,9 @@
-//! The swarm's transport: nodes of a region exchange packs over TCP.
+//! The swarm's transport: nodes of a region exchange packs over TCP and TLS.
 //!
 //! ```text
 //!                 Fetch (policy: what next, from whom)
 //!                        ▲ events   │ actions
-//!   region ◀─link─▶ [fetch::run] ───┴──▶ peer client ──TCP──▶ other nodes' [server]
+//!   region ◀─link─▶ [fetch::run] ───┴──▶ peer client ──TLS──▶ other nodes' [server]
 //!                        │          └──▶ bucket, by ticket
 //!                        ▼ verified
 //!                   [PackStore] ◀── [server] serves what is complete

@@ -1,4 +1,4 @@
-//! The protocol between peers.
+//! The protocol between peers, over TLS: each knows which node the other is.
 //!
 //! Both sides first send [`MAGIC`]. Then the client sends pack ids, 32 bytes each, as many as it likes; the server
 //! answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] that many bytes.
@@ -6,11 +6,15 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Mutex, PoisonError},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
+use futures::poll;
 use longshore_artifact::PACK_BYTES_MAX;
+use longshore_identity::{Handshaken, Peer, Stream, Tls};
 use longshore_schemas::{NodeId, PackId};
 use longshore_swarm_policy::fetch::Failure;
 use tokio::{
@@ -25,7 +29,7 @@ use crate::{
 };
 
 pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM1";
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept for the next pack, of all peers; beyond that the oldest is closed.
 const IDLE_MAX: usize = 64;
 
@@ -65,18 +69,21 @@ pub(crate) fn deadline(bytes: u64) -> Instant {
 }
 
 /// Connections to peers, used again for the next pack.
-#[derive(Default)]
 pub(crate) struct Peers {
+    tls: Arc<Tls>,
     idle: Mutex<VecDeque<Idle>>,
 }
 
 struct Idle {
-    peer: NodeId,
     address: String,
-    stream: TcpStream,
+    connection: Handshaken<Peer>,
 }
 
 impl Peers {
+    pub(crate) fn new(tls: Arc<Tls>) -> Self {
+        Self { tls, idle: Mutex::default() }
+    }
+
     /// Fetches a pack into the store.
     pub(crate) async fn fetch(
         &self,
@@ -88,41 +95,48 @@ impl Peers {
     ) -> Result<u64, FetchFailure> {
         let until = deadline(bytes);
         // A kept connection may have been closed by the peer meanwhile; a new one tells.
-        if let Some(mut stream) = self.take(peer, address)?
-            && let Ok(result) = timeout_at(until, transfer(&mut stream, store, pack, bytes)).await
+        if let Some(mut kept) = self.take(peer, address).await?
+            && let Ok(result) = timeout_at(until, transfer(&mut kept.stream, store, pack, bytes)).await
             && !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable)
         {
-            return self.settle(peer, address, stream, result);
+            return self.settle(address, kept, result);
         }
         let fresh = async {
-            let mut stream = connect(address).await.map_err(|error| FetchFailure::unreachable(&error))?;
-            let result = transfer(&mut stream, store, pack, bytes).await;
-            self.settle(peer, address, stream, result)
+            let connected = connect(&self.tls, address, peer).await;
+            let mut connection = connected.map_err(|error| FetchFailure::unreachable(&error))?;
+            let result = transfer(&mut connection.stream, store, pack, bytes).await;
+            self.settle(address, connection, result)
         };
         let too_slow = |_| FetchFailure::new(Failure::Unreachable, "slower than 128 KiB/s");
         timeout_at(until, fresh).await.map_err(too_slow)?
     }
 
     /// A connection that was kept. A peer that sent something on it since, unasked, does not keep to the protocol.
-    fn take(&self, peer: &NodeId, address: &str) -> Result<Option<TcpStream>, FetchFailure> {
-        let mut idle = self.lock();
-        let Some(at) = idle.iter().rposition(|idle| idle.peer == *peer && idle.address == address) else {
+    async fn take(&self, peer: &NodeId, address: &str) -> Result<Option<Handshaken<Peer>>, FetchFailure> {
+        let Some(mut kept) = self.kept(peer, address) else { return Ok(None) };
+        if kept.peer.check(&self.tls, longshore_service::now()).is_err() {
             return Ok(None);
-        };
-        let Some(Idle { stream, .. }) = idle.remove(at) else { return Ok(None) };
-        match stream.try_read(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(stream)),
-            Ok(1..) => Err(FetchFailure::new(Failure::Lied, "it sent more than it was asked for")),
-            Ok(0) | Err(_) => Ok(None),
         }
+        let mut unasked = [0];
+        let read = poll!(pin!(kept.stream.read(&mut unasked)));
+        match read {
+            Poll::Pending => Ok(Some(kept)),
+            Poll::Ready(Ok(1..)) => Err(FetchFailure::new(Failure::Lied, "it sent more than it was asked for")),
+            Poll::Ready(Ok(0) | Err(_)) => Ok(None),
+        }
+    }
+
+    fn kept(&self, peer: &NodeId, address: &str) -> Option<Handshaken<Peer>> {
+        let mut idle = self.lock();
+        let at = idle.iter().rposition(|idle| idle.connection.peer.node() == peer && idle.address == address)?;
+        Some(idle.remove(at)?.connection)
     }
 
     /// Keeps the connection if the answer on it was read to its end.
     fn settle(
         &self,
-        peer: &NodeId,
         address: &str,
-        stream: TcpStream,
+        connection: Handshaken<Peer>,
         result: Result<u64, FetchFailure>,
     ) -> Result<u64, FetchFailure> {
         let at_end = match &result {
@@ -134,7 +148,7 @@ impl Peers {
             if idle.len() >= IDLE_MAX {
                 idle.pop_front();
             }
-            idle.push_back(Idle { peer: peer.clone(), address: address.to_owned(), stream });
+            idle.push_back(Idle { address: address.to_owned(), connection });
         }
         result
     }
@@ -144,17 +158,20 @@ impl Peers {
     }
 }
 
-async fn connect(address: &str) -> io::Result<TcpStream> {
+async fn connect(tls: &Tls, address: &str, peer: &NodeId) -> io::Result<Handshaken<Peer>> {
     let connecting = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let mut connection = tls.connect_to_node(tcp, peer).await?;
+        let stream: &mut Stream = &mut connection.stream;
         stream.write_all(&MAGIC).await?;
+        stream.flush().await?;
         let mut theirs = [0; MAGIC.len()];
         stream.read_exact(&mut theirs).await?;
         if theirs != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak the swarm's protocol"));
         }
-        Ok(stream)
+        Ok(connection)
     };
     timeout(CONNECT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
@@ -171,6 +188,7 @@ where
 {
     let lost = |error: io::Error| FetchFailure::unreachable(&error);
     stream.write_all(pack.as_bytes()).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut head = [0; 9];
     stalled(stream.read_exact(&mut head)).await?;
     let length = u64::from_be_bytes(*head.last_chunk().expect("nine bytes end in eight"));

@@ -1,10 +1,13 @@
-//! Serves the store's packs to peers: bounded connections, bounded uploads, and nothing that is not verified.
+//! Serves the store's packs to nodes of the region: bounded connections, bounded uploads, and nothing that is not verified.
+//!
+//! Who has not shown yet that it is a node takes none of the places of those who have.
 //!
 //! A pack is hashed while it is sent. One that was damaged on the disk since it was verified fools one peer at most, which
 //! does not keep it, and is forgotten.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use longshore_identity::{Handshaken, Tls};
 use longshore_schemas::PackId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -21,24 +24,47 @@ use crate::{
 
 /// Connections at once; further ones are closed.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections of those who have not shown who they are; further ones are closed.
+const STRANGERS_MAX: usize = 256;
 /// Packs sent at once; further requests are answered `Busy`.
 const UPLOADS_MAX: usize = 16;
 /// A connection without a request for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
 
-/// Listens, and serves until the shutdown; answers the address that it listens on.
-pub async fn start(store: PackStore, listen: SocketAddr, shutdown: CancellationToken) -> Result<SocketAddr, Error> {
+/// Listens, and serves until the shutdown; answers the address that it listens on. While this node has no certificate it serves nobody.
+pub async fn start(
+    store: PackStore,
+    listen: SocketAddr,
+    tls: Arc<Tls>,
+    shutdown: CancellationToken,
+) -> Result<SocketAddr, Error> {
     let failed = |source| Error::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tokio::spawn(accept(listener, store, shutdown));
+    let places = Places {
+        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+    };
+    tokio::spawn(accept(listener, Arc::new(Shared { store, tls, places }), shutdown));
     Ok(address)
 }
 
-async fn accept(listener: TcpListener, store: PackStore, shutdown: CancellationToken) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let uploads = Arc::new(Semaphore::new(UPLOADS_MAX));
+/// What all connections have in common.
+struct Shared {
+    store: PackStore,
+    tls: Arc<Tls>,
+    places: Places,
+}
+
+struct Places {
+    strangers: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -49,28 +75,36 @@ async fn accept(listener: TcpListener, store: PackStore, shutdown: CancellationT
                 continue;
             }
         };
-        let Ok(place) = connections.clone().try_acquire_owned() else {
-            tracing::debug!(%peer, "too many peers");
+        let Ok(stranger) = shared.places.strangers.clone().try_acquire_owned() else {
+            tracing::debug!(%peer, "too many peers that say nothing");
             continue;
         };
-        let (store, uploads, shutdown) = (store.clone(), uploads.clone(), shutdown.clone());
+        let (shared, shutdown) = (shared.clone(), shutdown.clone());
         tokio::spawn(async move {
             let serving = async {
-                let mut stream = stream;
                 stream.set_nodelay(true)?;
-                serve(&mut stream, &store, &uploads).await
+                let Handshaken { mut stream, peer: mut node } = shared.tls.accept_node(stream).await?;
+                let place = shared.places.connections.try_acquire();
+                drop(stranger);
+                let _place = place.map_err(|_| std::io::Error::other("too many peers"))?;
+                let believed = || node.check(&shared.tls, longshore_service::now()).map_err(std::io::Error::other);
+                serve(&mut stream, &shared.store, &shared.places.uploads, believed).await
             };
             let served = shutdown.run_until_cancelled(serving).await;
             if let Some(Err(error)) = served {
                 tracing::debug!(%peer, %error, "a peer's connection ended");
             }
-            drop(place);
         });
     }
 }
 
-/// One connection, until the peer hangs up. What it reads is whatever a stranger sends.
-pub(crate) async fn serve<S>(stream: &mut S, store: &PackStore, uploads: &Semaphore) -> std::io::Result<()>
+/// One connection, until the peer hangs up or is believed no more. What it reads is whatever a stranger sends.
+pub(crate) async fn serve<S>(
+    stream: &mut S,
+    store: &PackStore,
+    uploads: &Semaphore,
+    mut believed: impl FnMut() -> std::io::Result<()>,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -80,6 +114,7 @@ where
         return Ok(());
     }
     stream.write_all(&MAGIC).await?;
+    stream.flush().await?;
     loop {
         let mut id = [0; 32];
         match timeout(IDLE, stream.read_exact(&mut id)).await {
@@ -87,6 +122,7 @@ where
             // The peer hung up, or has nothing to ask.
             Ok(Err(_)) | Err(_) => return Ok(()),
         }
+        believed()?;
         answer(stream, store, uploads, &PackId::from_bytes(id)).await?;
     }
 }
@@ -118,6 +154,7 @@ async fn send(
     loop {
         let count = file.read(&mut block).await?;
         if count == 0 {
+            stream.flush().await?;
             return Ok(PackId::from_bytes(*hasher.finalize().as_bytes()));
         }
         hasher.update(&block[..count]);
@@ -129,5 +166,6 @@ async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64
     let mut head = [0; 9];
     head[0] = status as u8;
     head[1..].copy_from_slice(&bytes.to_be_bytes());
-    stream.write_all(&head).await
+    stream.write_all(&head).await?;
+    stream.flush().await
 }

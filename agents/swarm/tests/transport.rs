@@ -1,7 +1,12 @@
 //! Packs come whole and true, or not at all, whatever the other side does.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
+use longshore_identity::{Stream, Tls, Trust, testing::World};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
     stream::{FromNode, PeerPacks, Ticket},
@@ -23,6 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 const MAGIC: [u8; 8] = *b"LSSWARM1";
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everybody here is of one region, but for [`ABROAD`].
+static EU: LazyLock<World> = LazyLock::new(|| World::new("eu"));
+static ABROAD: LazyLock<World> = LazyLock::new(|| World::new("us"));
 
 fn node(name: &str) -> NodeId {
     name.parse().expect("valid")
@@ -56,7 +65,7 @@ impl Fetching {
         let policy = Config::new(node("me"), "mine".parse().expect("valid"));
         let (to_region, told) = mpsc::channel(1_000);
         let (tracker, from_tracker) = mpsc::channel(1_000);
-        let fetcher = Fetcher::new(store.clone(), policy, http);
+        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"));
         Self { folder, store, fetcher, link: Link { to_region, from_tracker }, tracker, told }
     }
 
@@ -81,13 +90,17 @@ impl Fetching {
     }
 }
 
-/// An honest peer that has this pack.
+/// The node `good`, which is honest and has this pack.
 async fn honest(bytes: &[u8]) -> (TempDir, SocketAddr) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join(PackId::of(bytes).to_string()), bytes).expect("written");
     let store = PackStore::open(folder.path()).expect("opens");
-    let address = server::start(store, ([127, 0, 0, 1], 0).into(), CancellationToken::new()).await.expect("listens");
-    (folder, address)
+    (folder, serve(store, EU.node("good")).await)
+}
+
+async fn serve(store: PackStore, tls: Arc<Tls>) -> SocketAddr {
+    let listen = ([127, 0, 0, 1], 0).into();
+    server::start(store, listen, tls, CancellationToken::new()).await.expect("listens")
 }
 
 fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPacks {
@@ -117,23 +130,38 @@ enum Fault {
     Noise,
     BusyTwice,
     Missing,
+    /// Has the pack, and is a node of another region.
+    Foreign,
+    /// Has the pack, and is another node than it is said to be.
+    Other,
 }
 
-/// A peer with a fault.
+/// The node `bad`, with a fault.
 async fn faulty(fault: Fault, bytes: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let address = listener.local_addr().expect("bound");
+    let tls = match fault {
+        Fault::Foreign => ABROAD.node("bad"),
+        Fault::Other => EU.node("worse"),
+        _ => EU.node("bad"),
+    };
     tokio::spawn(async move {
         let mut requests = 0;
         while let Ok((stream, _)) = listener.accept().await {
             // It ends with the connection.
-            let _ = misbehave(stream, fault, &bytes, &mut requests).await;
+            let _ = misbehave(stream, &tls, fault, &bytes, &mut requests).await;
         }
     });
     address
 }
 
-async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: &mut u32) -> std::io::Result<()> {
+async fn misbehave(
+    mut stream: TcpStream,
+    tls: &Tls,
+    fault: Fault,
+    bytes: &[u8],
+    requests: &mut u32,
+) -> std::io::Result<()> {
     if fault == Fault::Mute {
         // Until the other side hangs up.
         return stream.read_to_end(&mut Vec::new()).await.map(drop);
@@ -143,8 +171,10 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: 
             stream.write_all(&[0xA5; 4096]).await?;
         }
     }
+    let mut stream = tls.accept_node(stream).await?.stream;
     stream.read_exact(&mut [0; 8]).await?;
     stream.write_all(if fault == Fault::OtherProtocol { b"HTTP/1.1" } else { &MAGIC }).await?;
+    stream.flush().await?;
     let found = |length: u64| [&[0], &length.to_be_bytes()[..]].concat();
     let length = bytes.len() as u64;
     loop {
@@ -163,13 +193,15 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: 
             Fault::UnknownStatus => stream.write_all(&[9; 9]).await?,
             Fault::Dies => {
                 stream.write_all(&found(length)).await?;
-                return stream.write_all(&bytes[..bytes.len() / 2]).await;
+                stream.write_all(&bytes[..bytes.len() / 2]).await?;
+                return stream.flush().await;
             }
             Fault::Silent => stream.write_all(&found(length)).await?,
             Fault::Trickles => {
                 stream.write_all(&found(length)).await?;
                 for byte in bytes {
                     stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -183,8 +215,10 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, bytes: &[u8], requests: 
                     stream.write_all(&[0xA5; 4096]).await?;
                 }
             }
+            Fault::Foreign | Fault::Other => stream.write_all(&[&found(length)[..], bytes].concat()).await?,
             Fault::OtherProtocol | Fault::Mute | Fault::Noise => return Ok(()),
         }
+        stream.flush().await?;
     }
 }
 
@@ -233,7 +267,7 @@ async fn a_peer_that_lies_is_reported_and_the_pack_comes_from_another() {
 
 #[tokio::test]
 async fn a_peer_that_fails_is_no_liar_and_the_pack_comes_from_another() {
-    for fault in [Fault::Dies, Fault::Missing, Fault::OtherProtocol, Fault::Noise] {
+    for fault in [Fault::Dies, Fault::Missing, Fault::OtherProtocol, Fault::Noise, Fault::Foreign, Fault::Other] {
         comes_from_another_peer(fault, Grade::Failed).await;
     }
 }
@@ -269,21 +303,54 @@ async fn what_was_not_asked_for_is_not_taken() {
 async fn clients_without_manners_keep_nobody_from_being_served() {
     let bytes = content();
     let (_folder, address) = honest(&bytes).await;
-    let mut rude = Vec::new();
+    let (mut rude, mut mute) = (Vec::new(), Vec::new());
     for _ in 0..20 {
         let mut noise = TcpStream::connect(address).await.expect("connects");
         // It may be closed in the middle of it.
         let _ = noise.write_all(&[0xA5; 64 * 1024]).await;
-        let mut half = TcpStream::connect(address).await.expect("connects");
+        mute.push(noise);
+        let mut half = as_peer(address).await;
         half.write_all(&[&MAGIC[..], &[1; 31]].concat()).await.expect("written");
-        rude.extend([noise, half]);
+        half.flush().await.expect("written");
+        rude.push(half);
     }
     // Asks for far more than it reads.
-    let mut greedy = TcpStream::connect(address).await.expect("connects");
+    let mut greedy = as_peer(address).await;
     let asked = [&MAGIC[..], &PackId::of(&bytes).as_bytes().repeat(1_000)].concat();
     greedy.write_all(&asked).await.expect("written");
+    greedy.flush().await.expect("written");
     let (status, served) = timeout(PATIENCE, ask(address, PackId::of(&bytes))).await.expect("in time");
     assert!(status == 0 && served == bytes);
+}
+
+/// Whoever is no node of this region, or is one no more, gets nothing.
+#[tokio::test]
+async fn only_nodes_of_the_region_are_served() {
+    let bytes = content();
+    let (folder, tls) = (tempfile::tempdir().expect("a folder"), EU.node("good"));
+    std::fs::write(folder.path().join(PackId::of(&bytes).to_string()), &bytes).expect("written");
+    let address = serve(PackStore::open(folder.path()).expect("opens"), tls.clone()).await;
+    let served = async |client: &Tls| {
+        let tcp = TcpStream::connect(address).await.expect("connects");
+        let mut stream = client.connect_to_node(tcp, &node("good")).await?.stream;
+        request(&mut stream, PackId::of(&bytes)).await
+    };
+    assert!(served(&EU.node("me")).await.expect("served").1 == bytes);
+    served(&EU.stranger()).await.expect_err("it has no certificate");
+    // It believes the server, and shows what another region certified.
+    let foreign = Tls::new(Some(ABROAD.credentials("me")), EU.trust.clone()).expect("TLS");
+    served(&foreign).await.expect_err("it is of another region");
+
+    let mut kept = as_peer(address).await;
+    assert!(request(&mut kept, PackId::of(&bytes)).await.expect("served").1 == bytes);
+    let revoked = Trust::new(EU.trust.pem(), [node("me")].into()).expect("valid");
+    tls.set(tls.credentials(), revoked).expect("valid");
+    served(&EU.node("me")).await.expect_err("it is revoked");
+    // A connection that there was ends as well.
+    kept.write_all(PackId::of(&bytes).as_bytes()).await.expect("written");
+    kept.flush().await.expect("written");
+    assert!(kept.read_u8().await.is_err(), "it is revoked");
+    assert!(served(&EU.node("other")).await.expect("served").1 == bytes);
 }
 
 #[tokio::test]
@@ -308,7 +375,7 @@ async fn a_busy_peer_is_asked_again() {
     let bytes = content();
     let busy = faulty(Fault::BusyTwice, bytes.clone()).await;
     let mut fetching = Fetching::new();
-    fetching.tell(vec![source("busy", "mine", busy, &bytes)], vec![]).await;
+    fetching.tell(vec![source("bad", "mine", busy, &bytes)], vec![]).await;
     let (received, told) = fetching.fetch(&bytes).await;
     assert_eq!(received.from_peers_bytes, bytes.len() as u64);
     assert!(!told.iter().any(|message| matches!(message, FromNode::PeerLied { .. })), "{told:?}");
@@ -322,9 +389,9 @@ async fn many_packs_come_over_few_connections() {
         std::fs::write(folder.path().join(PackId::of(bytes).to_string()), bytes).expect("written");
     }
     let store = PackStore::open(folder.path()).expect("opens");
-    let address = server::start(store, ([127, 0, 0, 1], 0).into(), CancellationToken::new()).await.expect("listens");
+    let address = serve(store, EU.node("good")).await;
     let mut fetching = Fetching::new();
-    let mut peer = source("peer", "mine", address, &contents[0]);
+    let mut peer = source("good", "mine", address, &contents[0]);
     peer.packs = contents.iter().map(|bytes| PackId::of(bytes)).collect();
     fetching.tell(vec![peer], vec![]).await;
     let wanted = contents.iter().map(|bytes| WantedPack { pack: PackId::of(bytes), bytes: 10_000 }).collect();
@@ -414,24 +481,33 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
     }
 }
 
-/// Asks a server for a pack, as a peer does.
+/// A connection to the node `good`.
+async fn as_peer(address: SocketAddr) -> Stream {
+    let tcp = TcpStream::connect(address).await.expect("connects");
+    EU.node("me").connect_to_node(tcp, &node("good")).await.expect("connects").stream
+}
+
+/// Asks it for a pack, as a peer does.
 async fn ask(address: SocketAddr, pack: PackId) -> (u8, Vec<u8>) {
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream.write_all(&MAGIC).await.expect("written");
-    stream.write_all(pack.as_bytes()).await.expect("written");
-    stream.read_exact(&mut [0; 8]).await.expect("greeted");
-    let status = stream.read_u8().await.expect("answered");
-    let mut bytes = vec![0; stream.read_u64().await.expect("answered") as usize];
-    stream.read_exact(&mut bytes).await.expect("all of it");
-    (status, bytes)
+    request(&mut as_peer(address).await, pack).await.expect("answered")
+}
+
+async fn request(stream: &mut Stream, pack: PackId) -> std::io::Result<(u8, Vec<u8>)> {
+    stream.write_all(&MAGIC).await?;
+    stream.write_all(pack.as_bytes()).await?;
+    stream.flush().await?;
+    stream.read_exact(&mut [0; 8]).await?;
+    let status = stream.read_u8().await?;
+    let mut bytes = vec![0; stream.read_u64().await? as usize];
+    stream.read_exact(&mut bytes).await?;
+    Ok((status, bytes))
 }
 
 #[tokio::test]
 async fn nothing_is_served_before_it_is_whole_and_true() {
     let (bytes, folder) = (content(), tempfile::tempdir().expect("a folder"));
     let store = PackStore::open(folder.path()).expect("opens");
-    let shutdown = CancellationToken::new();
-    let address = server::start(store.clone(), ([127, 0, 0, 1], 0).into(), shutdown).await.expect("listens");
+    let address = serve(store.clone(), EU.node("good")).await;
     let pack = PackId::of(&bytes);
     let missing = (1, vec![]);
     let mut incoming = store.incoming(pack).expect("space");

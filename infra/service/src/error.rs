@@ -46,3 +46,17 @@ impl Error {
         Self::Content { path: path.into(), reason: reason.to_string() }
     }
 }
+
+/// An error with its causes, in one line: "no space left" is one.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -25,4 +25,10 @@ pub mod signed;
 pub mod telemetry;
 pub mod tokens;
 
-pub use error::Error;
+pub use error::{Error, chain};
+
+/// What the machine's clock says.
+pub fn now() -> longshore_schemas::Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    longshore_schemas::Timestamp(0) + since.unwrap_or_default()
+}

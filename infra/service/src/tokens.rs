@@ -3,10 +3,13 @@
 //! The role in the token is for people who find one; what counts is the role in the list. A random token of 256 bits
 //! needs no slow hash: there is nothing to guess.
 
-use std::path::Path;
+use std::{collections::BTreeSet, fmt, path::Path, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use longshore_schemas::http::{Identity, Role};
+use longshore_schemas::{
+    NodeId, RegionName, Timestamp,
+    http::{Identity, Role},
+};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
@@ -27,6 +30,94 @@ pub struct TokenRecord {
     /// BLAKE3 of the token, in hexadecimal.
     #[serde(with = "hex")]
     pub hash: blake3::Hash,
+    /// Of the role node: whom it lets in. Without it, any node of any region, as often as it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrols: Option<Enrols>,
+}
+
+/// Which nodes may enrol with a token.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enrols {
+    /// None: in all regions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regions: Option<BTreeSet<RegionName>>,
+    /// None: whatever they are called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodePattern>,
+    /// For one node of each region.
+    pub once: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+impl Enrols {
+    /// Why not this node, by what the token itself says. Whether it was used before is for the region to know.
+    pub fn check(&self, region: &RegionName, node: &NodeId, now: Timestamp) -> Result<(), String> {
+        if let Some(until) = self.until.filter(|until| *until <= now) {
+            return Err(format!("the enrolment token was good until {until}"));
+        }
+        if let Some(regions) = self.regions.as_ref().filter(|regions| !regions.contains(region)) {
+            let names: Vec<_> = regions.iter().map(RegionName::as_str).collect();
+            return Err(format!("the enrolment token is for {}, and this is region {region}", names.join(" and ")));
+        }
+        match self.nodes.as_ref().filter(|nodes| !nodes.is_of(node)) {
+            Some(nodes) => Err(format!("the enrolment token is for nodes named {nodes}, and this one is {node}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A node's name, or how names begin: `web-*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodePattern {
+    /// A whole name, or how names begin.
+    name: String,
+    is_beginning: bool,
+}
+
+impl NodePattern {
+    fn is_of(&self, node: &NodeId) -> bool {
+        let node = node.as_str();
+        if self.is_beginning { node.starts_with(&self.name) } else { node == self.name }
+    }
+}
+
+impl FromStr for NodePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, is_beginning) = text.strip_suffix('*').map_or((text, false), |beginning| (beginning, true));
+        // What a name that begins so could be.
+        let whole = if is_beginning { format!("{name}0") } else { name.to_owned() };
+        match whole.parse::<NodeId>() {
+            Ok(_) => Ok(Self { name: name.to_owned(), is_beginning }),
+            Err(error) => {
+                Err(format!("{text:?} is neither a node's name nor the beginning of some, as web-*: {error}"))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for NodePattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<NodePattern> for String {
+    fn from(pattern: NodePattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl fmt::Display for NodePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, if self.is_beginning { "*" } else { "" })
+    }
 }
 
 /// A new token. The text is not kept anywhere: hand it out now.
@@ -34,7 +125,7 @@ pub fn generate(subject: impl Into<String>, role: Role) -> (String, TokenRecord)
     let mut secret = [0; SECRET_BYTES];
     rand::fill(&mut secret);
     let token = format!("ls_{}_{}", name(role), BASE64.encode(secret));
-    let record = TokenRecord { subject: subject.into(), role, hash: blake3::hash(token.as_bytes()) };
+    let record = TokenRecord { subject: subject.into(), role, hash: blake3::hash(token.as_bytes()), enrols: None };
     (token, record)
 }
 
@@ -79,12 +170,22 @@ impl Tokens {
         &self.0
     }
 
+    /// Only these stay in the list.
+    pub fn retain(&mut self, keep: impl FnMut(&TokenRecord) -> bool) {
+        self.0.retain(keep);
+    }
+
     pub fn push(&mut self, record: TokenRecord) {
         self.0.push(record);
     }
 
     /// Whose token this is. Takes as long for a wrong token as for a right one.
     pub fn verify(&self, token: &str) -> Option<Identity> {
+        self.find(token).map(|record| Identity { subject: record.subject.clone(), role: record.role })
+    }
+
+    /// As [`Tokens::verify`], with all that the list says of it.
+    pub fn find(&self, token: &str) -> Option<&TokenRecord> {
         let hash = blake3::hash(token.as_bytes());
         let mut found = None;
         for record in &self.0 {
@@ -92,7 +193,7 @@ impl Tokens {
                 found = Some(record);
             }
         }
-        found.map(|record| Identity { subject: record.subject.clone(), role: record.role })
+        found
     }
 }
 
@@ -132,6 +233,33 @@ mod tests {
         for wrong in ["", "ls_admin_", &admin[1..], &admin.to_uppercase()] {
             assert_eq!(tokens.verify(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_token_may_be_for_some_nodes_only() {
+        let (region, other): (RegionName, RegionName) = ("eu".parse().expect("valid"), "us".parse().expect("valid"));
+        let node = |name: &str| -> NodeId { name.parse().expect("valid") };
+        let pattern = |text: &str| -> NodePattern { text.parse().expect(text) };
+        let anyone = Enrols::default();
+        let web = Enrols { nodes: Some(pattern("web-*")), ..Enrols::default() };
+        let eu = Enrols { regions: Some([region.clone()].into()), until: Some(Timestamp(5)), ..Enrols::default() };
+        let check = |enrols: &Enrols, region, name: &str, now| enrols.check(region, &node(name), Timestamp(now));
+        for (enrols, region, name) in [(&anyone, &other, "x"), (&web, &other, "web-1"), (&eu, &region, "x")] {
+            assert_eq!(check(enrols, region, name, 4), Ok(()));
+        }
+        let refused = |enrols, region, name, now| check(enrols, region, name, now).expect_err("refused");
+        assert!(refused(&web, &region, "db-1", 0).contains("web-*"));
+        assert!(refused(&eu, &other, "x", 0).contains("eu"));
+        assert!(refused(&eu, &region, "x", 5).contains("until"));
+        for wrong in ["", "a b", "*-a", "we*b", "-*", "a..*"] {
+            assert!(wrong.parse::<NodePattern>().is_err(), "{wrong}");
+        }
+        assert!(pattern("*").is_of(&node("x")) && !pattern("x").is_of(&node("xy")));
+
+        let (_, record) = generate("fleet", Role::Node);
+        let record = TokenRecord { enrols: Some(Enrols { once: true, ..web }), ..record };
+        let json = serde_json::to_string(&record).expect("JSON");
+        assert_eq!(serde_json::from_str::<TokenRecord>(&json).expect(&json), record);
     }
 
     #[test]

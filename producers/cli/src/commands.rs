@@ -63,6 +63,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Region(args) => return roles::region::run(&connection.data, args).await,
         Command::S3(args) => return roles::s3::run(args).await,
         Command::Secrets(args) => return roles::secrets::run(&args),
+        Command::Identity(args) => return roles::identity::run(&connection.data, &args),
         Command::Config(ConfigCommand::Check(args)) => return roles::config_check::run(&connection, &args, output),
         Command::Worker(args) => return worker::run(&connection, args).await,
         Command::Log(LogCommand::Verify(args)) => return verify::run(&connection, &args, output).await,
@@ -90,7 +91,12 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         | Command::Doctor
         | Command::Guard
         | Command::Log(LogCommand::Verify(_)) => Ok(()),
-        Command::Control(_) | Command::Region(_) | Command::S3(_) | Command::Secrets(_) | Command::Config(_) => Ok(()),
+        Command::Control(_)
+        | Command::Region(_)
+        | Command::S3(_)
+        | Command::Secrets(_)
+        | Command::Identity(_)
+        | Command::Config(_) => Ok(()),
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,
         Command::Job(args) => builds::job(context, &args).await,

@@ -28,6 +28,8 @@ pub(crate) struct UpFile {
 pub(crate) struct UpRegion {
     pub(crate) region: RegionName,
     pub(crate) address: String,
+    /// The file that they know it by.
+    pub(crate) authority: PathBuf,
 }
 
 /// Files that hold a token each.

@@ -52,6 +52,7 @@ use crate::{
         checks::RoleChecks,
         control,
         folder::DataFolder,
+        identity,
         metrics::Sources,
         region,
         secrets::{Made, Secrets},
@@ -144,7 +145,7 @@ impl Up {
                 bucket: buckets.of(region)?,
                 listen: ports.before(region.as_str(), nth_port(args.region_listen, index)?),
                 shards_per_region: SHARDS_PER_REGION,
-                secrets: &secrets,
+                secrets: &data.join("secrets"),
                 request_keys: request_keys.of(region).context("a region without a key")?.to_vec(),
                 goal_keys: signing::trusted(&GOALS, &data.join("secrets"))?,
                 data_dir: data.join("regions").join(region.as_str()),
@@ -181,7 +182,11 @@ impl Up {
             s3: buckets.endpoint().to_owned(),
             regions: regions
                 .iter()
-                .map(|(region, running)| UpRegion { region: region.clone(), address: running.address().to_string() })
+                .map(|(region, running)| UpRegion {
+                    region: region.clone(),
+                    address: running.address().to_string(),
+                    authority: identity::authority(&data.join("secrets"), region).authorities(),
+                })
                 .collect(),
             tokens: files,
             keys: signing::public_files(&data.join("secrets")),

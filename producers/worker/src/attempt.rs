@@ -8,7 +8,6 @@ mod output;
 
 use std::{
     collections::BTreeMap,
-    error::Error as StdError,
     fmt::Display,
     fs,
     path::{Path, PathBuf},
@@ -22,7 +21,10 @@ use longshore_schemas::{
     events::{BuildSpec, FailureReason},
     http::{Assignment, BaseArtifact, FinishBody},
 };
-use longshore_service::metrics::{Counters, Histograms};
+use longshore_service::{
+    chain,
+    metrics::{Counters, Histograms},
+};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -363,19 +365,4 @@ fn publish_failed(output: &str, error: &longshore_artifact::Error) -> Failure {
         }
         _ => Failure::worker(causes),
     }
-}
-
-/// An error and its causes, as one line.
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some errors repeat their cause.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -36,9 +36,9 @@ mod tidy;
 pub mod uploads;
 mod worker;
 
-pub use attempt::chain;
 pub use config::{GitLimits, GuardProgram, WorkerConfig};
 pub use error::Error;
+pub use longshore_service::chain;
 pub use reqwest::Url;
 pub use worker::Worker;
 

@@ -13,17 +13,24 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct Usage {
     /// All threads, in user and kernel mode.
     pub cpu_seconds: f64,
+    /// Now.
+    pub rss_mib: f64,
     pub peak_rss_mib: f64,
 }
 
 impl Usage {
     pub fn of_this_process() -> Option<Self> {
-        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        Self::of("self")
+    }
+
+    /// By its pid, as text.
+    pub fn of(process: &str) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         // The second field is the name in parentheses and may hold spaces; times are the 14th and 15th.
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-        let peak_kib = field("/proc/self/status", "VmHWM:")?;
-        Some(Self { cpu_seconds: ticks / TICKS_PER_SECOND, peak_rss_mib: peak_kib / 1024.0 })
+        let mib = |name: &str| field(&format!("/proc/{process}/status"), name).map(|kib| kib / 1024.0);
+        Some(Self { cpu_seconds: ticks / TICKS_PER_SECOND, rss_mib: mib("VmRSS:")?, peak_rss_mib: mib("VmHWM:")? })
     }
 }
 

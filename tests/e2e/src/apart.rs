@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::net::TcpStream;
 
 use crate::{
-    Client, Keys, Node, Process, Tokens, nodes_joined, path_text,
+    Client, Joins, Keys, Node, Process, Tokens, nodes_joined, path_text,
     process::{binary_path, free_ports, wait_for},
     read_token, start_node, start_worker,
 };
@@ -222,16 +222,12 @@ impl Apart {
     pub async fn start_nodes(&mut self, per_region: usize) -> Result<()> {
         for (number, region) in self.layout.regions.iter().enumerate() {
             let addresses = self.region_addresses(number).join(",");
+            let authority = self.folder.join(format!("secrets/authorities/{region}.pem"));
             for index in 0..per_region {
                 let place = (&**region, index);
                 let environment = &self.layout.environment;
-                self.nodes.push(start_node(
-                    &self.folder,
-                    place,
-                    &addresses,
-                    (&self.tokens.node, &self.keys),
-                    environment,
-                )?);
+                let joins = Joins { token_file: &self.tokens.node, authority: &authority, keys: &self.keys };
+                self.nodes.push(start_node(&self.folder, place, &addresses, joins, environment)?);
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await

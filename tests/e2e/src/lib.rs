@@ -39,6 +39,8 @@ pub struct UpFile {
 pub struct RegionAddress {
     pub region: String,
     pub address: String,
+    /// The file of the region's authority, which nodes know it by.
+    pub authority: PathBuf,
 }
 
 /// Files that hold a token each.
@@ -123,7 +125,8 @@ impl Cluster {
         for region in self.up.regions.clone() {
             for index in 0..per_region {
                 let Self { folder, up, options, .. } = self;
-                let (place, joins) = ((&*region.region, index), (&*up.tokens.node, &up.keys));
+                let place = (&*region.region, index);
+                let joins = Joins { token_file: &up.tokens.node, authority: &region.authority, keys: &up.keys };
                 self.nodes.push(start_node(folder, place, &region.address, joins, &options.environment)?);
             }
         }
@@ -193,12 +196,19 @@ fn start_worker(
     Process::start_in(environment, "longshore", &arguments, &folder.join(format!("{name}.log")))
 }
 
+/// What a node joins its region with.
+struct Joins<'a> {
+    token_file: &'a Path,
+    authority: &'a Path,
+    keys: &'a Keys,
+}
+
 /// The n-th node of a region, two to a rack.
 fn start_node(
     folder: &Path,
     (region, index): (&str, usize),
     addresses: &str,
-    (token_file, keys): (&Path, &Keys),
+    Joins { token_file, authority, keys }: Joins<'_>,
     environment: &[(String, String)],
 ) -> Result<Node> {
     let name = format!("{region}-{}", index + 1);
@@ -221,6 +231,8 @@ fn start_node(
         &rack,
         "--token-file",
         path_text(token_file)?,
+        "--region-authority",
+        path_text(authority)?,
         "--goal-keys",
         path_text(&keys.goals)?,
         "--provenance-keys",

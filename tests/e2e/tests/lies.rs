@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::{Cluster, greeter::Repository, process::wait_for, read_token};
+use longshore_identity::{Credentials, Key, Stream, Tls};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
     events::{NodeStatus, ReplicaStatus, RolloutPlan, Wave},
@@ -248,14 +249,20 @@ impl Liar {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let swarm_port = listener.local_addr()?.port();
         let node: NodeId = "liar".parse()?;
-        let mut stream = TcpStream::connect(&cluster.up.regions[0].address).await?;
-        say(&mut stream, &FromNode::Enrol { token: read_token(&cluster.up.tokens.node)?, node: node.clone() }).await?;
-        let FromRegion::Enrolled { credential, .. } = hear(&mut stream).await? else {
+        let region = &cluster.up.regions[0];
+        let trust = longshore_identity::files::read_trust(&region.authority)?;
+        let stranger = Tls::new(None, trust.clone())?;
+        let mut stream = stranger.connect_to_region(TcpStream::connect(&region.address).await?, true).await?;
+        let (key, token) = (Key::make()?, read_token(&cluster.up.tokens.node)?);
+        say(&mut stream, &FromNode::Enrol { token, node: node.clone(), request: key.request()? }).await?;
+        let FromRegion::Certified { certificate } = hear(&mut stream).await? else {
             anyhow::bail!("it was not enrolled")
         };
+        let tls = Tls::new(Some(Credentials::new(&key, &certificate)?), trust)?;
+        let mut stream = tls.connect_to_region(TcpStream::connect(&region.address).await?, false).await?;
         let hello = Hello {
             node,
-            credential,
+            instance: "one".into(),
             zone: "eu-a".parse()?,
             rack: "rack-1".parse()?,
             host: "127.0.0.1".into(),
@@ -268,7 +275,7 @@ impl Liar {
         say(&mut stream, &FromNode::Have { artifact, packs: packs.into_iter().collect() }).await?;
         let sizes = cluster.folder.join("up/s3/buckets/longshore-eu/packs");
         let served = Arc::default();
-        let serving = tokio::spawn(serve_noise(listener, sizes, Arc::clone(&served)));
+        let serving = tokio::spawn(serve_noise(listener, tls, sizes, Arc::clone(&served)));
         let (mut reader, writer) = tokio::io::split(stream);
         let writer = Arc::new(tokio::sync::Mutex::new(writer));
         let beats = writer.clone();
@@ -305,7 +312,8 @@ impl Liar {
 async fn say(stream: &mut (impl AsyncWrite + Unpin), message: &FromNode) -> Result<()> {
     let json = serde_json::to_vec(message)?;
     stream.write_all(&u32::try_from(json.len())?.to_be_bytes()).await?;
-    Ok(stream.write_all(&json).await?)
+    stream.write_all(&json).await?;
+    Ok(stream.flush().await?)
 }
 
 async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> Result<FromRegion> {
@@ -314,19 +322,20 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> Result<FromRegion> {
     Ok(serde_json::from_slice(&json)?)
 }
 
-async fn serve_noise(listener: TcpListener, sizes: PathBuf, served: Arc<AtomicU64>) -> Result<()> {
+async fn serve_noise(listener: TcpListener, tls: Arc<Tls>, sizes: PathBuf, served: Arc<AtomicU64>) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
-        let (sizes, served) = (sizes.clone(), served.clone());
+        let (tls, sizes, served) = (tls.clone(), sizes.clone(), served.clone());
         // It ends when the node has had enough.
-        tokio::spawn(async move { answer_noise(stream, &sizes, &served).await });
+        tokio::spawn(async move { answer_noise(tls.accept_node(stream).await?.stream, &sizes, &served).await });
     }
 }
 
-async fn answer_noise(mut stream: TcpStream, sizes: &Path, served: &AtomicU64) -> Result<()> {
+async fn answer_noise(mut stream: Stream, sizes: &Path, served: &AtomicU64) -> Result<()> {
     let mut magic = [0; 8];
     stream.read_exact(&mut magic).await?;
     stream.write_all(&magic).await?;
+    stream.flush().await?;
     loop {
         let mut id = [0; 32];
         stream.read_exact(&mut id).await?;
@@ -334,6 +343,7 @@ async fn answer_noise(mut stream: TcpStream, sizes: &Path, served: &AtomicU64) -
         served.fetch_add(1, Ordering::Relaxed);
         stream.write_all(&[&[0], &bytes.to_be_bytes()[..]].concat()).await?;
         stream.write_all(&vec![0xA5; usize::try_from(bytes)?]).await?;
+        stream.flush().await?;
     }
 }
 

@@ -113,7 +113,9 @@ impl Up {
         arguments.extend(["--token-file", path_text(&self.file.tokens.node)?, "--swarm-listen", "127.0.0.1:0"]);
         let (goals, provenance) = (path_text(&self.file.keys.goals)?, path_text(&self.file.keys.provenance)?);
         arguments.extend(["--goal-keys", goals, "--provenance-keys", provenance]);
-        arguments.extend(["--region-address", &self.file.regions[0].address, "--log-format", "json"]);
+        let region = &self.file.regions[0];
+        arguments.extend(["--region-authority", path_text(&region.authority)?]);
+        arguments.extend(["--region-address", &region.address, "--log-format", "json"]);
         arguments.extend(more);
         Running::start("longshore-node", &arguments, folder.join("node.log"))
     }

@@ -227,6 +227,8 @@ impl Machine {
             "rack-1",
             "--token-file",
             path_text(&cluster.up.tokens.node)?,
+            "--region-authority",
+            path_text(&region.authority)?,
             "--goal-keys",
             path_text(&cluster.up.keys.goals)?,
             "--provenance-keys",

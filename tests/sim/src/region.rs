@@ -7,7 +7,7 @@ use std::time::Duration;
 use longshore_log::{ReadLimit, Record, TopicPartition};
 use longshore_planted::{Bug, planted};
 use longshore_region_policy::{
-    board::{Board, SignedGoal},
+    board::{Board, Posted},
     levels::{Known, Levels},
     order,
     pending::Pending,
@@ -16,7 +16,6 @@ use longshore_schemas::{
     ArtifactId, NodeId, RegionName,
     auth::Sender,
     codec::{self, Message},
-    envelope::Envelope,
     events::{
         ArtifactFact, ArtifactRequest, Fact, FleetReport, GoalState, RegionalGoal, ReplicaReported, ReplicaStatus,
         Request,
@@ -76,7 +75,7 @@ pub(crate) struct Region {
     pub(crate) verified: BTreeSet<ArtifactId>,
     // In memory.
     pub(crate) levels: Levels,
-    pub(crate) board: Board,
+    pub(crate) board: Board<()>,
     goals_at: BTreeMap<u32, u64>,
     pub(crate) caught_up: bool,
     copies: BTreeMap<ArtifactId, u64>,
@@ -380,7 +379,6 @@ pub(crate) fn short(artifact: &ArtifactId) -> String {
 }
 
 /// What passes on a goal in these worlds forges none: who is believed is tested with real keys.
-fn unsigned(goal: &RegionalGoal) -> SignedGoal {
-    let envelope = Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() };
-    SignedGoal { goal: goal.clone(), envelope }
+fn unsigned(goal: &RegionalGoal) -> Posted<()> {
+    Posted { goal: goal.clone(), message: () }
 }

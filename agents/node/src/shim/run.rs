@@ -2,8 +2,8 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
-use longshore_schemas::{Timestamp, events::StopSignal};
-use longshore_service::durable;
+use longshore_schemas::events::StopSignal;
+use longshore_service::{durable, now};
 use rustix::{
     fs::{FlockOperation, flock},
     process::Signal,
@@ -187,9 +187,4 @@ impl Running<'_> {
         self.status.pid = None;
         self.tell();
     }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -56,6 +56,39 @@ async fn a_release_that_breaks_after_it_was_proved_is_reported_and_never_rolled_
     assert!(node.status().contains(&two.short().to_string()), "{}", node.status());
 }
 
+/// A machine comes back by itself to what it ran, and when its region is there again, to what that wants then: nothing in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_runs_its_goal_and_skips_what_it_missed() {
+    let (region, mut node, port) = running("one").await;
+    region.go_away(true);
+    let shim = node.shim_pid();
+    let service = ask(port).await.expect("it answers").pid;
+    node.kill_agent();
+    signal(shim, "KILL");
+    signal(service, "KILL");
+    wait_until("nothing is left of it", async || !lives(service) && !lives(shim)).await;
+    node.start_agent(&[]);
+    wait_until("it runs again", async || ask(port).await.is_some_and(|answer| answer.version == "one")).await;
+
+    let mut last = None;
+    for (revision, version) in (2..).zip(["two", "three", "four", "five", "six", "seven"]) {
+        let artifact = published(&region, version, SERVE).await;
+        region.push(goal("web", revision, Some(artifact)));
+        last = Some((revision, artifact));
+    }
+    let (revision, artifact) = last.expect("some");
+    region.go_away(false);
+    region.wait_status("web", revision, NodeStatus::Healthy).await;
+    assert_eq!(ask(port).await.expect("it answers").version, "seven");
+    let missed =
+        |heard: &Heard| heard.reports.iter().filter(|report| (2..revision).contains(&report.version.revision)).count();
+    assert_eq!(region.wait_for("reports", |heard| Some(missed(heard))).await, 0, "nothing of what it missed");
+    let releases = std::fs::read_dir(node.data().join("releases")).expect("there").flatten();
+    let names: Vec<_> = releases.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let whole = names.iter().filter(|name| name.len() == artifact.to_string().len()).count();
+    assert_eq!(whole, 2, "the one before and this one: {names:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_killed_at_any_moment_of_an_upgrade_comes_back_to_one_release() {
     let (region, mut node, port) = running("a").await;

@@ -3,6 +3,7 @@
 mod checks;
 mod drift;
 mod hooks;
+mod identity;
 mod kills;
 mod node;
 mod region;

@@ -34,11 +34,17 @@ pub(crate) struct Node {
 impl Node {
     /// Starts an agent in an empty folder.
     pub(crate) fn start(name: &'static str, region: &Region) -> Self {
+        Self::start_believing(name, region, region.authority())
+    }
+
+    /// Starts an agent that was given this authority.
+    pub(crate) fn start_believing(name: &'static str, region: &Region, authority: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         // Services may run as other users.
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), readable).expect("set");
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).expect("written");
+        std::fs::write(folder.path().join("eu.pem"), authority).expect("written");
         for (name, key) in [("goals.pub", goal_key()), ("provenance.pub", provenance_key())] {
             std::fs::write(folder.path().join(name), key.public().pem()).expect("written");
         }
@@ -96,6 +102,7 @@ impl Node {
         command.args(["run", "--node", self.name, "--host", "127.0.0.1", "--swarm-listen", "127.0.0.1:0"]);
         command.arg("--region-address").arg(self.region.address().to_string());
         command.arg("--data").arg(self.data()).arg("--token-file").arg(self.folder.path().join("token"));
+        command.arg("--region-authority").arg(self.folder.path().join("eu.pem"));
         command.arg("--goal-keys").arg(self.folder.path().join("goals.pub"));
         command.arg("--provenance-keys").arg(self.folder.path().join("provenance.pub"));
         command.arg("--port-base").arg(self.port_base.to_string()).args(more);

@@ -11,9 +11,10 @@ use std::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use longshore_artifact::{ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
+use longshore_identity::{Handshaken, Request as CertificateRequest, Tls, testing::World};
 use longshore_provenance::imported;
 use longshore_schemas::{
-    ArtifactId, PackId, ServiceName, Timestamp, codec,
+    ArtifactId, NodeId, PackId, ServiceName, Timestamp, codec,
     envelope::Envelope,
     events::{ArtifactOrigin, GoalState, NodeStatus, RegionalGoal, Request},
     stream::{FromNode, FromRegion, Hello, NodeReport, PeerPacks, Ticket},
@@ -38,20 +39,30 @@ pub(crate) struct Region(Arc<Inner>);
 struct Inner {
     address: SocketAddr,
     bucket: SocketAddr,
+    world: World,
+    tls: Arc<Tls>,
+    /// So long ago the next certificate was made, by its own word.
+    certificate_age: Mutex<Duration>,
     packs: Packs,
     roots: Mutex<BTreeMap<ArtifactId, ArtifactRoot>>,
     /// Told to each node that connects, and as they come.
     goals: Mutex<BTreeMap<ServiceName, Envelope>>,
-    pushed: broadcast::Sender<Envelope>,
+    pushed: broadcast::Sender<FromRegion>,
     /// In place of tickets, if the test wants so.
     peers: Mutex<Vec<PeerPacks>>,
     heard: watch::Sender<Heard>,
+    /// Whether it takes no connection.
+    away: watch::Sender<bool>,
 }
 
 /// All that nodes said, in order.
 #[derive(Default)]
 pub(crate) struct Heard {
     pub(crate) enrolments: usize,
+    /// Certificates for those whose last one ran out, and for those whose last one will.
+    pub(crate) restored: usize,
+    pub(crate) renewed: usize,
+    pub(crate) beats: usize,
     pub(crate) hellos: Vec<Hello>,
     pub(crate) reports: Vec<NodeReport>,
 }
@@ -80,7 +91,11 @@ impl Region {
     pub(crate) async fn start() -> Self {
         let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("listens") };
         let (nodes, bucket) = (listen().await, listen().await);
+        let world = World::new("eu");
         let region = Self(Arc::new(Inner {
+            tls: world.region(),
+            world,
+            certificate_age: Mutex::default(),
             address: nodes.local_addr().expect("bound"),
             bucket: bucket.local_addr().expect("bound"),
             packs: Packs::default(),
@@ -89,14 +104,21 @@ impl Region {
             pushed: broadcast::Sender::new(100),
             peers: Mutex::default(),
             heard: watch::Sender::default(),
+            away: watch::Sender::default(),
         }));
         tokio::spawn(serve_bucket(bucket, region.0.packs.clone()));
         let accepting = region.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = nodes.accept().await {
                 let region = accepting.clone();
-                // It ends when the node goes away.
-                tokio::spawn(async move { region.talk(stream).await });
+                // It ends when the node goes away, or the region does.
+                tokio::spawn(async move {
+                    let mut away = region.0.away.subscribe();
+                    tokio::select! {
+                        ended = region.talk(stream) => ended,
+                        _ = away.wait_for(|away| *away) => None,
+                    }
+                });
             }
         });
         region
@@ -104,6 +126,30 @@ impl Region {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.address
+    }
+
+    /// It is not there, or again.
+    pub(crate) fn go_away(&self, away: bool) {
+        self.0.away.send_replace(away);
+    }
+
+    /// What nodes know it by.
+    pub(crate) fn authority(&self) -> &str {
+        self.0.world.trust.pem()
+    }
+
+    /// The next certificate says that it was made so long ago.
+    pub(crate) fn age_next_certificate(&self, age: Duration) {
+        *self.0.certificate_age.lock().expect("sound") = age;
+    }
+
+    fn certificate(&self, node: &NodeId, request: &str) -> FromRegion {
+        let age = std::mem::take(&mut *self.0.certificate_age.lock().expect("sound"));
+        let now = longshore_service::now();
+        let made = Timestamp(now.millis() - i64::try_from(age.as_millis()).expect("short"));
+        let request = CertificateRequest::from_pem(request).expect("a request");
+        let certificate = self.0.world.authority.certify(&request, node, made).expect("certified");
+        FromRegion::Certified { certificate }
     }
 
     /// Publishes a folder, on top of an earlier artifact.
@@ -141,7 +187,12 @@ impl Region {
         let (service, envelope) = (goal.service.clone(), signed(goal, key));
         self.0.goals.lock().expect("sound").insert(service, envelope.clone());
         // Nobody may be connected.
-        let _ = self.0.pushed.send(envelope);
+        let _ = self.0.pushed.send(FromRegion::Goal(envelope));
+    }
+
+    /// Says this to all nodes that are connected.
+    pub(crate) fn tell(&self, message: FromRegion) {
+        self.0.pushed.send(message).expect("a node is connected");
     }
 
     /// From now on nodes are sent to this peer, which has all packs, and get no tickets.
@@ -178,35 +229,51 @@ impl Region {
         self.wait_for(&format!("{status:?} of {service} at {revision}"), find).await
     }
 
-    async fn talk(self, stream: TcpStream) -> Option<()> {
+    async fn talk(&self, stream: TcpStream) -> Option<()> {
+        let Handshaken { stream, peer } = self.0.tls.accept(stream).await.ok()?;
+        let peer = peer.ok()?.map(|peer| peer.node().clone());
         let mut stream = Framed::new(stream, FrameCodec::<FromNode, FromRegion>::new());
         let mut pushed = self.0.pushed.subscribe();
         loop {
             tokio::select! {
                 message = stream.next() => {
-                    for answer in self.answers(message?.ok()?) {
+                    for answer in self.answers(message?.ok()?, peer.as_ref()) {
                         stream.send(answer).await.ok()?;
                     }
                 }
-                goal = pushed.recv() => stream.send(FromRegion::Goal(goal.ok()?)).await.ok()?,
+                message = pushed.recv() => stream.send(message.ok()?).await.ok()?,
             }
         }
     }
 
-    fn answers(&self, message: FromNode) -> Vec<FromRegion> {
+    fn answers(&self, message: FromNode, peer: Option<&NodeId>) -> Vec<FromRegion> {
         let region = "eu".parse().expect("valid");
         match message {
-            FromNode::Enrol { token, .. } => {
+            FromNode::Enrol { token, node, request } => {
                 assert_eq!(token, TOKEN);
                 self.0.heard.send_modify(|heard| heard.enrolments += 1);
-                vec![FromRegion::Enrolled { credential: "a credential".into(), region }]
+                vec![self.certificate(&node, &request)]
+            }
+            FromNode::Restore { certificate, request } => {
+                let key = CertificateRequest::from_pem(&request).expect("a request");
+                let node = self.0.world.trust.former_node(&certificate, key.public_key(), longshore_service::now());
+                self.0.heard.send_modify(|heard| heard.restored += 1);
+                vec![self.certificate(&node.expect("its own"), &request)]
+            }
+            FromNode::Renew { request } => {
+                self.0.heard.send_modify(|heard| heard.renewed += 1);
+                vec![self.certificate(peer.expect("a node"), &request)]
             }
             FromNode::Hello(hello) => {
-                assert_eq!(hello.credential, "a credential");
+                assert_eq!(Some(&hello.node), peer);
                 let goals = self.0.goals.lock().expect("sound").clone();
                 self.0.heard.send_modify(|heard| heard.hellos.push(hello));
                 let welcome = FromRegion::Welcome { region, beat_seconds: 1 };
                 std::iter::once(welcome).chain(goals.into_values().map(FromRegion::Goal)).collect()
+            }
+            FromNode::Beat => {
+                self.0.heard.send_modify(|heard| heard.beats += 1);
+                vec![]
             }
             FromNode::Report(report) => {
                 self.0.heard.send_modify(|heard| heard.reports.push(report));

@@ -5,5 +5,6 @@ mod collection;
 mod copier;
 mod damage;
 mod faults;
+mod identity;
 mod nodes;
 mod support;

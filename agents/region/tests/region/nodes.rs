@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, PATIENCE, World, goal_key, hello, request_key};
+use crate::support::{Node, PATIENCE, World, goal_key, request_key};
 use longshore_artifact::pack_key;
 use longshore_schemas::{
     PackId,
@@ -31,34 +31,6 @@ async fn reported<T>(world: &World, see: impl Fn(&RegionReported) -> Option<T>) 
         }
     };
     world.until(see).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_enrolled_nodes_are_let_in() {
-    let world = World::new().await;
-    let (region, shutdown) = world.region(BEAT).await;
-    let refused = async |message| {
-        let mut node = Node::connect(&region).await;
-        node.say(message).await;
-        let Some(FromRegion::Refused { reason, .. }) = node.hear().await else { panic!("it was let in") };
-        assert!(node.hear().await.is_none(), "the connection ends");
-        reason
-    };
-    let enrol = FromNode::Enrol { token: "ls_node_x".to_owned(), node: "n1".parse().expect("valid") };
-    assert!(refused(enrol).await.contains("enrolment token"));
-    assert!(refused(FromNode::Hello(hello("n1", "x.y".to_owned(), &[]))).await.contains("credential"));
-    assert!(refused(FromNode::Beat).await.contains("hello"));
-
-    let mut node = Node::connect(&region).await;
-    node.say(FromNode::Enrol { token: world.token.clone(), node: "n1".parse().expect("valid") }).await;
-    let Some(FromRegion::Enrolled { credential, .. }) = node.hear().await else { panic!("not enrolled") };
-    assert!(refused(FromNode::Hello(hello("n2", credential.clone(), &[]))).await.contains("n1"));
-    node.say(FromNode::Hello(hello("n1", credential, &[]))).await;
-    assert!(matches!(node.hear().await, Some(FromRegion::Welcome { beat_seconds: 10, .. })));
-    let taken = FromNode::Enrol { token: world.token.clone(), node: "n1".parse().expect("valid") };
-    assert!(refused(taken).await.contains("n1 is connected"));
-    shutdown.cancel();
-    region.stopped().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,14 @@
 //! A region with a real log and real buckets, and a node that speaks the protocol and nothing else.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use longshore_artifact::{ArtifactRoot, PackRef, pack_key, root_key};
+use longshore_identity::{
+    Credentials, Key, Stream, Tls,
+    files::{AuthorityFiles, read_trust},
+};
 use longshore_log::{
     Log, ReadLimit, Record, TopicPartition,
     local::{Config, LocalLog},
@@ -25,7 +29,7 @@ use longshore_schemas::{
     stream::{FromNode, FromRegion, Hello},
     topics,
 };
-use longshore_service::{signed::Signer, tokens};
+use longshore_service::tokens;
 use longshore_signing::{SigningKey, goal};
 use longshore_swarm::frames::FrameCodec;
 use tempfile::TempDir;
@@ -78,8 +82,9 @@ pub(crate) struct World {
     pub(crate) s3: embedded::Server,
     pub(crate) main: Bucket,
     pub(crate) own: Bucket,
+    /// Of the list, which enrols any node.
     pub(crate) token: String,
-    pub(crate) tokens: tokens::Tokens,
+    pub(crate) authority: AuthorityFiles,
 }
 
 impl World {
@@ -97,7 +102,20 @@ impl World {
         main.ensure_exists().await.expect("made");
         own.ensure_exists().await.expect("made");
         let (token, record) = tokens::generate("fleet", Role::Node);
-        Self { folder, log, s3, main, own, token, tokens: tokens::Tokens::new(vec![record]) }
+        let authority = AuthorityFiles::new(&folder.path().join("authorities"), &"eu".parse().expect("valid"));
+        authority.make(longshore_service::now()).expect("made");
+        let world = Self { folder, log, s3, main, own, token, authority };
+        tokens::Tokens::new(vec![record]).save(&world.tokens_file()).expect("saved");
+        world
+    }
+
+    pub(crate) fn tokens_file(&self) -> PathBuf {
+        self.folder.path().join("tokens.json")
+    }
+
+    /// What a machine connects with that has no identity.
+    pub(crate) fn stranger(&self) -> Arc<Tls> {
+        Tls::new(None, read_trust(&self.authority.authorities()).expect("there")).expect("TLS")
     }
 
     pub(crate) async fn region(&self, beat: Duration) -> (Region, CancellationToken) {
@@ -114,8 +132,8 @@ impl World {
             bucket: self.own.clone(),
             listen: "127.0.0.1:0".parse().expect("valid"),
             shards_per_region: 2,
-            tokens: self.tokens.clone(),
-            signer: Signer::new([7; 32]),
+            tokens_file: self.tokens_file(),
+            authority: self.authority.clone(),
             request_keys: vec![request_key("eu", 7)],
             goal_keys: (*goal_key(1).public()).into(),
             data_dir: self.folder.path().join("region"),
@@ -303,22 +321,40 @@ fn run() -> RunSpec {
     }
 }
 
-pub(crate) struct Node(Framed<TcpStream, FrameCodec<FromRegion, FromNode>>);
+pub(crate) struct Node(Framed<Stream, FrameCodec<FromRegion, FromNode>>);
 
 impl Node {
-    pub(crate) async fn connect(region: &Region) -> Self {
+    /// As a machine that shows no certificate, if it has one.
+    pub(crate) async fn stranger(region: &Region, tls: &Tls) -> Self {
+        Self::connect(region, tls, true).await.expect("the region takes anybody")
+    }
+
+    /// As the node that it is.
+    pub(crate) async fn known(region: &Region, tls: &Tls) -> Self {
+        Self::connect(region, tls, false).await.expect("the region takes nodes")
+    }
+
+    async fn connect(region: &Region, tls: &Tls, as_stranger: bool) -> std::io::Result<Self> {
         let stream = TcpStream::connect(region.address()).await.expect("the region listens");
-        Self(Framed::new(stream, FrameCodec::default()))
+        let stream = tls.connect_to_region(stream, as_stranger).await?;
+        Ok(Self(Framed::new(stream, FrameCodec::default())))
+    }
+
+    /// Enrols, and what it connects with from then on.
+    pub(crate) async fn enrol(world: &World, region: &Region, name: &str) -> Arc<Tls> {
+        let (stranger, key) = (world.stranger(), Key::make().expect("a key"));
+        let mut node = Self::stranger(region, &stranger).await;
+        node.say(enrol(&world.token, name, &key)).await;
+        let Some(FromRegion::Certified { certificate }) = node.hear().await else { panic!("{name} was not enrolled") };
+        let credentials = Credentials::new(&key, &certificate).expect("they fit");
+        Tls::new(Some(credentials), stranger.trust()).expect("TLS")
     }
 
     /// Enrols and says hello.
     pub(crate) async fn join(world: &World, region: &Region, name: &str, goals: &[(&str, u64)]) -> Self {
-        let mut node = Self::connect(region).await;
-        node.say(FromNode::Enrol { token: world.token.clone(), node: name.parse().expect("valid") }).await;
-        let Some(FromRegion::Enrolled { credential, .. }) = node.hear().await else {
-            panic!("{name} was not enrolled")
-        };
-        node.say(FromNode::Hello(hello(name, credential, goals))).await;
+        let tls = Self::enrol(world, region, name).await;
+        let mut node = Self::known(region, &tls).await;
+        node.say(FromNode::Hello(hello(name, goals))).await;
         let welcome = node.hear().await;
         assert!(matches!(welcome, Some(FromRegion::Welcome { .. })), "{welcome:?}");
         node
@@ -328,18 +364,43 @@ impl Node {
         self.0.send(message).await.expect("the region reads");
     }
 
-    /// The next message; `None` if the region closed the connection.
+    /// The next message that is not about whom to believe; `None` if the region closed the connection.
     pub(crate) async fn hear(&mut self) -> Option<FromRegion> {
+        loop {
+            match self.hear_all().await {
+                Some(FromRegion::Trust { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) async fn hear_all(&mut self) -> Option<FromRegion> {
         let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the region says something");
         message.map(|message| message.expect("a message"))
     }
+
+    /// The next message, or why there is none.
+    pub(crate) async fn try_hear(&mut self) -> Result<FromRegion, String> {
+        let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the region says something");
+        message.ok_or("closed")?.map_err(|error| error.to_string())
+    }
+
+    /// Waits until the region closed the connection, whatever it said before.
+    pub(crate) async fn closed(&mut self) {
+        while self.try_hear().await.is_ok() {}
+    }
 }
 
-pub(crate) fn hello(name: &str, credential: String, goals: &[(&str, u64)]) -> Hello {
+pub(crate) fn enrol(token: &str, name: &str, key: &Key) -> FromNode {
+    let request = key.request().expect("a request");
+    FromNode::Enrol { token: token.to_owned(), node: name.parse().expect("valid"), request }
+}
+
+pub(crate) fn hello(name: &str, goals: &[(&str, u64)]) -> Hello {
     let version = |revision| GoalVersion { revision, step: 1 };
     Hello {
         node: name.parse().expect("valid"),
-        credential,
+        instance: "one".to_owned(),
         zone: "a".parse().expect("valid"),
         rack: "r1".parse().expect("valid"),
         host: "127.0.0.1".to_owned(),

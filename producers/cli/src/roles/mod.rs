@@ -8,12 +8,13 @@
 //! ```
 //!
 //! What both ways have in common is here once: [`control`], [`region`], what they look at when asked ([`checks`], [`metrics`]),
-//! and what an installation shares ([`secrets`]).
+//! and what an installation shares ([`secrets`], [`identity`]).
 
 pub(crate) mod checks;
 pub(crate) mod config_check;
 pub(crate) mod control;
 pub(crate) mod folder;
+pub(crate) mod identity;
 pub(crate) mod leases;
 pub(crate) mod metrics;
 pub(crate) mod region;

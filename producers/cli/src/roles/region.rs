@@ -1,6 +1,10 @@
 //! The region role, in `longshore up` for each region, and in `longshore region` for one, on Kafka.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use longshore_log::Log;
 use longshore_region::{Limits as RegionLimits, Region, RegionConfig};
@@ -16,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LOG_FILTER,
     folder::DataFolder,
+    identity,
     metrics::Sources,
     retention::RetentionSettings,
-    secrets::{self, Secrets},
+    secrets,
     settings::{Checked, Role, Settings},
     signing::{self, GOALS},
     stores,
@@ -34,7 +39,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) bucket: &'a Bucket,
     pub(crate) listen: SocketAddr,
     pub(crate) shards_per_region: u32,
-    pub(crate) secrets: &'a Secrets,
+    /// The folder of secrets.
+    pub(crate) secrets: &'a Path,
     pub(crate) request_keys: Vec<RequestKey>,
     pub(crate) goal_keys: TrustedKeys,
     pub(crate) data_dir: PathBuf,
@@ -54,8 +60,8 @@ impl Parts<'_> {
             bucket: self.bucket.clone(),
             listen: self.listen,
             shards_per_region: self.shards_per_region,
-            tokens: self.secrets.tokens.clone(),
-            signer: self.secrets.signer.clone(),
+            tokens_file: secrets::token_list(self.secrets),
+            authority: identity::authority(self.secrets, self.region),
             request_keys: self.request_keys,
             goal_keys: self.goal_keys,
             data_dir: self.data_dir,
@@ -76,7 +82,7 @@ pub(crate) fn all_limits() -> Vec<&'static Limit> {
 }
 
 /// `longshore region`
-pub(crate) async fn run(data: &std::path::Path, args: RoleArgs) -> Result<(), Error> {
+pub(crate) async fn run(data: &Path, args: RoleArgs) -> Result<(), Error> {
     let checked = Settings::load(&args, data, Role::Region, &crate::up::all_limits())?;
     telemetry::init(args.log.log_format, LOG_FILTER).map_err(anyhow::Error::from)?;
     let stop = shutdown::signal().map_err(anyhow::Error::from)?;
@@ -86,7 +92,7 @@ pub(crate) async fn run(data: &std::path::Path, args: RoleArgs) -> Result<(), Er
 async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Result<()> {
     let Checked { settings, limits } = checked;
     let data = DataFolder::take(&settings.data, "region")?;
-    let secrets = Secrets::load(&settings.secrets())?;
+    let secrets = settings.secrets();
     if let Some(listen) = settings.region.metrics_listen {
         let sources = Sources::new(None, None);
         service_metrics::serve_text(listen, Arc::new(move || sources.of_process()), stop.clone()).await?;
@@ -104,8 +110,8 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         listen: settings.region.listen,
         shards_per_region: settings.shards_per_region,
         secrets: &secrets,
-        request_keys: secrets::region_keys(&settings.secrets(), region)?,
-        goal_keys: signing::trusted(&GOALS, &settings.secrets())?,
+        request_keys: secrets::region_keys(&secrets, region)?,
+        goal_keys: signing::trusted(&GOALS, &secrets)?,
         data_dir: data.path.clone(),
         limits: &limits,
         retention: &settings.retention,

@@ -3,6 +3,7 @@
 //! ```text
 //! secrets/tokens.json   what tokens there are, as hashes      secrets/signing.key   makes and checks credentials
 //! secrets/s3.key        of the embedded S3 server             tokens/{admin,worker,node}   the tokens, for their owners
+//! secrets/authorities/  of each region, what its nodes and processes know each other by: a region needs its own, nodes only its .pem
 //! secrets/requests/     what requests are signed with: the control nodes have all of these, a region needs only its own
 //! secrets/{provenance,goals}.key  what provenance and goals are signed with, by control nodes only; the .pub beside each is for all who verify
 //! ```
@@ -16,13 +17,13 @@ use longshore_schemas::{
     http::Role,
 };
 use longshore_service::{
-    durable,
+    durable, now,
     request_keys::{self, RequestKeys},
     signed::Signer,
     tokens::{self, Tokens},
 };
 
-use super::signing;
+use super::{identity, signing};
 use crate::{args::SecretsArgs, defaults::UpTokens, error::Error, output};
 
 const TOKENS: &str = "tokens.json";
@@ -50,7 +51,7 @@ pub(crate) struct Made {
 impl Secrets {
     /// Makes what is not there yet, and reads the rest.
     pub(crate) fn make(folder: &Path, tokens_folder: &Path, regions: &[RegionName]) -> anyhow::Result<Made> {
-        let list = folder.join(TOKENS);
+        let list = token_list(folder);
         let mut known = Tokens::load(&list)?;
         let file = |role: Role| tokens_folder.join(tokens::name(role));
         let mut made = false;
@@ -67,20 +68,34 @@ impl Secrets {
         for signed in signing::ALL {
             signing::make(signed, folder)?;
         }
+        for region in regions {
+            identity::authority(folder, region).make(now())?;
+        }
         Ok(Made { secrets: Self { tokens: known, signer }, request_keys, files, s3_secret_key })
     }
 
     /// Reads what was made: a process that made its own would know nobody's tokens.
     pub(crate) fn load(folder: &Path) -> anyhow::Result<Self> {
-        let file = |name: &str| -> anyhow::Result<PathBuf> {
-            let path = folder.join(name);
-            ensure!(path.is_file(), "there is no {}", path.display());
-            Ok(path)
-        };
-        let tokens = Tokens::load(&file(TOKENS)?)?;
-        ensure!(!tokens.records().is_empty(), "{} lists no token", folder.join(TOKENS).display());
-        Ok(Self { tokens, signer: Signer::load_or_create(&file(SIGNING_KEY)?)? })
+        Ok(Self { tokens: tokens(folder)?, signer: Signer::load_or_create(&there(folder, SIGNING_KEY)?)? })
     }
+}
+
+fn there(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
+    ensure!(path.is_file(), "there is no {}", path.display());
+    Ok(path)
+}
+
+/// The tokens of the folder, at least one.
+pub(crate) fn tokens(folder: &Path) -> anyhow::Result<Tokens> {
+    let tokens = Tokens::load(&there(folder, TOKENS)?)?;
+    ensure!(!tokens.records().is_empty(), "{} lists no token", folder.join(TOKENS).display());
+    Ok(tokens)
+}
+
+/// The list of tokens in the folder of secrets.
+pub(crate) fn token_list(folder: &Path) -> PathBuf {
+    folder.join(TOKENS)
 }
 
 /// What a control node believes and signs with.
@@ -104,11 +119,15 @@ pub(crate) fn run(args: &SecretsArgs) -> Result<(), Error> {
     let made = Secrets::make(&args.folder, &args.folder.join("tokens"), &args.regions)?;
     let UpTokens { admin, worker, node } = made.files;
     output::message(&format!(
-        "{} is complete: give every control node a copy, and regions one without provenance.key and goals.key and with their own file of requests/ only",
+        "{} is complete: give every control node a copy without authorities/, and regions one without signing.key, provenance.key and goals.key, and with their own files of requests/ and authorities/ only",
         args.folder.display()
     ));
     for (who, file) in [("people who administer", admin), ("workers", worker), ("nodes that enrol", node)] {
         output::message(&format!("  the token of {who}: {}", file.display()));
+    }
+    for region in &args.regions {
+        let file = identity::authority(&args.folder, region).authorities();
+        output::message(&format!("  what nodes of {region} know their region by: {}", file.display()));
     }
     for signed in signing::ALL {
         let public = args.folder.join(signed.public_file);

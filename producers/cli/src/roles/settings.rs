@@ -40,6 +40,7 @@ use longshore_service::{
 use serde::{Deserialize, Deserializer};
 
 use super::{
+    identity,
     leases::Leases,
     retention::{self, RetentionSettings},
     secrets::{self, Secrets},
@@ -403,10 +404,19 @@ impl Settings {
 
     fn check_secrets(&self, role: Role) -> anyhow::Result<()> {
         let folder = self.secrets();
-        Secrets::load(&folder)?;
+        if role == Role::Region {
+            secrets::tokens(&folder)?;
+        }
         match (role, &self.region.name) {
-            (Role::Region, Some(name)) if self.regions.contains(name) => secrets::region_keys(&folder, name).map(drop),
-            (Role::Control, _) => secrets::request_keys(&folder, &self.regions).map(drop),
+            (Role::Region, Some(name)) if self.regions.contains(name) => {
+                let authority = identity::authority(&folder, name);
+                authority.read(&authority.content()?)?;
+                secrets::region_keys(&folder, name).map(drop)
+            }
+            (Role::Control, _) => {
+                Secrets::load(&folder)?;
+                secrets::request_keys(&folder, &self.regions).map(drop)
+            }
             _ => Ok(()),
         }
     }

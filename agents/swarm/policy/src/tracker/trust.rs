@@ -17,7 +17,7 @@
 //! - Every ban ends by itself. A node whose disk had a fault comes back; one that still lies fools two nodes with a few packs
 //!   each, which neither keeps, and is banned again.
 //!
-//! What is known of a node is known by its name, which its credential proves: connecting anew lifts no ban.
+//! What is known of a node is known by its name, which its certificate proves: connecting anew lifts no ban.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use longshore_api::{Api, ApiConfig, Checks, Limits as ApiLimits};
 use longshore_control::{Control, ControlConfig};
+use longshore_identity::files::AuthorityFiles;
 use longshore_log::{
     Error as LogError, Log, Membership, Position, Reader, Record, TopicPartition, Writer,
     local::{Config as LogConfig, LocalLog},
@@ -87,7 +88,7 @@ impl World {
             // Its presigned URLs lead through the link.
             main_bucket: bucket(upload.endpoint(), MAIN).await?,
             regions: names.clone(),
-            tokens: known.clone(),
+            tokens: known,
             signer: Signer::new(SECRET),
             request_key: keys.own().clone(),
             provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
@@ -107,6 +108,8 @@ impl World {
             let own_name = format!("longshore-{name}");
             let direct = bucket(server.endpoint(), &own_name).await?;
             direct.ensure_exists().await?;
+            let authority = AuthorityFiles::new(&path("authorities"), &name);
+            authority.make(longshore_service::now())?;
             let config = RegionConfig {
                 region: name.clone(),
                 log: log.clone(),
@@ -114,8 +117,8 @@ impl World {
                 bucket: bucket(link.endpoint(), &own_name).await?,
                 listen: ([127, 0, 0, 1], 0).into(),
                 shards_per_region: 1,
-                tokens: known.clone(),
-                signer: Signer::new(SECRET),
+                tokens_file: path("tokens.json"),
+                authority,
                 request_keys: vec![RequestKey::new(Sender::Region(name.clone()), &SECRET)],
                 goal_keys: (*SigningKey::from_seed(&[8; 32]).public()).into(),
                 data_dir: path(&format!("region-{name}")),
