@@ -23,7 +23,7 @@ demo: ## the main job on this machine: build, replicate and deploy to 12 nodes (
 	@$(BIN)/longshore-demo $(if $(ONCE),--once) $(if $(LOG),--log $(LOG))
 
 test: ## every test
-	@infra/setup.sh build console browser compose faketime mounts systemd kafka apicurio foreign
+	@infra/setup.sh build console browser compose faketime mounts netns systemd kafka apicurio foreign
 	$(BUILD)
 	$(CARGO) test --workspace --all-targets --no-fail-fast
 	$(SIM) --test planted -- --nocapture
@@ -65,12 +65,16 @@ bench: ## list the benchmarks
 	@echo 'make bench-latency    from a request on Kafka to its fact, against a bare transaction'
 	@echo 'make bench-failover   kill -9 of control nodes and brokers under load: until facts flow again; lost and doubled'
 	@echo 'make bench-replicate  from the last uploaded byte until ten regions have all: copied meanwhile, against after'
+	@echo 'make bench-fanout     a goal to 9,000 nodes of one region process over TLS, and all of them back, against etcd'
+	@echo 'make bench-fleet      300,000 nodes of ten regions through the processors: reports, a rollout, queries'
+	@echo 'make bench-node-idle  memory and CPU of an agent with five services that run'
 	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'
 
 bench-latency bench-failover: SETUP = kafka
 bench-processor: SETUP = streams
 bench-publish: SETUP = content
 bench-delta: SETUP = pairs
+bench-fanout: SETUP = etcd
 bench-%: ## run one benchmark; its last line is one JSON object
 	@infra/setup.sh build $(SETUP)
 	@$(BUILD) --quiet

@@ -11,8 +11,10 @@
 #   infra/setup.sh streams    a Java compiler and Kafka Streams, which benchmarks compare with
 #   infra/setup.sh content    packages from four registries and rclone, for the benchmark of publishing
 #   infra/setup.sh pairs      two versions of packages and of a program, and casync, xdelta3, zstd and bsdiff, for the benchmark of updates
+#   infra/setup.sh etcd       etcd, which the benchmark of pushing goals compares with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
+#   infra/setup.sh netns      iproute2 and curl, for the test on three network namespaces
 #   infra/setup.sh systemd    systemd-analyze, which the test of the node's unit reads it with; no systemd is started
 #   infra/setup.sh deny       cargo-deny, for `make lint`
 set -euo pipefail
@@ -122,6 +124,10 @@ foreign() {
     die "kafkajs could not be installed; see $env/node.log"
 }
 
+etcd() {
+  have etcd || debian "etcd, to compare with" etcd-server
+}
+
 streams() {
   kafka
   have javac || debian "a Java compiler, for Kafka Streams" openjdk-17-jdk-headless
@@ -157,6 +163,12 @@ mounts() {
   [ -e /dev/fuse ] || modprobe fuse 2>/dev/null ||
     echo "setup: no /dev/fuse: tests of power cuts will fail; load the kernel module fuse, or give the container the device" >&2
   [ "$(id -u)" = 0 ] || echo "setup: not root: tests of power cuts and full disks, which mount file systems, will fail" >&2
+}
+
+# As above.
+netns() {
+  have ip && have curl || debian "iproute2 and curl, for the test on network namespaces" iproute2 curl
+  [ "$(id -u)" = 0 ] || echo "setup: not root: the test on network namespaces, which makes them, will fail" >&2
 }
 
 systemd() {
