@@ -132,7 +132,7 @@ impl Run {
             _ => {}
         }
         if let Err(error) = files::read_trust(&self.region_authority) {
-            found.push(("region-authority", longshore_service::whole(&error)));
+            found.push(("region-authority", longshore_service::chain(&error)));
         }
         for (flag, file) in [("goal-keys", &self.goal_keys), ("provenance-keys", &self.provenance_keys)] {
             if let Err(error) = trust::read(file) {
@@ -156,7 +156,6 @@ impl Run {
             port_base: self.port_base,
             trust: Trust { goal_keys: self.goal_keys, provenance_keys: self.provenance_keys },
             drift_interval: Duration::from_secs(self.drift_interval),
-            stop_services_on_exit: self.stop_services_on_exit,
         }
     }
 }

@@ -19,6 +19,7 @@
 //! - [`hooks`]: the commands of a release around its start and stop; each runs under a keeper of the shim's kind, and leaves nothing.
 //! - [`environment`], [`account`]: what a release is run with, of this machine: secrets, users.
 //! - [`watch`]: whether a release that was proved goes on being well, as a pure function of what is seen of it.
+//! - [`takeover`]: how the agent is replaced by a release of its own, and back.
 //! - [`shim`]: a small process per service that owns the service's processes, log and exit status.
 //!
 //! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
@@ -39,6 +40,7 @@ pub mod releases;
 pub mod reports;
 pub mod service;
 pub mod shim;
+pub mod takeover;
 pub mod trust;
 pub mod watch;
 
@@ -67,6 +69,16 @@ impl Folders {
 
     pub fn identity(&self) -> PathBuf {
         self.data.join("identity.json")
+    }
+
+    /// Which program the agent is to be.
+    pub fn turn(&self) -> PathBuf {
+        self.data.join("turn.json")
+    }
+
+    /// Which program it is.
+    pub fn running(&self) -> PathBuf {
+        self.data.join("running.json")
     }
 
     pub fn packs(&self) -> PathBuf {

@@ -39,6 +39,7 @@ use crate::{
     identity::{CertificateKeeper, Introduction},
     releases,
     reports::Reports,
+    takeover::Running,
 };
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -168,6 +169,7 @@ impl Exchange {
 pub struct Connector {
     pub identity: Identity,
     pub certificates: CertificateKeeper,
+    pub running: Running,
     pub folders: Folders,
     pub goals: Arc<GoalKeeper>,
     pub reports: Reports,
@@ -239,6 +241,9 @@ impl Connector {
             let address = &addresses[turn % addresses.len()];
             turn = turn.wrapping_add(1);
             let ended = shutdown.run_until_cancelled(self.connection(address)).await;
+            if let Err(error) = self.running.disconnected(&self.folders) {
+                tracing::warn!(error = error.whole(), "that this agent is not connected cannot be kept");
+            }
             let Some(Err(ended)) = ended else { return };
             // Not as soon as it stands: what breaks it may come again right after the greeting.
             if begun.elapsed() > RETRY_MAX {
@@ -367,6 +372,9 @@ impl Connector {
                 _ = beats.tick() => {
                     self.try_again(region);
                     self.certificates.follow_authorities();
+                    if let Err(error) = self.running.connected(&self.folders) {
+                        tracing::warn!(error = error.whole(), "that this agent is connected cannot be kept");
+                    }
                     if let Some(renewal) = self.certificates.renewal()? {
                         stream.send(renewal).await?;
                     }

@@ -1,8 +1,16 @@
 //! `longshore-node`: the agent on every machine.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use longshore_node::{
     Error, Folders,
     args::{Data, Run},
@@ -11,9 +19,11 @@ use longshore_node::{
     limits::LIMITS,
     node,
     plan::ServiceState,
-    shim,
+    shim, takeover,
 };
 use longshore_service::{durable, limits, metrics, shutdown, telemetry};
+use tokio::signal::unix::signal;
+use tokio_util::sync::CancellationToken;
 
 /// Runs the services that this machine's region wants here
 #[derive(Parser)]
@@ -33,6 +43,10 @@ enum Command {
     StopServices(Data),
     /// Have systemd keep the agent running: write the unit, its settings and the folders
     Install(Box<Install>),
+    /// Make this release's program the agent, and stay for as long as it is to be that: the command of a service
+    TakeOver(Program),
+    /// Fail unless this release's program is the agent, and connected: the health check of that service
+    CameUp(Program),
     /// Own one service's processes (started by the agent)
     #[command(hide = true)]
     Shim {
@@ -54,6 +68,16 @@ enum Command {
     },
 }
 
+#[derive(Args)]
+struct Program {
+    /// What is to be the agent [default: this program]
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// So long it may take until it is connected to its region; then the one before it has its turn again
+    #[arg(long, default_value_t = 120)]
+    within_seconds: u64,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -61,6 +85,10 @@ async fn main() -> ExitCode {
         Command::Status(data) => status(&Folders { data: data.data }),
         Command::StopServices(data) => hooks::stop_all(&Folders { data: data.data }.services()).await,
         Command::Install(install) => installed(&install),
+        Command::TakeOver(program) => {
+            takeover::take_over(program.program, Duration::from_secs(program.within_seconds)).await
+        }
+        Command::CameUp(program) => takeover::came_up(program.program),
         Command::Shim { folder } => shim::main(&folder).await,
         Command::Limited { plan, command } => shim::limited(&plan, &command),
         Command::Once { folder } => shim::once::main(&folder).await,
@@ -81,13 +109,43 @@ fn complain(error: &Error) {
 
 async fn agent(run: Run) -> Result<(), Error> {
     telemetry::init(run.log_format, "info")?;
-    let (metrics_listen, config) = (run.metrics_listen, run.config());
+    let folders = Folders { data: run.data.data.clone() };
+    // Only the folder's agent may say what runs there; one that finds another fails further on.
+    if let Ok(lock) = node::lock(&folders) {
+        takeover::begin(&folders);
+        drop(lock);
+    }
+    let (metrics_listen, stops_services) = (run.metrics_listen, run.stop_services_on_exit);
+    let config = run.config();
     let shutdown = shutdown::signal()?;
+    let begins_anew = when_asked(&folders, shutdown.clone())?;
     limits::announce(LIMITS, &limits::Settings::default());
     if let Some(listen) = metrics_listen {
         metrics::serve(listen, shutdown.clone()).await?;
     }
-    node::run(config, shutdown).await
+    node::run(config, shutdown).await?;
+    if begins_anew.load(Ordering::SeqCst) {
+        return Err(takeover::begin_anew(&folders));
+    }
+    match stops_services {
+        true => hooks::stop_all(&folders.services()).await,
+        false => Ok(()),
+    }
+}
+
+/// Ends as by SIGTERM, to begin anew; unless it is ending already.
+fn when_asked(folders: &Folders, shutdown: CancellationToken) -> Result<Arc<AtomicBool>, Error> {
+    let begins_anew = Arc::new(AtomicBool::new(false));
+    let asked = signal(takeover::ASKS).map_err(|source| Error::Io { path: folders.data.clone(), source });
+    let mut asked = asked?;
+    let told = begins_anew.clone();
+    tokio::spawn(async move {
+        if shutdown.run_until_cancelled(asked.recv()).await.is_some() {
+            told.store(true, Ordering::SeqCst);
+            shutdown.cancel();
+        }
+    });
+    Ok(begins_anew)
 }
 
 #[expect(clippy::print_stdout, reason = "it is what the command is for")]

@@ -19,7 +19,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error, Folders,
     goals::{GoalKeeper, Goals},
-    hooks,
     identity::CertificateKeeper,
     link::{Connector, Exchange, Identity},
     private_file,
@@ -27,6 +26,7 @@ use crate::{
     reports::Reports,
     service::{Ports, Service, Shared},
     shim::settle,
+    takeover::{self, Running},
     trust::Trust,
 };
 
@@ -52,11 +52,9 @@ pub struct Config {
     pub trust: Trust,
     /// Between two looks at the files of a release that runs.
     pub drift_interval: Duration,
-    /// Otherwise services outlive the agent.
-    pub stop_services_on_exit: bool,
 }
 
-/// Runs until the shutdown.
+/// Runs until the shutdown. Services outlive it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     std::fs::create_dir_all(&config.data).map_err(Error::io(&config.data))?;
     let data = config.data.canonicalize().map_err(Error::io(&config.data))?;
@@ -64,6 +62,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     config.trust.check()?;
     let _lock = lock(&folders)?;
     let boot = next_boot(&folders)?;
+    let running = Running::begin(&folders)?;
+    takeover::collect_children();
+    tokio::spawn(takeover::watch_own_trial(folders.clone()));
     let by = if settle() { "by cgroups" } else { "by rlimits alone: no cgroup was delegated to this agent" };
     tracing::info!(by, "services are held to their limits");
     let goals = Arc::new(GoalKeeper::open(&folders.goals(), config.trust.clone())?);
@@ -110,6 +111,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let connector = Connector {
         identity,
         certificates,
+        running,
         folders: folders.clone(),
         goals: goals.clone(),
         reports,
@@ -123,10 +125,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     serve(&goals, &shared, &tasks, &shutdown).await;
     tasks.close();
     tasks.wait().await;
-    if config.stop_services_on_exit {
-        hooks::stop_all(&folders.services()).await?;
-    }
-    tracing::info!("stopped");
+    tracing::info!("stopped; services go on");
     Ok(())
 }
 
@@ -169,7 +168,7 @@ async fn serve(goals: &GoalKeeper, shared: &Arc<Shared>, tasks: &TaskTracker, sh
 }
 
 /// One agent to a folder.
-fn lock(folders: &Folders) -> Result<File, Error> {
+pub fn lock(folders: &Folders) -> Result<File, Error> {
     let path = folders.data.join("node.lock");
     let file = private_file(&path).map_err(Error::io(&path))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)

@@ -101,6 +101,8 @@ pub fn stopping(old: Old, hooks: &Hooks) -> Vec<Act> {
 pub enum Start {
     /// It must prove itself, as a new one or as the one that is gone back to.
     Prove,
+    /// It runs already, and must prove itself.
+    ProveRunning,
     /// It was healthy, and its shim is gone, as after a reboot. How it does then is watched, and no reason to go back.
     Resume,
     /// It was resumed, and its `after_start` has not ended yet.
@@ -114,6 +116,7 @@ pub fn starting(start: Start, hooks: &Hooks) -> Vec<Act> {
     let register = [Act::Health, hook(HookName::AfterStart)];
     let acts = match start {
         Start::Prove => [&begin[..], &register[..], &[hook(HookName::Validate)]].concat(),
+        Start::ProveRunning => [&register[..], &[hook(HookName::Validate)]].concat(),
         Start::Resume if hooks.after_start.is_none() => begin.to_vec(),
         Start::Resume => [begin, register].concat(),
         Start::Resumed => register.to_vec(),
@@ -173,6 +176,7 @@ mod tests {
         let table = [
             (Start::Prove, all(), "before_start start health after_start validate"),
             (Start::Prove, Hooks::default(), "start health"),
+            (Start::ProveRunning, all(), "health after_start validate"),
             (Start::Resume, all(), "before_start start health after_start"),
             (Start::Resume, no_after_start, "before_start start"),
             (Start::Resume, Hooks::default(), "start"),

@@ -32,6 +32,7 @@ use crate::{
     hooks::{self, Mark, Switch},
     plan::{Release, ServiceState},
     shim::ShimSpec,
+    takeover,
     watch::Watch,
 };
 
@@ -131,14 +132,22 @@ impl Service {
         self.check_room()?;
         self.take_port()?;
         if switch {
+            takeover::forget_failure(&self.shared.folders, release.artifact)?;
             self.state.update(|state| state.switched(release.clone()))?;
         }
-        self.stop_running(Some(release.artifact)).await?;
-        self.link_current()?;
+        // An agent on trial does not stop what watches over it.
+        let watched =
+            !switch && self.shim.is_running() && takeover::is_on_trial(&self.shared.folders, release.artifact)?;
+        if !watched {
+            self.stop_running(Some(release.artifact)).await?;
+            self.link_current()?;
+        }
         self.report(wanted, NodeStatus::Starting, None);
         let old = self.state.content().earlier.first().map(|earlier| earlier.artifact);
-        match self.start(Start::Prove, &release, old, shutdown).await {
+        let start = if watched { Start::ProveRunning } else { Start::Prove };
+        match self.start(start, &release, old, shutdown).await {
             Ok(()) => {
+                takeover::accept(&self.shared.folders, release.artifact)?;
                 self.state.update(ServiceState::proved)?;
                 self.watch_anew();
                 self.report(wanted, NodeStatus::Healthy, None);
@@ -158,6 +167,7 @@ impl Service {
     ) -> Result<(), Error> {
         tracing::warn!(service = %self.name, reason, "the release failed");
         self.stop_running(self.state.content().earlier.first().map(|earlier| earlier.artifact)).await?;
+        takeover::withdraw(&self.shared.folders, failed.artifact, reason)?;
         self.state.update(|state| state.gave_way(reason))?;
         self.link_current()?;
         let Some(before) = self.state.content().current.clone() else {

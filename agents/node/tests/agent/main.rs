@@ -7,6 +7,7 @@ mod identity;
 mod kills;
 mod node;
 mod region;
+mod takeover;
 
 use std::{
     io::{Read, Write},

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::region::{Region, TOKEN, goal_key, provenance_key};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-node");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-node");
 
 pub(crate) struct Node {
     name: &'static str,
@@ -108,6 +108,15 @@ impl Node {
         command.arg("--port-base").arg(self.port_base.to_string()).args(more);
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.agent = Some(command.spawn().expect("starts"));
+    }
+
+    /// Whether the agent has ended by itself; it may be started again then.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.agent.as_mut().is_some_and(|agent| agent.try_wait().expect("a child").is_some());
+        if ended {
+            self.agent = None;
+        }
+        ended
     }
 
     /// SIGKILL, to the agent alone.
