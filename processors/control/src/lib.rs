@@ -226,6 +226,7 @@ impl Control {
             )?,
             replication: Runtime::start(replication, &base(REPLICATION_STORE, false), counted.clone(), shutdown)?,
             goals: Runtime::start(goals, &base(GOALS_STORE, false), Arc::new(Counting(services.clone())), shutdown)?,
+            summaries: read::Summaries::default(),
             fleet: Runtime::start(fleet, &base(FLEET_STORE, false), counted, shutdown)?,
             claims,
             services,

@@ -4,11 +4,14 @@
 //! rows of a shard ─▶ Summary: counts by place and version · failures alike · the stragglers that are behind longest ─▶ FleetView
 //! ```
 //!
+//! A shard is counted anew when anything in its partition has changed; the view is the sum of all shards.
+//!
 //! A summary's memory is bounded whatever nodes say: so many counts, causes and stragglers; what does not fit is told as a number.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use longshore_fleet::{
@@ -16,7 +19,7 @@ use longshore_fleet::{
     tables::{COHORTS, NODES, Node, STATUSES, Status},
 };
 use longshore_processor::{Order, Range, StateError};
-use longshore_runtime::Handle;
+use longshore_runtime::{Applied, Handle, View};
 use longshore_schemas::{
     NodeId, RegionName, ServiceName, Timestamp,
     events::{GoalVersion, NodeStatus, shard_key},
@@ -35,27 +38,77 @@ const CAUSE_CHARS_MAX: usize = 200;
 /// Hexadecimal digits in a row that are a name of something, not a word or a number that says much.
 const NAME_DIGITS_MIN: usize = 8;
 
-pub(super) fn of_service(handle: &Handle<Fleet>, service: &ServiceName) -> Result<FleetView, StateError> {
-    let mut summary = Summary::default();
-    for (region, shard) in shards(handle, None)? {
-        let held = handle.store_of(&shard_key(&region, shard)).hold()?;
-        let state = held.view();
-        let cohort = COHORTS.get(&state, &(region.clone(), shard, service.clone()))?;
-        let newest = cohort.map(|cohort| cohort.version);
-        let rows = Range::prefix(&(region.clone(), shard, service.clone()));
-        let mut failed = None;
-        STATUSES.scan(&state, &rows, Order::Ascending, |(_, _, _, number), status| {
-            match NODES.expect(&state, &(region.clone(), shard, number)) {
-                Ok(node) => summary.add(&region, node, status, newest),
-                Err(error) => failed = Some(error),
-            }
-            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+/// Shards of services whose summaries are kept.
+const KEPT_MAX: usize = 4_000;
+
+/// What was counted of each shard, as long as nothing changes there: a dashboard asks far more often than nodes say something new.
+#[derive(Default)]
+pub(crate) struct Summaries(Mutex<Kept>);
+
+/// By service, region and shard: as of when, and the summary.
+type Kept = HashMap<(ServiceName, RegionName, u32), (Applied, Arc<Summary>)>;
+
+impl Summaries {
+    pub(super) fn of_service(&self, handle: &Handle<Fleet>, service: &ServiceName) -> Result<FleetView, StateError> {
+        let mut whole = Summary::default();
+        for (region, shard) in shards(handle, None)? {
+            let held = handle.store_of(&shard_key(&region, shard)).hold()?;
+            let state = held.view();
+            let applied = state.applied()?;
+            let key = (service.clone(), region, shard);
+            let kept = self.lock().get(&key).filter(|(of, _)| *of == applied).map(|(_, summary)| summary.clone());
+            let summary = match kept {
+                Some(summary) => summary,
+                None => {
+                    let summary = Arc::new(of_shard(&state, service, &key.1, shard)?);
+                    self.keep(key, (applied, summary.clone()));
+                    summary
+                }
+            };
+            whole.merge(&summary);
         }
+        Ok(whole.view(service))
     }
-    Ok(summary.view(service))
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, key: (ServiceName, RegionName, u32), summary: (Applied, Arc<Summary>)) {
+        let mut kept = self.lock();
+        if kept.len() >= KEPT_MAX && !kept.contains_key(&key) {
+            // Which of them is asked for again is not known; all can be counted anew.
+            kept.clear();
+        }
+        kept.insert(key, summary);
+    }
+}
+
+fn of_shard(state: &View<'_>, service: &ServiceName, region: &RegionName, shard: u32) -> Result<Summary, StateError> {
+    let newest = COHORTS.get(state, &(region.clone(), shard, service.clone()))?.map(|cohort| cohort.version);
+    // Both tables in the order of the nodes' numbers: one walk over each costs far less than a look for every node.
+    let mut nodes = Vec::new();
+    NODES.scan(state, &Range::prefix(&(region.clone(), shard)), Order::Ascending, |(_, _, number), node| {
+        nodes.push((number, node));
+        ControlFlow::Continue(())
+    })?;
+    let mut nodes = nodes.into_iter().peekable();
+    let mut summary = Summary::default();
+    let mut unknown = None;
+    let rows = Range::prefix(&(region.clone(), shard, service.clone()));
+    STATUSES.scan(state, &rows, Order::Ascending, |(_, _, _, number), status| {
+        while nodes.next_if(|(other, _)| *other < number).is_some() {}
+        match nodes.next_if(|(other, _)| *other == number) {
+            Some((_, node)) => summary.add(region, node, status, newest),
+            None => unknown = Some(number),
+        }
+        if unknown.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    match unknown {
+        // It is not there: this says so.
+        Some(number) => NODES.expect(state, &(region.clone(), shard, number)).map(|_| summary),
+        None => Ok(summary),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +119,7 @@ struct Cause {
 }
 
 #[derive(Debug, Default)]
-struct Summary {
+pub(crate) struct Summary {
     counts: BTreeMap<FleetCountView, u64>,
     causes: BTreeMap<String, Cause>,
     /// By since when they say what they say.
@@ -133,6 +186,38 @@ impl Summary {
         group.regions.insert(region.clone());
         if group.examples.len() < EXAMPLES_MAX {
             group.examples.push(node.clone());
+        }
+    }
+
+    /// Takes in what was counted elsewhere.
+    fn merge(&mut self, other: &Self) {
+        self.nodes += other.nodes;
+        self.not_counted += other.not_counted;
+        self.not_grouped += other.not_grouped;
+        self.stragglers_total += other.stragglers_total;
+        for (count, nodes) in &other.counts {
+            if self.counts.len() < COUNTS_MAX || self.counts.contains_key(count) {
+                *self.counts.entry(count.clone()).or_default() += nodes;
+            } else {
+                self.not_counted += nodes;
+            }
+        }
+        for (cause, of) in &other.causes {
+            if self.causes.len() >= CAUSES_MAX && !self.causes.contains_key(cause) {
+                self.not_grouped += of.nodes;
+                continue;
+            }
+            let group = self.causes.entry(cause.clone()).or_default();
+            group.nodes += of.nodes;
+            group.regions.extend(of.regions.iter().cloned());
+            let room = EXAMPLES_MAX.saturating_sub(group.examples.len());
+            group.examples.extend(of.examples.iter().take(room).cloned());
+        }
+        for (key, straggler) in &other.stragglers {
+            self.stragglers.insert(key.clone(), straggler.clone());
+            if self.stragglers.len() > STRAGGLERS_MAX {
+                self.stragglers.pop_last();
+            }
         }
     }
 
@@ -259,6 +344,28 @@ mod tests {
         assert_eq!(view.failures[0].examples.len(), EXAMPLES_MAX);
         assert_eq!((view.stragglers_total, view.stragglers.len()), (201, STRAGGLERS_MAX));
         assert_eq!(view.stragglers[0].since, Timestamp(200), "who has been so for longest comes first");
+    }
+
+    /// However nodes are spread over shards, the sum says the same.
+    #[test]
+    fn summaries_of_parts_add_up() {
+        let region: RegionName = "eu".parse().expect("valid");
+        let service: ServiceName = "web".parse().expect("valid");
+        let newest = Some(GoalVersion { revision: 2, step: 1 });
+        let mut parts: Vec<Summary> = (0..7).map(|_| Summary::default()).collect();
+        let mut whole = Summary::default();
+        for number in 0..1_000 {
+            let said = match number % 5 {
+                0 => status(2, NodeStatus::Failed, Some(&format!("exit {number}")), number),
+                1 => status(1, NodeStatus::Healthy, None, number),
+                _ => status(2, NodeStatus::Healthy, None, number),
+            };
+            parts[number * 7 / 1_000].add(&region, node(number, number % 11 == 0), said.clone(), newest);
+            whole.add(&region, node(number, number % 11 == 0), said, newest);
+        }
+        let mut sum = Summary::default();
+        parts.iter().for_each(|part| sum.merge(part));
+        assert_eq!(sum.view(&service), whole.view(&service));
     }
 
     #[test]

@@ -47,12 +47,14 @@ pub(crate) struct Projections {
     pub(crate) replication: Handle<Replication>,
     pub(crate) goals: Handle<Goals>,
     pub(crate) fleet: Handle<Fleet>,
+    pub(crate) summaries: Summaries,
     pub(crate) claims: Arc<ClaimWaiters>,
     pub(crate) services: Arc<ServiceWaiters>,
     pub(crate) retention: Retention,
     pub(crate) collection: Option<Collection>,
 }
 
+pub(crate) use fleet::Summaries;
 pub(crate) use jobs::one as job;
 
 impl Projections {
@@ -129,7 +131,7 @@ impl ReadModel for Projections {
     }
 
     async fn fleet(self: Arc<Self>, service: ServiceName) -> Result<Option<FleetView>, ReadError> {
-        let counted = tokio::task::spawn_blocking(move || fleet::of_service(&self.fleet, &service)).await;
+        let counted = tokio::task::spawn_blocking(move || self.summaries.of_service(&self.fleet, &service)).await;
         let counted = counted.map_err(|error| ReadError::Unavailable(error.to_string()))?.map_err(unavailable)?;
         Ok((counted.nodes > 0).then_some(counted))
     }
