@@ -19,7 +19,7 @@ use longshore_service::{durable, metrics::Counters, now, tokens::Tokens};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, nodes::Sessions};
+use crate::Error;
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -109,18 +109,13 @@ impl Identity {
     }
 
     /// Follows the files, and renews what the region shows.
-    pub(crate) async fn run(self: Arc<Self>, sessions: Arc<Sessions>, shutdown: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let identity = self.clone();
             let looked = tokio::task::spawn_blocking(move || identity.look()).await;
             match looked {
                 Ok(complaints) => self.complain(&complaints),
                 Err(error) => tracing::error!(%error, "looking at the region's files failed"),
-            }
-            for node in self.tls.trust().revoked() {
-                if sessions.end(node) {
-                    tracing::warn!(%node, "node is revoked, and disconnected");
-                }
             }
         }
     }

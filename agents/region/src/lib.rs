@@ -354,7 +354,8 @@ impl Region {
         tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(collection.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
-        tasks.spawn(identity.run(sessions.clone(), shutdown.clone()));
+        tasks.spawn(identity.run(shutdown.clone()));
+        tasks.spawn(nodes::put_out(sessions.clone(), shutdown.clone()));
         let actor = tracker::Actor::new(tracker_events, sessions.clone(), roots, config.bucket, &config.limits);
         tasks.spawn(actor.run(shutdown.clone()));
         tasks.spawn(nodes::accept(listener, sessions.clone(), shutdown));

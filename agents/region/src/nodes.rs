@@ -199,6 +199,18 @@ impl Sessions {
     }
 }
 
+/// Ends the sessions of nodes as they are revoked.
+pub(crate) async fn put_out(sessions: Arc<Sessions>, shutdown: CancellationToken) {
+    let mut changes = sessions.identity.tls().changes();
+    while let Some(Ok(())) = shutdown.run_until_cancelled(changes.changed()).await {
+        for node in sessions.identity.tls().trust().revoked() {
+            if sessions.end(node) {
+                tracing::warn!(%node, "node is revoked, and disconnected");
+            }
+        }
+    }
+}
+
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
