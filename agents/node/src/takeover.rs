@@ -28,7 +28,7 @@ use std::{
 
 use longshore_schemas::{ArtifactId, Timestamp};
 use longshore_service::{durable, now};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -203,7 +203,7 @@ impl Running {
 
 /// Becomes the program whose turn it is, with the same arguments; the caller is the folder's only agent. Returns if that is this one, or if it
 /// cannot be done.
-pub fn become_whose_turn_it_is(folders: &Folders) {
+fn become_whose_turn_it_is(folders: &Folders) {
     let become_it = || -> Result<(), Error> {
         let mut turn = Turn::read(folders)?;
         if turn.trial.as_ref().is_some_and(Trial::is_over) {
@@ -230,7 +230,7 @@ pub fn become_whose_turn_it_is(folders: &Folders) {
     }
 }
 
-/// As [`become_whose_turn_it_is`], when the agent is started.
+/// When the agent is started: becomes the program whose turn it is. Returns if that is this one, or if it cannot be done.
 pub fn begin(folders: &Folders) {
     if std::env::var_os(STAY).is_none() {
         become_whose_turn_it_is(folders);
@@ -262,8 +262,9 @@ pub async fn watch_own_trial(folders: Folders) {
                 if let Err(error) = turn.expire().write(&folders) {
                     tracing::error!(error = error.whole(), "this agent cannot give its turn back");
                 }
-                let running = Running::of(PathBuf::new());
-                return running.map_or((), |running| running.signal(ASKS_SIGNAL));
+                // It listens, or has ended.
+                let _ = kill_process(getpid(), ASKS_SIGNAL);
+                return;
             }
             None => return,
         }

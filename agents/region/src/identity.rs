@@ -90,13 +90,9 @@ impl Identity {
         let content = files.content()?;
         let (authority, trust) = files.read(&content)?;
         let tls = Tls::new(Some(authority.own_credentials(now())?), trust)?;
-        let held = Held {
-            content,
-            authority: Arc::new(authority),
-            tokens_content: durable::read(&tokens_file)?,
-            tokens: Arc::new(Tokens::load(&tokens_file)?),
-            complaint: String::new(),
-        };
+        let tokens_content = durable::read(&tokens_file)?;
+        let tokens = Arc::new(Tokens::of_file(&tokens_file, tokens_content.as_deref())?);
+        let held = Held { content, authority: Arc::new(authority), tokens_content, tokens, complaint: String::new() };
         Ok(Self { region: region.clone(), files, tokens_file, bucket, tls, held: Mutex::new(held) })
     }
 
@@ -148,7 +144,7 @@ impl Identity {
     fn look_at_tokens(&self) -> Result<(), Error> {
         let content = durable::read(&self.tokens_file)?;
         if content != self.held().tokens_content {
-            let tokens = Arc::new(Tokens::load(&self.tokens_file)?);
+            let tokens = Arc::new(Tokens::of_file(&self.tokens_file, content.as_deref())?);
             let mut held = self.held();
             (held.tokens, held.tokens_content) = (tokens, content);
         }

@@ -44,8 +44,8 @@ pub async fn start(
     let address = listener.local_addr().map_err(failed)?;
     let places = Places {
         strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
-        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        connections: Semaphore::new(CONNECTIONS_MAX),
+        uploads: Semaphore::new(UPLOADS_MAX),
     };
     tokio::spawn(accept(listener, Arc::new(Shared { store, tls, places }), shutdown));
     Ok(address)
@@ -60,8 +60,8 @@ struct Shared {
 
 struct Places {
     strangers: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
+    connections: Semaphore,
+    uploads: Semaphore,
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {

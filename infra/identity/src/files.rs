@@ -30,6 +30,15 @@ pub struct AuthorityFiles {
     region: RegionName,
 }
 
+/// Why an authority is not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Files(#[from] Error),
+    #[error("the authority of {region} stays as it is: {reason}")]
+    Order { region: RegionName, reason: &'static str },
+}
+
 /// What the files held when they were read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content {
@@ -172,49 +181,51 @@ impl AuthorityFiles {
     }
 
     /// From now on a second authority is believed, which does not certify yet.
-    pub fn add_next(&self, now: Timestamp) -> Result<(), Error> {
+    pub fn add_next(&self, now: Timestamp) -> Result<(), StepError> {
         let _lock = self.lock()?;
         let (next, path) = (self.next_key(), self.authorities());
         let held = self.content()?;
         let (_, trust) = self.read(&held)?;
         if durable::read(&next)?.is_some() {
-            return Err(misfit(&next)("there is a next authority already: switch to it first"));
+            return Err(self.order("there is a next one already: switch to it first"));
         }
         let (key, certificate) = Authority::make(&self.region, now).map_err(misfit(&path))?;
         let both = format!("{}\n{certificate}", trust.pem().trim_end());
         trust_of_text(&path, &both)?;
         // The file of authorities first: without it the key would be one of none of them.
         durable::write(&path, both.as_bytes(), durable::SHARED_MODE)?;
-        durable::write(&next, key.pem().as_bytes(), durable::PRIVATE_MODE)
+        Ok(durable::write(&next, key.pem().as_bytes(), durable::PRIVATE_MODE)?)
     }
 
     /// The next authority certifies from now on; the old one is still believed.
-    pub fn switch(&self) -> Result<(), Error> {
+    pub fn switch(&self) -> Result<(), StepError> {
         let _lock = self.lock()?;
         let next = self.next_key();
         let Some(pem) = durable::read(&next)? else {
-            return Err(misfit(&next)("there is no next authority to switch to"));
+            return Err(self.order("there is no next one to switch to"));
         };
         let held = Content { key: pem, ..self.content()? };
         self.read(&held)?;
         durable::write(&self.key(), &held.key, durable::PRIVATE_MODE)?;
-        std::fs::remove_file(&next).map_err(|source| Error::File { action: "remove", path: next, source })
+        let removed = std::fs::remove_file(&next);
+        Ok(removed.map_err(|source| Error::File { action: "remove", path: next, source })?)
     }
 
     /// Believed is from now on the one that certifies alone; how many are not any more.
-    pub fn drop_old(&self) -> Result<usize, Error> {
+    pub fn drop_old(&self) -> Result<usize, StepError> {
         let _lock = self.lock()?;
-        let next = self.next_key();
-        if durable::read(&next)?.is_some() {
-            return Err(misfit(&next)(
-                "there is a next authority, which would be dropped with the old ones: switch to it first",
-            ));
+        if durable::read(&self.next_key())?.is_some() {
+            return Err(self.order("there is a next one, which would be dropped with the old ones: switch to it first"));
         }
         let held = self.content()?;
         let (authority, trust) = self.read(&held)?;
         let (own, others) = authority.own_of(&trust);
         durable::write(&self.authorities(), own.as_bytes(), durable::SHARED_MODE)?;
         Ok(others)
+    }
+
+    fn order(&self, reason: &'static str) -> StepError {
+        StepError::Order { region: self.region.clone(), reason }
     }
 }
 

@@ -152,8 +152,13 @@ impl Tokens {
 
     /// Reads a list that [`Tokens::save`] wrote. A missing file is an empty list.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let Some(bytes) = durable::read(path)? else { return Ok(Self::default()) };
-        let records: Vec<TokenRecord> = serde_json::from_slice(&bytes).map_err(|error| Error::content(path, &error))?;
+        Self::of_file(path, durable::read(path)?.as_deref())
+    }
+
+    /// As [`Tokens::load`], of a file that was read already.
+    pub fn of_file(path: &Path, content: Option<&[u8]>) -> Result<Self, Error> {
+        let Some(bytes) = content else { return Ok(Self::default()) };
+        let records: Vec<TokenRecord> = serde_json::from_slice(bytes).map_err(|error| Error::content(path, &error))?;
         if records.len() > TOKENS_MAX {
             return Err(Error::content(path, &format!("it lists more than {TOKENS_MAX} tokens")));
         }
