@@ -131,7 +131,7 @@ async fn longshore_up_keeps_what_it_acknowledged() -> Result<()> {
         for loading in loading {
             loading.await?;
         }
-        unsynced += disk.cut(Cut::seeded(round))?;
+        unsynced += disk.cut(Cut::in_order(round))?;
         let begun = Instant::now();
         cluster.restart_control().await?;
         let job = cluster.client.build(&body).await.with_context(|| format!("after cut {round}"))?;

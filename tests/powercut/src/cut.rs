@@ -1,6 +1,6 @@
 //! What a disk may hold after the power failed.
 
-use std::ffi::OsString;
+use std::{collections::BTreeSet, ffi::OsString};
 
 /// Writes reach the disk page by page, in any order.
 const PAGE_BYTES: u64 = 4096;
@@ -14,17 +14,25 @@ pub enum Cut {
     Everything,
     /// By the seed: names as a journal has them, each change only with all earlier ones; pages of files in any order.
     Journal(u64),
+    /// By the seed: each folder's changes in their order, but folders apart; pages of files in any order.
+    Folders(u64),
     /// By the seed: each change of a name on its own, pages of files in any order.
     Anything(u64),
 }
 
 impl Cut {
-    /// One of the three, by a seed.
+    /// One of the four, by a seed: what files that sync their own folders bear.
     pub fn seeded(seed: u64) -> Self {
-        match seed % 3 {
+        if seed % 4 == 3 { Self::Anything(seed) } else { Self::in_order(seed) }
+    }
+
+    /// One that keeps a folder's changes in their order, as file systems do. RocksDB needs that: it names a new manifest
+    /// in `CURRENT` before it syncs the folder in which it made it.
+    pub fn in_order(seed: u64) -> Self {
+        match seed % 4 {
             0 => Self::Everything,
             1 => Self::Journal(seed),
-            _ => Self::Anything(seed),
+            _ => Self::Folders(seed),
         }
     }
 }
@@ -137,13 +145,41 @@ pub(crate) fn survivors(unsynced: Vec<Change>, cut: Cut, dice: &mut Dice) -> Vec
             let kept = dice.below(unsynced.len() as u64 + 1) as usize;
             unsynced.into_iter().take(kept).collect()
         }
+        Cut::Folders(_) => in_order_by_folder(unsynced, dice),
         Cut::Anything(_) => unsynced.into_iter().filter(|_| dice.chance(50)).collect(),
     }
+}
+
+fn in_order_by_folder(unsynced: Vec<Change>, dice: &mut Dice) -> Vec<Change> {
+    let mut ended = BTreeSet::new();
+    let survives = |change: &Change| {
+        let mut folders = change.entries.iter().map(|(folder, ..)| *folder);
+        let survives = !folders.clone().any(|folder| ended.contains(&folder)) && dice.chance(70);
+        if !survives {
+            ended.extend(&mut folders);
+        }
+        survives
+    };
+    unsynced.into_iter().filter(survives).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn change(folders: &[u64], name: &str) -> Change {
+        Change { entries: folders.iter().map(|folder| (*folder, name.into(), Some(9))).collect() }
+    }
+
+    #[test]
+    fn folders_keep_their_order_each_and_not_among_each_other() {
+        let all = [change(&[1], "a"), change(&[2], "b"), change(&[1, 2], "c"), change(&[1], "d"), change(&[2], "e")];
+        let name = |change: &Change| change.entries[0].1.to_str().unwrap().to_owned();
+        let of = |seed| survivors(all.to_vec(), Cut::Folders(seed), &mut Dice::new(seed)).iter().map(name).collect();
+        let seen: BTreeSet<String> = (0..1_000).map(of).collect();
+        let expected = ["", "a", "b", "ab", "abc", "abcd", "abce", "abcde"];
+        assert_eq!(seen, expected.into_iter().map(str::to_owned).collect());
+    }
 
     #[test]
     fn a_seed_gives_the_same_content_again_and_many_seeds_many() {

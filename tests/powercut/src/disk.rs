@@ -308,7 +308,7 @@ impl Disk {
     pub fn cut(&mut self, cut: Cut) {
         let seed = match cut {
             Cut::Everything => 0,
-            Cut::Journal(seed) | Cut::Anything(seed) => seed,
+            Cut::Journal(seed) | Cut::Folders(seed) | Cut::Anything(seed) => seed,
         };
         let mut dice = Dice::new(seed);
         let unsynced = std::mem::take(&mut self.unsynced);

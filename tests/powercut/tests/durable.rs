@@ -43,12 +43,17 @@ impl Drop for Stop<'_> {
 
 /// Takes copies at random moments until there were enough, and has each checked; `acknowledged` is looked at before the
 /// copy is taken.
-fn cut_again_and_again<T>(disk: &PowerCut, folder: &Path, acknowledged: impl Fn() -> T, check: impl Fn(u64, &Path, T)) {
+fn cut_again_and_again<T>(
+    (disk, folder): (&PowerCut, &Path),
+    cut: fn(u64) -> Cut,
+    acknowledged: impl Fn() -> T,
+    check: impl Fn(u64, &Path, T),
+) {
     let mut dice = Dice::new(1);
     for seed in 0..CUTS {
         std::thread::sleep(Duration::from_millis(dice.below(PAUSE_MILLIS_MAX)));
         let known = acknowledged();
-        let copy = disk.after_cut(&folder.join(format!("copy-{seed}")), Cut::seeded(seed)).unwrap();
+        let copy = disk.after_cut(&folder.join(format!("copy-{seed}")), cut(seed)).unwrap();
         check(seed, copy.folder(), known);
     }
 }
@@ -121,7 +126,7 @@ fn the_log_keeps_what_it_acknowledged_and_nothing_in_part() {
         let stopping = Stop(&stop);
         let know = || *acknowledged.lock().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        cut_again_and_again(&disk, outside.path(), know, |seed, folder, known: Acknowledged| {
+        cut_again_and_again((&disk, outside.path()), Cut::in_order, know, |seed, folder, known: Acknowledged| {
             runtime.block_on(async {
                 let log = open(folder);
                 let single = numbers(&log, TopicPartition::new("single", 0)).await;
@@ -209,7 +214,7 @@ fn the_embedded_s3_server_keeps_what_it_acknowledged_and_nothing_in_part() {
         let stopping = Stop(&stop);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let know = || acknowledged.lock().unwrap().clone();
-        cut_again_and_again(&disk, outside.path(), know, |seed, folder, known: BTreeMap<u64, bool>| {
+        cut_again_and_again((&disk, outside.path()), Cut::seeded, know, |seed, folder, known: BTreeMap<u64, bool>| {
             runtime.block_on(async {
                 let (server, bucket) = bucket(folder).await;
                 let last = next.load(Ordering::Relaxed);
@@ -257,7 +262,7 @@ fn the_ledger_never_goes_back_and_its_folder_is_there() {
         });
         let stopping = Stop(&stop);
         let know = || acknowledged.load(Ordering::SeqCst);
-        cut_again_and_again(&disk, outside.path(), know, |seed, folder, known| {
+        cut_again_and_again((&disk, outside.path()), Cut::seeded, know, |seed, folder, known| {
             let mut ledger = ledger(folder);
             let generation = ledger.generation();
             assert!(generation >= known, "{seed}: {generation} after {known}");
