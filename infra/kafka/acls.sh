@@ -32,7 +32,7 @@ rights() {
     region)
       echo "--operation Read --topic $PREFIX --resource-pattern-type prefixed"
       echo "--operation Read --group $PREFIX --resource-pattern-type prefixed"
-      echo "--operation Write --topic ${PREFIX}artifact-requests --topic ${PREFIX}fleet-reports"
+      echo "--operation Write --topic ${PREFIX}artifact-requests --topic ${PREFIX}fleet-reports --topic ${PREFIX}node-answers"
       ;;
     producer)
       echo "--operation Write --topic ${PREFIX}build-requests"

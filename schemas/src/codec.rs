@@ -28,7 +28,7 @@ use self::resolve::Resolution;
 use crate::{
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Fact, FleetFact, FleetReport,
-        GoalFact, GoalRequest, GoalState, PackHint, Request, WorkerSignal,
+        GoalFact, GoalRequest, GoalState, NodeAnswer, NodeQuery, PackHint, Request, WorkerSignal,
     },
     topics,
 };
@@ -88,7 +88,7 @@ pub struct SchemaVersion {
 }
 
 /// Every schema that was ever released or is about to be, oldest first.
-pub static SCHEMAS: [SchemaVersion; 21] = [
+pub static SCHEMAS: [SchemaVersion; 25] = [
     SchemaVersion { id: 1, topic: "build-requests", version: 1, json: include_str!("../avro/build-requests.v1.avsc") },
     SchemaVersion { id: 2, topic: "builds", version: 1, json: include_str!("../avro/builds.v1.avsc") },
     SchemaVersion {
@@ -120,6 +120,10 @@ pub static SCHEMAS: [SchemaVersion; 21] = [
     SchemaVersion { id: 19, topic: "goal-requests", version: 2, json: include_str!("../avro/goal-requests.v2.avsc") },
     SchemaVersion { id: 20, topic: "goals", version: 2, json: include_str!("../avro/goals.v2.avsc") },
     SchemaVersion { id: 21, topic: "goal-state", version: 2, json: include_str!("../avro/goal-state.v2.avsc") },
+    SchemaVersion { id: 22, topic: "fleet-reports", version: 2, json: include_str!("../avro/fleet-reports.v2.avsc") },
+    SchemaVersion { id: 23, topic: "fleet", version: 2, json: include_str!("../avro/fleet.v2.avsc") },
+    SchemaVersion { id: 24, topic: "node-queries", version: 1, json: include_str!("../avro/node-queries.v1.avsc") },
+    SchemaVersion { id: 25, topic: "node-answers", version: 1, json: include_str!("../avro/node-answers.v1.avsc") },
 ];
 
 /// The newest schema of one topic, and those before it.
@@ -198,6 +202,8 @@ messages! {
     Request<WorkerSignal> => WORKER_SIGNALS,
     Request<BuildLog> => BUILD_LOGS,
     Request<PackHint> => PACK_HINTS,
+    Request<NodeQuery> => NODE_QUERIES,
+    Request<NodeAnswer> => NODE_ANSWERS,
     DeadLetter => DEAD_LETTERS,
 }
 

@@ -12,7 +12,7 @@ use crate::{
     ServiceName, Timestamp, WorkerId, ZoneName,
     events::{
         ArtifactOrigin, ArtifactSource, ArtifactSummary, BuildSpec, Convergence, FailureReason, GoalVersion,
-        NodeStatus, ReplicaStatus, RolloutPlan, RunSpec,
+        NodeStatus, ReplicaStatus, RolloutPlan, RunSpec, StringMap,
     },
 };
 
@@ -445,10 +445,65 @@ pub struct NodeView {
     pub rack: RackName,
     pub host: String,
     pub agent_version: String,
+    #[serde(default)]
+    pub labels: StringMap,
     pub lost: bool,
     #[serde(with = "rfc3339")]
     pub seen_at: Timestamp,
     pub services: Vec<NodeServiceView>,
+}
+
+/// `GET /v1/nodes/{node}?region=&limit=`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeHistoryView {
+    #[serde(flatten)]
+    pub node: NodeView,
+    /// The newest first.
+    pub history: Vec<NodeEventView>,
+    /// Whether more happened before: the log has it.
+    pub has_earlier: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeEventView {
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub event: NodeEvent,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum NodeEvent {
+    /// Or described anew.
+    Joined {
+        zone: ZoneName,
+        rack: RackName,
+        host: String,
+        agent_version: String,
+        labels: StringMap,
+    },
+    Said(NodeServiceView),
+    Lost,
+    Returned,
+}
+
+/// Filters of `GET /v1/nodes/{node}`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeHistoryQuery {
+    /// Needed where nodes of several regions are called so.
+    pub region: Option<RegionName>,
+    pub limit: Option<u32>,
+}
+
+/// Filters of `GET /v1/nodes/{node}/services/{service}/log`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeLogQuery {
+    pub region: Option<RegionName>,
+    /// So much of the log's end, at most 131072.
+    pub bytes: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -848,7 +903,8 @@ pub struct NodeQuery {
 }
 
 /// What nodes can be asked for in [`NodeQuery::conditions`], and how much at a time.
-pub const NODE_KEYS: [&str; 9] = ["node", "zone", "rack", "host", "agent", "lost", "status", "artifact", "version"];
+pub const NODE_KEYS: [&str; 10] =
+    ["node", "zone", "rack", "host", "agent", "label.NAME", "lost", "status", "artifact", "version"];
 pub const NODE_WHERE_MAX: usize = 20;
 
 /// Items of a page unless the query says otherwise, and at most.

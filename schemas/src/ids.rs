@@ -146,6 +146,10 @@ text_id!(
     ArtifactName, "name", is_name, NAME_RULE
 );
 text_id!(
+    /// What a label is called.
+    LabelName, "label", is_name, NAME_RULE
+);
+text_id!(
     /// A service: what a node runs, and the unit of goals and rollouts.
     ServiceName, "service", is_name, NAME_RULE
 );

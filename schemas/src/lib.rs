@@ -11,6 +11,7 @@ pub mod events;
 pub mod evolution;
 pub mod http;
 pub mod ids;
+pub mod labels;
 pub mod letters;
 pub mod nodes;
 pub mod read;

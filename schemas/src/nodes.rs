@@ -40,6 +40,10 @@ impl NodeSet {
         self.0.iter().copied()
     }
 
+    pub fn contains(&self, number: u32) -> bool {
+        self.0.binary_search(&number).is_ok()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -8,11 +8,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
+    ArtifactId, ClaimId, JobId, NodeId, QueueName, RequestId, ServiceName,
     events::Refusal,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page,
-        ProcessingView, QueueView, RetentionView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeHistoryQuery, NodeHistoryView,
+        NodeQuery, NodeView, Page, ProcessingView, QueueView, RetentionView, ServiceView,
     },
 };
 
@@ -92,6 +92,8 @@ pub trait ReadModel: Send + Sync + 'static {
     fn services(&self) -> Result<Vec<ServiceView>, ReadError>;
     fn service(&self, service: &ServiceName) -> Result<Option<ServiceView>, ReadError>;
     fn nodes(&self, query: &NodeQuery) -> Result<Page<NodeView>, ReadError>;
+    /// The nodes of this name, of which each region may have one, and what happened to each.
+    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError>;
 
     /// Waits until the request at this position was processed and applied here, or the time is over.
     async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError>;

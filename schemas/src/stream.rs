@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArtifactId, NodeId, PackId, RackName, RegionName, ServiceName, ZoneName,
+    ArtifactId, NodeId, PackId, RackName, RegionName, RequestId, ServiceName, ZoneName,
     envelope::Envelope,
-    events::{GoalVersion, NodeStatus},
+    events::{GoalVersion, NodeStatus, StringMap},
 };
 
 /// Largest frame, in bytes.
@@ -88,6 +88,20 @@ pub enum FromNode {
     Done {
         artifact: ArtifactId,
     },
+    /// What was asked with [`FromRegion::Query`]; each is answered once, or not at all.
+    Answer {
+        query: RequestId,
+        answer: Answer,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The end of a service's log, whole lines.
+    Log(String),
+    /// Why there is no answer, for people.
+    None(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +118,9 @@ pub struct Hello {
     pub agent_version: String,
     /// Grows with each start of the agent.
     pub boot: u64,
+    /// As [`crate::labels`] has them.
+    #[serde(default)]
+    pub labels: StringMap,
     /// The versions of the goals that the node holds.
     pub goals: BTreeMap<ServiceName, GoalVersion>,
 }
@@ -142,6 +159,8 @@ pub enum FromRegion {
     },
     /// Always the newest of its service; believed for its signature alone.
     Goal(Envelope),
+    /// A query of somebody's; believed for its signature alone.
+    Query(Envelope),
     /// None: the region does not have the artifact.
     Root {
         artifact: ArtifactId,

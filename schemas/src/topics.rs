@@ -47,10 +47,14 @@ pub const WORKER_SIGNALS: Topic = topic("worker-signals", 4, Retention::For(Dura
 pub const BUILD_LOGS: Topic = topic("build-logs", 4, days(1));
 /// Packs that builds which still run have uploaded: regions copy them ahead. What is lost costs time only.
 pub const PACK_HINTS: Topic = topic("pack-hints", 4, days(1));
+/// What people ask of single nodes, for their regions to hand on. Nothing changes by it.
+pub const NODE_QUERIES: Topic = topic("node-queries", 4, Retention::For(Duration::from_secs(60 * 60)));
+/// What the nodes answer.
+pub const NODE_ANSWERS: Topic = topic("node-answers", 4, Retention::For(Duration::from_secs(60 * 60)));
 /// Records that no processor could take, with where they stood and why.
 pub const DEAD_LETTERS: Topic = topic("dead-letters", 1, Retention::Forever);
 
-pub const ALL: [Topic; 13] = [
+pub const ALL: [Topic; 15] = [
     BUILD_REQUESTS,
     BUILDS,
     ARTIFACT_REQUESTS,
@@ -63,6 +67,8 @@ pub const ALL: [Topic; 13] = [
     WORKER_SIGNALS,
     BUILD_LOGS,
     PACK_HINTS,
+    NODE_QUERIES,
+    NODE_ANSWERS,
     DEAD_LETTERS,
 ];
 

@@ -141,6 +141,18 @@ fn pack_hints() -> Vec<PackHint> {
     vec![PacksUploaded { job: id("default-17"), attempt: 2, packs }.into()]
 }
 
+fn node_queries() -> Vec<NodeQuery> {
+    vec![LogWanted { region: id("eu"), node: id("node-1"), service: id("web"), bytes: 65_536 }.into()]
+}
+
+fn node_answers() -> Vec<NodeAnswer> {
+    let (query, region) = (|| id("q-1"), || id("eu"));
+    vec![
+        LogRead { query: query(), region: region(), text: "listening\n".into() }.into(),
+        NotAnswered { query: query(), region: region(), reason: "it is not connected".into() }.into(),
+    ]
+}
+
 fn artifact_requests() -> Vec<ArtifactRequest> {
     let (artifact, service, region) = (artifact(), id("web"), id("eu"));
     let error = Some("pack not found".to_owned());
@@ -245,6 +257,7 @@ fn description() -> NodeDescription {
         rack: id("r1"),
         host: "10.0.0.1".into(),
         agent_version: "0.1.0".into(),
+        labels: map(&[("gpu", "a100")]),
     }
 }
 
@@ -428,6 +441,8 @@ fn every_topics_golden_bytes_read_as_before() {
     check("fleet-reports", requests(fleet_reports()));
     check("fleet", facts(fleet()));
     check("pack-hints", requests(pack_hints()));
+    check("node-queries", requests(node_queries()));
+    check("node-answers", requests(node_answers()));
     let letter = DeadLetter {
         topic: "build-requests".into(),
         partition: 1,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 use longshore_identity::files;
-use longshore_schemas::{NodeId, RackName, ZoneName};
+use longshore_schemas::{NodeId, RackName, ZoneName, events::StringMap, labels};
 use longshore_service::telemetry;
 
 use crate::{
@@ -35,6 +35,9 @@ pub struct Run {
     pub zone: ZoneName,
     #[arg(long, env = "LONGSHORE_NODE_RACK", default_value = "default")]
     pub rack: RackName,
+    /// What people call this machine, as gpu=a100, to find it by: again for more, or several with commas between
+    #[arg(long = "label", env = "LONGSHORE_NODE_LABELS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = labels::parse)]
+    pub labels: Vec<(String, String)>,
     /// File with an enrolment token, for the first start
     #[arg(long, env = "LONGSHORE_NODE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -94,6 +97,7 @@ impl Run {
             ("LONGSHORE_NODE_NAME", Some(self.node.to_string())),
             ("LONGSHORE_NODE_ZONE", Some(self.zone.to_string())),
             ("LONGSHORE_NODE_RACK", Some(self.rack.to_string())),
+            ("LONGSHORE_NODE_LABELS", (!self.labels.is_empty()).then(|| self.labels_text())),
             ("LONGSHORE_NODE_TOKEN_FILE", self.token_file.as_deref().map(path)),
             ("LONGSHORE_NODE_REGION_AUTHORITY", Some(path(&self.region_authority))),
             ("LONGSHORE_NODE_GOAL_KEYS", Some(path(&self.goal_keys))),
@@ -108,6 +112,11 @@ impl Run {
         variables.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
+    fn labels_text(&self) -> String {
+        let texts: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        texts.join(",")
+    }
+
     /// What is wrong, by flag, though each value is one; connects nowhere.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
@@ -117,6 +126,12 @@ impl Run {
         };
         for address in self.region_address.iter().filter(|address| !is_address(address)) {
             found.push(("region-address", format!("{address:?} is no address: write HOST:PORT")));
+        }
+        let labels: StringMap = self.labels.iter().cloned().collect();
+        if let Err(error) = labels::check(&labels) {
+            found.push(("label", error));
+        } else if labels.len() < self.labels.len() {
+            found.push(("label", "a label is there twice".to_owned()));
         }
         let has_identity = CertificateKeeper::has_certificate(&Folders { data: self.data.data.clone() }.identity());
         match &self.token_file {
@@ -149,6 +164,7 @@ impl Run {
             node: self.node,
             zone: self.zone,
             rack: self.rack,
+            labels: self.labels.into_iter().collect(),
             token_file: self.token_file,
             region_authority: self.region_authority,
             host: self.host,

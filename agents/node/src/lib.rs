@@ -20,6 +20,7 @@
 //! - [`environment`], [`account`]: what a release is run with, of this machine: secrets, users.
 //! - [`watch`]: whether a release that was proved goes on being well, as a pure function of what is seen of it.
 //! - [`takeover`]: how the agent is replaced by a release of its own, and back.
+//! - [`queries`]: what people ask of this node, such as what a service says.
 //! - [`shim`]: a small process per service that owns the service's processes, log and exit status.
 //!
 //! The node runs only bytes that it verified, and goes on running what it runs whoever else is away. What it does not
@@ -36,6 +37,7 @@ pub mod install;
 pub mod limits;
 pub mod link;
 pub mod node;
+pub mod queries;
 pub mod releases;
 pub mod reports;
 pub mod service;

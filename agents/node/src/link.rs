@@ -17,7 +17,7 @@ use longshore_artifact::ArtifactRoot;
 use longshore_schemas::{
     ArtifactId, NodeId, PackId, RackName, RegionName, ServiceName, ZoneName,
     envelope::Envelope,
-    events::RegionalGoal,
+    events::{RegionalGoal, StringMap},
     stream::{FromNode, FromRegion, Hello},
 };
 use longshore_service::{metrics::Counters, retry::Backoff};
@@ -37,6 +37,7 @@ use crate::{
     Error, Folders,
     goals::{GoalKeeper, Offered, SERVICES_MAX},
     identity::{CertificateKeeper, Introduction},
+    queries::Queries,
     releases,
     reports::Reports,
     takeover::Running,
@@ -69,6 +70,7 @@ pub struct Identity {
     pub zone: ZoneName,
     pub rack: RackName,
     pub host: String,
+    pub labels: StringMap,
     pub swarm_port: u16,
     pub boot: u64,
     /// Of this start of the agent, and no other anywhere.
@@ -174,6 +176,7 @@ pub struct Connector {
     pub goals: Arc<GoalKeeper>,
     pub reports: Reports,
     pub exchange: Arc<Exchange>,
+    pub queries: Queries,
     pub outbox: mpsc::Receiver<FromNode>,
     pub store: longshore_swarm::PackStore,
     /// Goals that were not believed, the last of each service.
@@ -337,6 +340,7 @@ impl Connector {
             swarm_port: identity.swarm_port,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: identity.boot,
+            labels: identity.labels.clone(),
             goals: self.goals.versions(),
         }
     }
@@ -432,6 +436,9 @@ impl Connector {
     fn handle(&mut self, message: FromRegion, region: &RegionName) -> Result<(), Ended> {
         match message {
             FromRegion::Goal(envelope) => self.take_goal(envelope, region)?,
+            FromRegion::Query(envelope) => {
+                self.queries.take(envelope, region.clone(), self.exchange.to_region.clone());
+            }
             FromRegion::Root { artifact, root } => self.exchange.root_came(artifact, root.as_ref()),
             FromRegion::Sources { artifact, peers, tickets } => {
                 self.exchange.told(&artifact, FromTracker::Sources { peers, tickets });

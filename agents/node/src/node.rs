@@ -9,11 +9,15 @@ use std::{
     time::Duration,
 };
 
-use longshore_schemas::{NodeId, RackName, ZoneName, events::RegionalGoal};
+use longshore_schemas::{
+    NodeId, RackName, ZoneName,
+    events::{RegionalGoal, StringMap},
+};
 use longshore_service::ledger::Ledger;
 use longshore_swarm::{PackStore, fetch::Fetcher, server};
 use longshore_swarm_policy::fetch::Config as FetchConfig;
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,6 +26,7 @@ use crate::{
     identity::CertificateKeeper,
     link::{Connector, Exchange, Identity},
     private_file,
+    queries::Queries,
     releases::Releases,
     reports::Reports,
     service::{Ports, Service, Shared},
@@ -45,6 +50,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// The certificates of the region's authority.
     pub region_authority: PathBuf,
+    /// What people call the machine.
+    pub labels: StringMap,
     /// Where this machine is reached by peers and by users of its services.
     pub host: String,
     pub swarm_listen: SocketAddr,
@@ -90,12 +97,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         host: config.host.clone(),
         folders: folders.clone(),
         goals: goals.clone(),
-        releases: Releases::open(&folders, fetcher, exchange.clone(), config.trust)?,
+        releases: Releases::open(&folders, fetcher, exchange.clone(), config.trust.clone())?,
         reports: reports.clone(),
-        // A proxy for the bucket has no part in whether a service of this machine answers.
-        http: client(reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()))?,
+        // A proxy for the bucket has no part in whether a service of this machine answers, nor have the world's authorities.
+        http: client(
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).tls_certs_only([]),
+        )?,
         ports: Ports::new(config.port_base),
         drift_interval: config.drift_interval,
+        began: Instant::now(),
         kept: Mutex::default(),
     });
     let identity = Identity {
@@ -104,10 +114,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         zone: config.zone,
         rack: config.rack,
         host: config.host,
+        labels: config.labels,
         swarm_port: swarm.port(),
         boot,
         instance: format!("{:016x}", rand::random::<u64>()),
     };
+    let queries = Queries::new(identity.node.clone(), folders.clone(), config.trust.clone());
     let connector = Connector {
         identity,
         certificates,
@@ -116,6 +128,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         goals: goals.clone(),
         reports,
         exchange,
+        queries,
         outbox,
         store,
         refused: BTreeMap::new(),

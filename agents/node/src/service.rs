@@ -58,6 +58,8 @@ pub struct Shared {
     pub ports: Ports,
     /// Between two looks at the files of a release that runs.
     pub drift_interval: Duration,
+    /// When the agent was started.
+    pub began: Instant,
     /// What each service keeps on disk.
     pub kept: Mutex<BTreeMap<ServiceName, BTreeSet<ArtifactId>>>,
 }
@@ -167,7 +169,8 @@ impl Service {
                 self.report(wanted, level.0, level.1);
                 self.clean(goals).await;
                 // Whichever ends it, the plan is asked again.
-                let _ = shutdown.run_until_cancelled(tokio::time::timeout(LOOK, goals.changed())).await;
+                let next = next_look(self.shared.began, Instant::now());
+                let _ = shutdown.run_until_cancelled(tokio::time::timeout_at(next, goals.changed())).await;
                 Ok(())
             }
             Step::Install(release) => self.install(wanted, release, goals, shutdown).await,
@@ -253,6 +256,12 @@ impl Service {
     }
 }
 
+/// When all settled services are looked at next: together, so that an idle machine wakes up once for all of them.
+fn next_look(began: Instant, now: Instant) -> Instant {
+    let looks = now.saturating_duration_since(began).as_millis() / LOOK.as_millis();
+    began + LOOK.saturating_mul(u32::try_from(looks).unwrap_or(u32::MAX).saturating_add(1))
+}
+
 /// What is known of the service. A file that does not hold what it should is set aside: what the goal wants is installed already,
 /// and is started and proved anew. What it gave way to is forgotten; the port is that of the process that runs.
 fn open_state(folder: &Path, shim: &Shim) -> Result<Ledger<ServiceState>, Error> {
@@ -268,5 +277,19 @@ fn open_state(folder: &Path, shim: &Shim) -> Result<Ledger<ServiceState>, Error>
             Ok(state)
         }
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_looked_at_together_and_each_second() {
+        let began = Instant::now();
+        let ms = Duration::from_millis;
+        for (now, next) in [(0, 1_000), (1, 1_000), (999, 1_000), (1_000, 2_000), (86_400_500, 86_401_000)] {
+            assert_eq!(next_look(began, began + ms(now)) - began, ms(next), "at {now}");
+        }
     }
 }

@@ -185,7 +185,12 @@ impl Shim {
         self.status().filter(|status| pid(status.shim_pid).is_some_and(|shim| self.is_shim(shim)))
     }
 
-    /// The end of the service's output.
+    /// The last whole lines of its log, of whatever release they are.
+    pub fn log_tail(&self, bytes_max: u64) -> std::io::Result<String> {
+        log::tail(&log_folder(&self.folder), bytes_max)
+    }
+
+    /// The end of what the release that runs wrote.
     pub fn log_end(&self, lines: usize) -> String {
         log::end(&log_folder(&self.folder), lines)
     }

@@ -10,12 +10,12 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use longshore_artifact::ArtifactRoot;
 use longshore_schemas::{
     envelope::{Envelope, Signature},
-    events::RegionalGoal,
+    events::{NodeQuery, RegionalGoal, Request},
 };
 use longshore_signing::{
     TrustedKeys,
     goal::{self, GOAL},
-    open,
+    open, query,
 };
 
 use crate::Error;
@@ -31,6 +31,12 @@ impl Trust {
     /// The goal in an envelope, if it is signed as it must be.
     pub fn goal(&self, envelope: &Envelope) -> Result<RegionalGoal, Error> {
         self.goal_by(envelope, &read(&self.goal_keys)?)
+    }
+
+    /// The query in an envelope, if it is signed as goals are.
+    pub fn query(&self, envelope: &Envelope) -> Result<Request<NodeQuery>, Error> {
+        let trusted = read(&self.goal_keys)?;
+        query::verify(envelope, &trusted).map_err(|error| Error::Refused(format!("a query is not believed: {error}")))
     }
 
     fn goal_by(&self, envelope: &Envelope, trusted: &TrustedKeys) -> Result<RegionalGoal, Error> {

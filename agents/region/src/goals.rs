@@ -13,7 +13,11 @@ use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
 use longshore_region_policy::board::{Board, Posted};
 use longshore_schemas::{RegionName, stream::FromRegion, topics};
 use longshore_service::metrics::Counters;
-use longshore_signing::{TrustedKeys, goal};
+use longshore_signing::{
+    TrustedKeys,
+    goal::{self, GOAL},
+    record,
+};
 use longshore_swarm::frames::Frame;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -133,9 +137,8 @@ impl Follower {
     }
 
     fn believed(&self, value: &[u8], stored: &StoredRecord) -> Result<PostedGoal, String> {
-        let header = stored.record.headers.iter().find(|(name, _)| name == goal::SIGNATURE);
-        let envelope = goal::envelope(value, header.map(|(_, value)| value.as_ref()));
-        let envelope = envelope.ok_or("it is not signed")?;
+        let header = stored.record.headers_named(record::SIGNATURE).next();
+        let envelope = record::envelope(&GOAL, value, header).ok_or("it is not signed")?;
         let goal = goal::verify(&envelope, &self.trusted).map_err(|error| error.to_string())?;
         // Once for all of the region's nodes.
         let message = Frame::of(&FromRegion::Goal(envelope)).map_err(|error| error.to_string())?;

@@ -19,6 +19,7 @@
 //! - `nodes`: the listener; `session`: one node's connection.
 //! - `levels`, in the policy's crate: what the nodes are and run, batched per shard into at most one report a second.
 //! - `peers`: what the other processes of the region told the log: which node is where, and who is gone.
+//! - `queries`: what people ask of single nodes, handed on, and the answers.
 //! - `tracker`: runs the swarm's policy and signs the tickets that it lends.
 //! - `outbox`: writes reports in an order that survives restarts.
 //!
@@ -41,6 +42,7 @@ mod nodes;
 mod outbox;
 mod peers;
 mod quarantine;
+mod queries;
 mod reports;
 mod roots;
 mod scrub;
@@ -68,7 +70,7 @@ use longshore_schemas::{
 };
 use longshore_service::limits::{Limit, Settings, announce};
 use longshore_signing::TrustedKeys;
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use collection::{Collection, INCOMING, Retired};
@@ -83,6 +85,7 @@ use mender::Mender;
 use nodes::Sessions;
 use outbox::Outbox;
 use peers::Peers;
+use queries::Queries;
 use reports::Reports;
 use roots::Roots;
 use scrub::Scrubber;
@@ -195,6 +198,12 @@ static OUTBOUND: Limit = Limit::fixed(
     "messages that wait for one node",
     "the node is disconnected, and asks again",
 );
+static ANSWERS: Limit = Limit::fixed(
+    "region.answers",
+    queries::ANSWERS_MAX as u64,
+    "answers of nodes to what people ask, on their way to the log",
+    "dropped; who asks does so again",
+);
 static TRACKER_QUEUE: Limit =
     Limit::fixed("region.tracker_queue", tracker::QUEUE_MAX as u64, "events of nodes", "the nodes' connections wait");
 
@@ -211,6 +220,7 @@ pub static LIMITS: &[&Limit] = &[
     &FRAME_BYTES,
     &NODE_SERVICES,
     &OUTBOUND,
+    &ANSWERS,
     &TRACKER_QUEUE,
 ];
 
@@ -322,6 +332,7 @@ impl Region {
             reports.clone(),
         )?;
         let (tracker, tracker_events) = tracker::channel();
+        let (answers, answered) = mpsc::channel(queries::ANSWERS_MAX);
         let sessions = Arc::new(Sessions::new(
             &config,
             identity.clone(),
@@ -329,7 +340,7 @@ impl Region {
             reports.clone(),
             roots.clone(),
             tracker,
-            damaged,
+            (damaged, answers),
         ));
 
         let listener = nodes::bind(config.listen).await?;
@@ -353,6 +364,9 @@ impl Region {
         tasks.spawn(scrubber.run(shutdown.clone()));
         tasks.spawn(mender.run(shutdown.clone()));
         tasks.spawn(collection.run(shutdown.clone()));
+        let queries =
+            Queries::open(config.log.clone(), config.goal_keys.clone(), outbox.clone(), sessions.clone(), answered);
+        tasks.spawn(queries.await?.run(shutdown.clone()));
         tasks.spawn(reports.run(outbox, shutdown.clone()));
         tasks.spawn(identity.run(shutdown.clone()));
         tasks.spawn(nodes::put_out(sessions.clone(), shutdown.clone()));

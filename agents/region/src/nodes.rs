@@ -16,7 +16,10 @@ use std::{
 
 use dashmap::DashMap;
 use longshore_identity::{Distrust, Handshaken, Peer};
-use longshore_schemas::{NodeId, RegionName, stream::FromRegion};
+use longshore_schemas::{
+    NodeId, RegionName, RequestId,
+    stream::{Answer, FromRegion},
+};
 use longshore_service::{
     limits::{Full, Gate, Pass},
     metrics::Counters,
@@ -29,10 +32,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    CONNECTIONS, Error, RegionConfig, STRANGERS,
+    ANSWERS, CONNECTIONS, Error, RegionConfig, STRANGERS,
     goals::GoalBoard,
     identity::Identity,
     mender::Words,
+    queries::Answered,
     reports::Reports,
     roots::Roots,
     session::{self, SessionError},
@@ -66,6 +70,7 @@ pub(crate) struct Sessions {
     pub(crate) tracker: mpsc::Sender<Event>,
     /// Where it is said that packs are damaged.
     pub(crate) damaged: Words,
+    answers: mpsc::Sender<Answered>,
     connections: Gate,
     strangers: Gate,
     connected: DashMap<NodeId, Connected>,
@@ -116,7 +121,7 @@ impl Sessions {
         reports: Arc<Reports>,
         roots: Arc<Roots>,
         tracker: mpsc::Sender<Event>,
-        damaged: Words,
+        (damaged, answers): (Words, mpsc::Sender<Answered>),
     ) -> Self {
         Self {
             region: config.region.clone(),
@@ -127,6 +132,7 @@ impl Sessions {
             roots,
             tracker,
             damaged,
+            answers,
             connections: Gate::of(&CONNECTIONS, config.limits.connections_max, config.region.as_str()),
             strangers: Gate::of(&STRANGERS, STRANGERS.default as usize, config.region.as_str()),
             connected: DashMap::new(),
@@ -187,6 +193,13 @@ impl Sessions {
     pub(crate) fn end(&self, node: &NodeId) -> bool {
         let connected = self.connected.get(node);
         connected.inspect(|connected| connected.end.cancel()).is_some()
+    }
+
+    /// Never waits: while the log takes no answers, those of nodes are dropped.
+    pub(crate) fn answered(&self, node: NodeId, query: RequestId, answer: Answer) {
+        if self.answers.try_send((node, query, answer)).is_err() {
+            ANSWERS.refused();
+        }
     }
 
     /// Never waits: a node that does not read what it asked for is disconnected, and asks again when it is back.

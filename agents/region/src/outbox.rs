@@ -18,7 +18,7 @@ use longshore_schemas::{
     RegionName,
     auth::{AUTH, RequestKey, Signed},
     codec::{self, Message},
-    events::{ArtifactRequest, Event, FleetReport, Request},
+    events::{ArtifactRequest, Event, FleetReport, NodeAnswer, Request},
 };
 use longshore_service::{ledger::Ledger, metrics::Counters, retry::Backoff};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ impl Outbox {
             process = format!("{:016x}", rand::random::<u64>());
         }
         boots.store(Boots { last: boot, process: process.clone() })?;
-        let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name];
+        let topics = [ArtifactRequest::TOPIC.name, FleetReport::TOPIC.name, NodeAnswer::TOPIC.name];
         let sequences = topics.into_iter().map(|topic| (topic, Mutex::new(0))).collect();
         Ok(Self { log, sender: format!("region/{region}/{process}"), key, boot, sequences })
     }
@@ -91,6 +91,24 @@ impl Outbox {
         let mut sequence = sequence.lock().await;
         let records = events.into_iter().filter_map(|event| self.record(event, &mut sequence)).collect();
         self.append(E::TOPIC.name, records, shutdown).await
+    }
+
+    /// Tries once; `false` if the log did not take it. For what nobody waits for long.
+    pub(crate) async fn send_once<E: Event>(&self, event: E) -> bool
+    where
+        Request<E>: Message,
+    {
+        let topic = E::TOPIC.name;
+        let Some(sequence) = self.sequences.get(topic) else {
+            tracing::error!(topic, "no reports go to this topic");
+            return false;
+        };
+        let Some(record) = self.record(event, &mut *sequence.lock().await) else { return false };
+        let sent = self.log.append(topic, vec![record]).await;
+        if let Err(error) = &sent {
+            tracing::warn!(topic, %error, "the log does not take this, which is dropped");
+        }
+        sent.is_ok()
     }
 
     fn record<E: Event>(&self, event: E, sequence: &mut u64) -> Option<Record>

@@ -137,8 +137,8 @@ impl Peers {
     }
 
     fn check(&self, stored: &StoredRecord, value: &[u8], request: &Request<FleetReport>) -> Result<(), Untrusted> {
-        let auth = stored.record.headers.iter().filter(|(name, _)| name == AUTH).map(|(_, value)| value.as_ref());
         let what = Signed { topic: &stored.source.topic, key: &stored.record.key, value };
+        let auth = stored.record.headers_named(AUTH);
         self.keys.check(request.event.speaker(), request.report.as_ref(), auth, what)
     }
 }

@@ -17,6 +17,7 @@ use longshore_identity::{Distrust, Peer};
 use longshore_schemas::{
     ArtifactId, NodeId, ServiceName,
     events::{GoalVersion, NodeDescription},
+    labels,
     stream::{FRAME_BYTES_MAX, FromNode, FromRegion, Hello},
 };
 use longshore_service::limits::{Full, Pass};
@@ -203,6 +204,7 @@ fn check(hello: &Hello, peer: &Result<Option<Peer>, Distrust>, sessions: &Sessio
     if !is_text(&hello.agent_version) {
         return Err(Refusal::never("agent_version must be a short word"));
     }
+    labels::check(&hello.labels).map_err(Refusal::never)?;
     if !is_text(&hello.instance) {
         return Err(Refusal::never("instance must be a short word"));
     }
@@ -240,6 +242,7 @@ async fn read_all(
         rack: hello.rack.clone(),
         host: hello.host.clone(),
         agent_version: hello.agent_version.clone(),
+        labels: hello.labels.clone(),
     });
     let (address, rack) = (swarm_address(hello), hello.rack.clone());
     track(sessions, Event::Joined { node: node.clone(), address, rack }).await?;
@@ -324,6 +327,10 @@ async fn take(message: FromNode, node: &NodeId, sessions: &Sessions, outbound: &
                 let what = What::Pack(PackRef { pack, bytes });
                 sessions.damaged.say(Word { node: Some(node), artifact, what });
             }
+            Ok(())
+        }
+        FromNode::Answer { query, answer } => {
+            sessions.answered(node, query, answer);
             Ok(())
         }
         FromNode::Done { artifact } => track(sessions, Event::Done { node, artifact }).await,

@@ -44,6 +44,11 @@ impl Record {
         Self { key: key.into(), value: None, headers: Vec::new() }
     }
 
+    /// The values of the headers of this name.
+    pub fn headers_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_ref())
+    }
+
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push((name.into(), value.into()));

@@ -8,13 +8,15 @@
 //! - [`TrustedKeys`] are those that a verifier believes. Several of them let a key be replaced by another: trust both, sign with the new
 //!   one, and stop trusting the old one when nothing that matters is signed by it.
 //! - A [`Kind`] is part of what is signed: what was signed as one kind never passes as another, even by the same key.
-//! - [`goal`]: what regions are to run, as it travels from a control node to a machine.
+//! - [`record`]: signatures beside the records of a topic: [`goal`]s, what regions are to run, and [`query`]s to single nodes.
 //!
 //! Everything that is read is bounded before it is decoded. Nodes link this crate: it knows no log, no bucket and no network.
 
 mod envelope;
 pub mod goal;
 mod keys;
+pub mod query;
+pub mod record;
 
 pub use envelope::{Kind, from_json, open, pae, sign};
 pub use keys::{KeyError, PublicKey, SigningKey, TrustedKeys};

@@ -15,7 +15,7 @@ use longshore_service::{
     metrics::{Counters, Gauges},
     request_keys::RequestKeys,
 };
-use longshore_signing::{SigningKey, goal};
+use longshore_signing::{SigningKey, goal::GOAL, record};
 
 use crate::limits::QUEUED;
 
@@ -84,8 +84,8 @@ impl Gate for CountingGate {
 
     fn seal(&self, topic: &str, record: Record) -> Record {
         if topic == topics::GOAL_STATE.name {
-            let signature = goal::sign(record.value.as_deref().unwrap_or_default(), &self.goal_key);
-            return record.with_header(goal::SIGNATURE, signature);
+            let signature = record::sign(&GOAL, record.value.as_deref().unwrap_or_default(), &self.goal_key);
+            return record.with_header(record::SIGNATURE, signature);
         }
         self.keys.seal(topic, record)
     }

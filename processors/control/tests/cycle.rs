@@ -164,6 +164,7 @@ fn describe(region: &str) -> Vec<NodeDescription> {
         rack: id("r1"),
         host: "127.0.0.1".to_owned(),
         agent_version: "1".to_owned(),
+        labels: Default::default(),
     };
     nodes(region).into_iter().map(describe).collect()
 }

@@ -7,8 +7,11 @@ use longshore_schemas::{
 };
 
 use crate::{
+    SHARD_EVENTS_MAX,
     levels::{exchange, failure_text, is_eligible, recount, share},
-    tables::{self, COHORTS, NODES, NUMBERS, Node, SERVICES, SHARDS, STATUSES, ShardCohort, Status},
+    tables::{
+        self, COHORTS, EVENTS, NODES, NUMBERS, Node, SERVICES, SHARDS, STATUSES, ShardCohort, ShardEvent, Status, What,
+    },
 };
 
 type Applied = Result<(), StateError>;
@@ -41,7 +44,21 @@ fn node_joined(state: &mut dyn StoreMut, fact: &NodeJoined, at: Timestamp) -> Ap
     NODES.put(state, &key, &after)?;
     let mut cohorts = Cohorts::load(state, &fact.region, fact.shard)?;
     cohorts.node_changed(state, fact.number, before.as_ref(), &after)?;
-    cohorts.store(state)
+    cohorts.store(state)?;
+    let (nodes, what) = ([fact.number].into_iter().collect(), What::Joined(after.description));
+    remember(state, &fact.region, fact.shard, &ShardEvent { at, nodes, what })
+}
+
+/// As the last event of the shard; the oldest goes where there are too many.
+fn remember(state: &mut dyn StoreMut, region: &RegionName, shard: u32, event: &ShardEvent) -> Applied {
+    let shard_key = (region.clone(), shard);
+    let mut row = SHARDS.expect(state.as_store(), &shard_key)?;
+    EVENTS.put(state, &(region.clone(), shard, row.events), event)?;
+    if let Some(oldest) = row.events.checked_sub(SHARD_EVENTS_MAX) {
+        EVENTS.delete(state, &(region.clone(), shard, oldest));
+    }
+    row.events += 1;
+    SHARDS.put(state, &shard_key, &row)
 }
 
 fn nodes_reported(state: &mut dyn StoreMut, fact: &NodesReported, at: Timestamp) -> Applied {
@@ -65,10 +82,11 @@ fn nodes_reported(state: &mut dyn StoreMut, fact: &NodesReported, at: Timestamp)
         }
         STATUSES.put(state, &key, &status)?;
     }
-    match cohort {
-        Some(cohort) => COHORTS.put(state, &cohort_key, &cohort),
-        None => Ok(()),
+    if let Some(cohort) = cohort {
+        COHORTS.put(state, &cohort_key, &cohort)?;
     }
+    let event = ShardEvent { at, nodes: fact.nodes.clone(), what: What::Said(fact.service.clone(), status) };
+    remember(state, &fact.region, fact.shard, &event)
 }
 
 fn set_lost(
@@ -94,7 +112,9 @@ fn set_lost(
         cohorts.node_changed(state, number, Some(&before), &after)?;
     }
     SHARDS.put(state, &shard_key, &row)?;
-    cohorts.store(state)
+    cohorts.store(state)?;
+    let what = if lost { What::Lost } else { What::Returned };
+    remember(state, region, shard, &ShardEvent { at, nodes: nodes.clone(), what })
 }
 
 fn cohort_set(state: &mut dyn StoreMut, fact: &CohortSet) -> Applied {

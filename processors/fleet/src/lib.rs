@@ -8,6 +8,8 @@
 //!   goals ◀──ConvergenceReported── wake
 //! ```
 //!
+//! What happened to a node is remembered by its shard, an entry for all that a fact names ([`tables::history`]).
+//!
 //! Only changes become facts: a region may say everything again, as it does when it starts. A level is counted along with
 //! each fact and never by looking at all nodes, except when a cohort is set.
 //!
@@ -36,6 +38,8 @@ pub const NODES_PER_SHARD_MAX: u32 = 1 << 17;
 pub const SERVICES_PER_SHARD_MAX: usize = 4_096;
 /// Longest text that is kept of what a node says.
 pub const MESSAGE_CHARS_MAX: usize = 1_000;
+/// What is remembered of what happened to a shard's nodes; the log has all of it.
+pub const SHARD_EVENTS_MAX: u64 = 10_000;
 /// Time between two levels of one service and shard.
 pub const LEVEL_INTERVAL_MS: u64 = 1_000;
 
@@ -73,7 +77,7 @@ impl Fleet {
 
 impl Processor for Fleet {
     const NAME: &'static str = "fleet";
-    const STATE_VERSION: u32 = 2;
+    const STATE_VERSION: u32 = 3;
     const TABLES: &'static [TableInfo] = tables::ALL;
 
     type Request = FleetReport;

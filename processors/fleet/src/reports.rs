@@ -12,6 +12,7 @@ use longshore_schemas::{
         FleetFact, GoalVersion, NodeDescription, NodeJoined, NodesLost, NodesReported, NodesReturned, RefusalCode,
         RegionReported, StatusReport,
     },
+    labels,
     nodes::shard_of,
 };
 
@@ -59,6 +60,9 @@ impl Fleet {
                      shards",
                     event.shard
                 ));
+            }
+            if let Err(error) = labels::check(&description.labels) {
+                return Some(format!("seen: node {}: {error}", description.node));
             }
         }
         let bad_port = event.statuses.iter().find(|status| u16::try_from(status.port).is_err())?;

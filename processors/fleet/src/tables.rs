@@ -8,10 +8,12 @@ use std::ops::ControlFlow;
 
 use longshore_processor::{Order, Range, StateError, Store, Table, TableInfo};
 use longshore_schemas::{
-    ArtifactId, NodeId, RegionName, ServiceName, Timestamp,
+    ArtifactId, NodeId, NodeSet, RegionName, ServiceName, Timestamp,
     events::{Cohort, Convergence, GoalVersion, NodeDescription, NodeStatus},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::SHARD_EVENTS_MAX;
 
 /// Each shard that has nodes.
 pub const SHARDS: Table<(RegionName, u32), Shard> = Table::new(0, "fleet_shards");
@@ -26,8 +28,11 @@ pub const SERVICES: Table<(RegionName, u32, ServiceName), ()> = Table::new(4, "f
 /// The newest cohort of each service, with its level.
 pub const COHORTS: Table<(RegionName, u32, ServiceName), ShardCohort> = Table::new(5, "fleet_cohorts");
 
+/// What happened to nodes of a shard, counted from 0: the last [`SHARD_EVENTS_MAX`](crate::SHARD_EVENTS_MAX).
+pub const EVENTS: Table<(RegionName, u32, u64), ShardEvent> = Table::new(6, "fleet_events");
+
 pub(crate) const ALL: &[TableInfo] =
-    &[SHARDS.info(), NODES.info(), NUMBERS.info(), STATUSES.info(), SERVICES.info(), COHORTS.info()];
+    &[SHARDS.info(), NODES.info(), NUMBERS.info(), STATUSES.info(), SERVICES.info(), COHORTS.info(), EVENTS.info()];
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Shard {
@@ -35,6 +40,25 @@ pub struct Shard {
     pub nodes: u32,
     /// Of those, the ones that are lost.
     pub lost: u32,
+    /// What ever happened to them, in numbers of events.
+    pub events: u64,
+}
+
+/// What happened to some nodes of a shard at once: a fact, without what its key says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEvent {
+    pub at: Timestamp,
+    pub nodes: NodeSet,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// Or described anew.
+    Joined(NodeDescription),
+    Said(ServiceName, Status),
+    Lost,
+    Returned,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +141,30 @@ pub fn services(state: &dyn Store, region: &RegionName, shard: u32) -> Result<Ve
         ControlFlow::Continue(())
     })?;
     Ok(services)
+}
+
+/// What happened to a node, the newest first, of so many events at most; and whether that is all that ever happened to it.
+pub fn history(
+    state: &dyn Store,
+    region: &RegionName,
+    shard: u32,
+    number: u32,
+    limit: usize,
+) -> Result<(Vec<ShardEvent>, bool), StateError> {
+    let mut events = Vec::new();
+    let mut is_all = SHARDS.get(state, &(region.clone(), shard))?.unwrap_or_default().events <= SHARD_EVENTS_MAX;
+    let range = Range::prefix(&(region.clone(), shard));
+    EVENTS.scan(state, &range, Order::Descending, |_, event| {
+        if event.nodes.contains(number) {
+            if events.len() == limit {
+                is_all = false;
+                return ControlFlow::Break(());
+            }
+            events.push(event);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok((events, is_all))
 }
 
 /// When anything was last recorded of a node.

@@ -36,6 +36,7 @@ fn description(node: &str, zone: &str) -> NodeDescription {
         rack: id("r1"),
         host: format!("{node}.test"),
         agent_version: "1".into(),
+        labels: Default::default(),
     }
 }
 
@@ -144,6 +145,51 @@ fn reports_that_cannot_be_are_refused_with_a_reason() {
         assert_eq!(refused.code, code);
         assert!(refused.reason.contains(text), "{}", refused.reason);
     }
+}
+
+/// What is remembered of a node, the newest first, as short text.
+fn remembered(driver: &Driver<Fleet>, node: &str, limit: usize) -> (Vec<String>, bool) {
+    let number = tables::NUMBERS.expect(driver.state(), &(id("eu"), 0, id(node))).expect("it joined");
+    let (events, is_all) = tables::history(driver.state(), &id("eu"), 0, number, limit).expect("readable");
+    let texts = events.into_iter().map(|event| match event.what {
+        tables::What::Joined(description) => format!("joined in {} {:?}", description.zone, description.labels),
+        tables::What::Said(service, status) => format!("{service} {} {:?}", status.version, status.status),
+        tables::What::Lost => "lost".to_owned(),
+        tables::What::Returned => "returned".to_owned(),
+    });
+    (texts.collect(), is_all)
+}
+
+#[test]
+fn what_happened_to_a_node_is_remembered_up_to_a_bound() {
+    let mut driver = driver(1);
+    driver.request(joined(&["n1", "n2"]));
+    driver.request(says(&["n1", "n2"], version(1, 1), 1, NodeStatus::Healthy));
+    driver.request(RegionReported { lost: vec![id("n2")], ..report(0) });
+    let labels: longshore_schemas::events::StringMap = [("gpu".to_owned(), "a100".to_owned())].into();
+    let described = NodeDescription { labels: labels.clone(), ..description("n2", "a") };
+    driver.request(RegionReported { seen: vec![described.clone()], ..report(0) });
+    let none = "joined in a {}".to_owned();
+    let said = "web 1.1 Healthy".to_owned();
+    assert_eq!(remembered(&driver, "n1", 10), (vec![said.clone(), none.clone()], true));
+    let all = ["returned".to_owned(), "joined in a {\"gpu\": \"a100\"}".to_owned(), "lost".to_owned(), said, none];
+    assert_eq!(remembered(&driver, "n2", 10), (all.to_vec(), true));
+    assert_eq!(remembered(&driver, "n2", 2), (all[..2].to_vec(), false));
+
+    let too_long = [("gpu".to_owned(), "x".repeat(200))].into();
+    let described = NodeDescription { labels: too_long, ..described };
+    let refused = driver.request(RegionReported { seen: vec![described], ..report(0) }).refusal.expect("no label");
+    assert!(refused.code == RefusalCode::Invalid && refused.reason.contains("label gpu"), "{}", refused.reason);
+
+    let rounds = crate::SHARD_EVENTS_MAX / 2;
+    for _ in 0..rounds {
+        driver.request(RegionReported { lost: vec![id("n1")], ..report(0) });
+        driver.request(RegionReported { returned: vec![id("n1")], ..report(0) });
+    }
+    let (events, is_all) = remembered(&driver, "n1", usize::MAX);
+    assert_eq!((events.len() as u64, is_all), (crate::SHARD_EVENTS_MAX, false));
+    assert_eq!(remembered(&driver, "n2", 10), (vec![], false), "it is in the log");
+    driver.assert_replay();
 }
 
 /// The levels that goals was told since the last call.

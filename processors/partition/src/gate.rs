@@ -38,10 +38,10 @@ impl Gate for Keyring {
         report: Option<&ReportOrder>,
         record: &StoredRecord,
     ) -> Result<(), Untrusted> {
-        let Record { key, value, headers } = &record.record;
-        let auth = headers.iter().filter(|(name, _)| name == AUTH).map(|(_, value)| value.as_ref());
-        let value = value.as_deref().unwrap_or_default();
-        self.known.check(speaker, report, auth, Signed { topic: &record.source.topic, key, value })
+        let StoredRecord { source, record, .. } = record;
+        let value = record.value.as_deref().unwrap_or_default();
+        let what = Signed { topic: &source.topic, key: &record.key, value };
+        self.known.check(speaker, report, record.headers_named(AUTH), what)
     }
 
     fn seal(&self, topic: &str, record: Record) -> Record {

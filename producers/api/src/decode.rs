@@ -7,7 +7,7 @@ use longshore_schemas::{
     codec::{self, CodecError, Message},
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Event, Fact, FleetFact,
-        FleetReport, GoalFact, GoalRequest, GoalState, PackHint, Request, WorkerSignal,
+        FleetReport, GoalFact, GoalRequest, GoalState, NodeAnswer, NodeQuery, PackHint, Request, WorkerSignal,
     },
     topics::{self, Topic},
 };
@@ -24,7 +24,7 @@ type Decode = fn(&[u8]) -> Decoded;
 
 /// What decodes the records of a topic.
 fn decoder(topic: &str) -> Option<Decode> {
-    let table: [(Topic, Decode); 13] = [
+    let table: [(Topic, Decode); 15] = [
         (topics::BUILD_REQUESTS, request::<BuildRequest>),
         (topics::BUILDS, fact::<BuildFact>),
         (topics::ARTIFACT_REQUESTS, request::<ArtifactRequest>),
@@ -37,6 +37,8 @@ fn decoder(topic: &str) -> Option<Decode> {
         (topics::WORKER_SIGNALS, request::<WorkerSignal>),
         (topics::BUILD_LOGS, request::<BuildLog>),
         (topics::PACK_HINTS, request::<PackHint>),
+        (topics::NODE_QUERIES, request::<NodeQuery>),
+        (topics::NODE_ANSWERS, request::<NodeAnswer>),
         (topics::DEAD_LETTERS, letter),
     ];
     table.into_iter().find(|(known, _)| known.name == topic).map(|(_, decode)| decode)

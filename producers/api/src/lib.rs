@@ -10,6 +10,7 @@
 //! - **Asking** (`builds`, `imports`, `services`): a call becomes one request on a topic. The answer is what became of it: the view,
 //!   the refusal, or 202 if that takes longer than a few seconds ([`Limits::outcome_wait`]).
 //! - **Reading** (`reads`): the read model's views; `after` makes one wait for a request.
+//! - **Machines** (`nodes`): what happened to one, and what a service says there, which its region fetches.
 //! - **Looking after** (`topics`, `dead_letters`): the log itself, for operators.
 //! - **Decoding** (`registry`): the schemas of all topics, at `/registry`, for every client of a schema registry.
 //! - **Watching** (`facts`, `job_log`): streams, each with its own reader and a bounded buffer, so a slow one holds up nobody.
@@ -38,6 +39,7 @@ mod indexes;
 mod job_log;
 pub mod limits;
 mod losses;
+mod nodes;
 mod problem;
 mod reads;
 mod registry;
@@ -56,11 +58,11 @@ use longshore_log::Log;
 use longshore_s3::Bucket;
 use longshore_schemas::{
     RegionName,
-    auth::RequestKey,
+    auth::KnownKeys,
     http::{AcceptedLossView, CheckView},
     read::ReadModel,
 };
-use longshore_service::{limits::Settings, signed::Signer, tokens::Tokens};
+use longshore_service::{limits::Settings, request_keys::RequestKeys, signed::Signer, tokens::Tokens};
 use longshore_signing::SigningKey;
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +78,10 @@ pub struct ApiConfig {
     pub tokens: Tokens,
     /// Makes the credentials of attempts; all API processes of an installation must have the same key.
     pub signer: Signer,
-    /// What requests are signed with, so that processors believe them: the control nodes' key.
-    pub request_key: RequestKey,
+    /// What requests are signed with, so that processors believe them: the control nodes' key; and those that regions' answers are.
+    pub request_keys: RequestKeys,
+    /// What queries to nodes are signed with, as goals are.
+    pub goal_key: Arc<SigningKey>,
     /// What an artifact's provenance is signed with once it is published: the same on all API processes.
     pub provenance_key: Arc<SigningKey>,
     /// How long collectors heed what is announced; publishing takes half of it at most.
@@ -115,6 +119,8 @@ pub enum NotAccepted {
 pub struct Limits {
     /// How long a state-changing call waits for what becomes of it.
     pub outcome_wait: Duration,
+    /// How long a node may take to answer what it is asked.
+    pub answer_wait: Duration,
     /// Open connections.
     pub connections_max: usize,
     /// Views that are read at the same time.
@@ -138,6 +144,7 @@ impl Limits {
     pub fn of(settings: &Settings) -> Self {
         Self {
             outcome_wait: Duration::from_secs(5),
+            answer_wait: Duration::from_secs(15),
             connections_max: settings.count(&limits::CONNECTIONS),
             reads_max: settings.count(&limits::READS),
             asks_max: settings.count(&limits::ASKS),
@@ -172,7 +179,9 @@ struct Shared {
     regions: Vec<RegionName>,
     tokens: Tokens,
     attempts: Signer,
-    request_key: RequestKey,
+    request_keys: RequestKeys,
+    known_keys: KnownKeys,
+    goal_key: Arc<SigningKey>,
     provenance_key: Arc<SigningKey>,
     announced_lasts: Duration,
     limits: Limits,
@@ -200,7 +209,8 @@ impl Api {
             regions,
             tokens,
             signer,
-            request_key,
+            request_keys,
+            goal_key,
             provenance_key,
             announced_lasts,
             limits,
@@ -214,7 +224,9 @@ impl Api {
             regions,
             tokens,
             attempts: signer.for_purpose(access::ATTEMPT_PURPOSE),
-            request_key,
+            known_keys: request_keys.known(),
+            request_keys,
+            goal_key,
             provenance_key,
             announced_lasts,
             gates: limits::Gates::new(&limits),

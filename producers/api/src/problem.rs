@@ -117,6 +117,11 @@ impl Failure {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request took too long to arrive", detail)
     }
 
+    /// Whom the call was handed to said nothing.
+    pub(crate) fn no_answer(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "no-answer", "The node did not answer", detail)
+    }
+
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API cannot do this now", detail)
     }

@@ -18,7 +18,7 @@ use crate::{
     access::{self, Need, Rule},
     after, attempts, builds, claims, console, dead_letters, download, facts, files, imports, job_log,
     limits::{self, Class, Door},
-    losses,
+    losses, nodes,
     problem::Failure,
     reads, registry, retention, services, submit, topics,
 };
@@ -91,6 +91,8 @@ pub(crate) fn table() -> Vec<Route> {
         route(POST,   "/v1/services/{service}/resume",               Role(Deployer), Ask,       post(services::resume)),
         route(DELETE, "/v1/services/{service}/holds/{artifact}",     Role(Deployer), Ask,       delete(services::lift_hold)),
         route(GET,    "/v1/nodes",                                   Role(Viewer),   Read,      get(reads::nodes)),
+        route(GET,    "/v1/nodes/{node}",                            Role(Viewer),   Read,      get(nodes::show)),
+        route(GET,    "/v1/nodes/{node}/services/{service}/log",     Role(Deployer), Ask,       get(nodes::log)),
 
         route(POST,   "/v1/partitions/{processor}/{partition}/accept-loss", Role(Admin), Ask,      post(losses::accept)),
 

@@ -15,6 +15,7 @@ use longshore_schemas::{
     read::{Outcome, RequestPosition},
     topics,
 };
+use longshore_signing::{query::QUERY, record};
 use serde::Serialize;
 
 use crate::{
@@ -52,8 +53,14 @@ where
     let request =
         Request { id: id.clone(), at: clock::now(), actor: actor.clone(), trace: trace.clone(), report: None, event };
     let bytes = codec::encode(&request).map_err(|error| Failure::invalid(error.to_string()).of(id))?;
-    let auth = shared.request_key.sign(Signed { topic: E::TOPIC.name, key: key.as_bytes(), value: &bytes });
-    let record = Record::new(key, bytes).with_header(AUTH, auth);
+    let own = shared.request_keys.own();
+    let auth = own.sign(Signed { topic: E::TOPIC.name, key: key.as_bytes(), value: &bytes });
+    // A node holds no key of ours to check the other with.
+    let for_nodes = (E::TOPIC == topics::NODE_QUERIES).then(|| record::sign(&QUERY, &bytes, &shared.goal_key));
+    let mut record = Record::new(key, bytes).with_header(AUTH, auth);
+    if let Some(signature) = for_nodes {
+        record = record.with_header(record::SIGNATURE, signature);
+    }
     let appended = shared.log.append(E::TOPIC.name, vec![record]).await;
     let appended = appended.map_err(|error| Failure::from(error).of(id))?.pop();
     let position = appended.ok_or_else(|| Failure::internal("the log named no position for a record").of(id))?;

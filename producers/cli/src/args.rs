@@ -1,6 +1,7 @@
 //! The command line. Everything that can be checked without the server is checked here.
 
 mod identity;
+mod nodes;
 mod values;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use longshore_schemas::{ArtifactName, QueueName, RegionName, ServiceName, Worker
 use crate::output::Format;
 
 pub(crate) use self::identity::{AuthorityStep, IdentityArgs, IdentityCommand, NodesOfRegion, TokenArgs};
+pub(crate) use self::nodes::{FleetArgs, NodeArgs, NodesArgs};
 pub(crate) use self::values::{From, seconds, split_command, waves};
 use self::values::{basis_points, from, pair, status};
 
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     LiftHold(HoldArgs),
     /// Lists nodes and what they run
     Nodes(NodesArgs),
+    /// Shows one node, what it runs and what happened to it; or the end of what a service says there
+    Node(NodeArgs),
     /// Counts the nodes of a service by place and version, groups their failures, and names those that are behind
     Fleet(FleetArgs),
     /// Reads the log of facts, or checks it
@@ -529,31 +533,6 @@ pub(crate) struct HoldArgs {
     pub(crate) service: ServiceName,
     #[command(flatten)]
     pub(crate) artifact: ArtifactArg,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct NodesArgs {
-    /// Only of this region
-    #[arg(long)]
-    pub(crate) region: Option<RegionName>,
-    /// Only those that run this service
-    #[arg(long)]
-    pub(crate) service: Option<ServiceName>,
-    /// Only those of which this holds: node, zone, rack, host, agent, lost, status, artifact or version, with =, != or (version) <; again for more
-    #[arg(long = "where", value_name = "KEY=VALUE")]
-    pub(crate) conditions: Vec<String>,
-    /// So many at most, 1 to 1000
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub(crate) limit: u32,
-    /// Goes on where an earlier list ended, with what it said
-    #[arg(long, value_name = "PLACE")]
-    pub(crate) after: Option<String>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct FleetArgs {
-    #[arg(value_name = "SERVICE")]
-    pub(crate) service: ServiceName,
 }
 
 #[derive(Debug, Clone, Subcommand)]

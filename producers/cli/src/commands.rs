@@ -12,6 +12,7 @@ mod follow;
 mod get;
 mod import;
 mod losses;
+mod node;
 mod nodes;
 mod packs;
 mod provenance;
@@ -113,6 +114,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         Command::Resume(args) => services::pause(context, &args, "resume").await,
         Command::LiftHold(args) => services::lift_hold(context, &args).await,
         Command::Nodes(args) => nodes::list(context, args).await,
+        Command::Node(args) => node::run(context, &args).await,
         Command::Fleet(args) => fleet::show(context, &args).await,
         Command::Log(LogCommand::Topics) => topics::run(context).await,
         Command::Log(LogCommand::Tail(args)) => tail::run(context, &args).await,

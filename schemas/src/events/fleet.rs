@@ -3,7 +3,7 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Cohort, GoalVersion, NodeStatus, Processed, events};
+use super::{Cohort, GoalVersion, NodeStatus, Processed, StringMap, events};
 use crate::{ArtifactId, NodeId, NodeSet, RackName, RegionName, ServiceName, ZoneName, auth::Speaker};
 
 /// The key of a shard: `region/shard`.
@@ -57,6 +57,10 @@ pub struct NodeDescription {
     /// Where the node's services can be reached: a host name or an IP address.
     pub host: String,
     pub agent_version: String,
+    /// What people call the machine, to find it by; see [`crate::labels`].
+    #[serde(with = "crate::avro::string_map", default)]
+    #[avro(with, default = "{}")]
+    pub labels: StringMap,
 }
 
 /// Nodes of one shard that now stand alike with one service.

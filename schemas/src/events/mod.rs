@@ -11,6 +11,7 @@ mod builds;
 mod fleet;
 mod goals;
 mod nodes;
+mod queries;
 mod run;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use builds::*;
 pub use fleet::*;
 pub use goals::*;
 pub use nodes::*;
+pub use queries::*;
 pub use run::*;
 
 /// Key and value pairs that people choose: environments and labels.

@@ -227,7 +227,7 @@ impl Apart {
                 let place = (&**region, index);
                 let environment = &self.layout.environment;
                 let joins = Joins { token_file: &self.tokens.node, authority: &authority, keys: &self.keys };
-                self.nodes.push(start_node(&self.folder, place, &addresses, joins, environment)?);
+                self.nodes.push(start_node(&self.folder, place, &addresses, &joins, environment)?);
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await

@@ -7,6 +7,7 @@
 pub mod apart;
 pub mod client;
 pub mod greeter;
+pub mod machine;
 pub mod process;
 pub mod quick;
 pub mod random;
@@ -127,7 +128,7 @@ impl Cluster {
                 let Self { folder, up, options, .. } = self;
                 let place = (&*region.region, index);
                 let joins = Joins { token_file: &up.tokens.node, authority: &region.authority, keys: &up.keys };
-                self.nodes.push(start_node(folder, place, &region.address, joins, &options.environment)?);
+                self.nodes.push(start_node(folder, place, &region.address, &joins, &options.environment)?);
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await
@@ -197,10 +198,10 @@ fn start_worker(
 }
 
 /// What a node joins its region with.
-struct Joins<'a> {
-    token_file: &'a Path,
-    authority: &'a Path,
-    keys: &'a Keys,
+pub struct Joins<'a> {
+    pub token_file: &'a Path,
+    pub authority: &'a Path,
+    pub keys: &'a Keys,
 }
 
 /// The n-th node of a region, two to a rack.
@@ -208,12 +209,31 @@ fn start_node(
     folder: &Path,
     (region, index): (&str, usize),
     addresses: &str,
-    Joins { token_file, authority, keys }: Joins<'_>,
+    joins: &Joins<'_>,
     environment: &[(String, String)],
 ) -> Result<Node> {
-    let name = format!("{region}-{}", index + 1);
+    let name = node_name(region, index);
     let folder = folder.join("nodes").join(&name);
     std::fs::create_dir_all(&folder)?;
+    let mut arguments = node_arguments(&folder, (region, index), addresses, joins)?;
+    arguments.push("--stop-services-on-exit".to_owned());
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let process = Process::start_in(environment, "longshore-node", &words, &folder.join("node.log"))?;
+    Ok(Node { name, region: region.to_owned(), folder, process })
+}
+
+fn node_name(region: &str, index: usize) -> String {
+    format!("{region}-{}", index + 1)
+}
+
+/// Of the n-th node of a region, two to a rack.
+fn node_arguments(
+    folder: &Path,
+    (region, index): (&str, usize),
+    addresses: &str,
+    Joins { token_file, authority, keys }: &Joins<'_>,
+) -> Result<Vec<String>> {
+    let name = node_name(region, index);
     let rack = format!("rack-{}", index / 2 + 1);
     let zone = format!("{region}-a");
     let port_base = process::free_ports(16)?.to_string();
@@ -222,7 +242,7 @@ fn start_node(
         "--region-address",
         addresses,
         "--data",
-        path_text(&folder)?,
+        path_text(folder)?,
         "--node",
         &name,
         "--zone",
@@ -241,10 +261,8 @@ fn start_node(
         "127.0.0.1",
         "--port-base",
         &port_base,
-        "--stop-services-on-exit",
     ];
-    let process = Process::start_in(environment, "longshore-node", &arguments, &folder.join("node.log"))?;
-    Ok(Node { name, region: region.to_owned(), folder, process })
+    Ok(arguments.map(str::to_owned).to_vec())
 }
 
 async fn nodes_joined(client: &Client, expected: usize) -> Result<()> {

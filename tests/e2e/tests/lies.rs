@@ -268,6 +268,7 @@ impl Liar {
             host: "127.0.0.1".into(),
             swarm_port,
             agent_version: "0.1.0".into(),
+            labels: Default::default(),
             boot: 1,
             goals: Default::default(),
         };

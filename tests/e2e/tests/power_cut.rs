@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -19,10 +19,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use longshore_artifact::{ArtifactRoot, pack_key, root_key};
 use longshore_e2e::{
-    Client, Cluster, Process,
+    Client, Cluster, Joins,
     greeter::Repository,
+    machine::Machine,
     path_text,
-    process::{binary_path, free_ports, wait_for},
+    process::{binary_path, wait_for},
 };
 use longshore_powercut::{Cut, PowerCut, Unsynced, cut::Dice};
 use longshore_schemas::{
@@ -201,69 +202,11 @@ fn verify_log(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A node in a world of its own: when that ends, everything in it does, as when the power fails, and the next one counts
-/// its processes from 1 again.
-struct Machine {
-    arguments: Vec<String>,
-    log: PathBuf,
-    process: Process,
-}
-
-impl Machine {
-    fn arguments(cluster: &Cluster, data: &Path) -> Result<Vec<String>> {
-        let region = cluster.up.regions.first().context("a region")?;
-        let port_base = free_ports(16)?.to_string();
-        let arguments = [
-            "run",
-            "--region-address",
-            &region.address,
-            "--data",
-            path_text(data)?,
-            "--node",
-            "eu-1",
-            "--zone",
-            "eu-a",
-            "--rack",
-            "rack-1",
-            "--token-file",
-            path_text(&cluster.up.tokens.node)?,
-            "--region-authority",
-            path_text(&region.authority)?,
-            "--goal-keys",
-            path_text(&cluster.up.keys.goals)?,
-            "--provenance-keys",
-            path_text(&cluster.up.keys.provenance)?,
-            "--host",
-            "127.0.0.1",
-            "--port-base",
-            &port_base,
-        ];
-        Ok(arguments.map(str::to_owned).to_vec())
-    }
-
-    fn start(arguments: Vec<String>, log: PathBuf) -> Result<Self> {
-        let process = Self::boot(&arguments, &log)?;
-        Ok(Self { arguments, log, process })
-    }
-
-    fn boot(arguments: &[String], log: &Path) -> Result<Process> {
-        let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
-        command.arg(binary_path("longshore-node")?).args(arguments);
-        Process::run(command, "longshore-node run", log)
-    }
-
-    /// The power fails at once for everything that runs there.
-    async fn cut(&mut self, disk: &mut PowerCut, cut: Cut) -> Result<Unsynced> {
-        self.process.kill()?;
-        // Its processes end a moment after it.
-        wait_for("the node's processes to end", BOUND, async || disk.cut(cut).map(Some)).await
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.process = Self::boot(&self.arguments, &self.log)?;
-        Ok(())
-    }
+/// The power fails at once for everything that runs there.
+async fn cut(machine: &mut Machine, disk: &mut PowerCut, cut: Cut) -> Result<Unsynced> {
+    machine.kill()?;
+    // Its processes end a moment after it.
+    wait_for("the node's processes to end", BOUND, async || disk.cut(cut).map(Some)).await
 }
 
 async fn build(cluster: &Cluster, repository: &Repository, version: &str) -> Result<ArtifactId> {
@@ -316,7 +259,10 @@ async fn a_node_comes_back_with_its_goals_and_runs_what_it_verified() -> Result<
     for version in versions {
         artifacts.push(build(&cluster, &repository, version).await?);
     }
-    let mut machine = Machine::start(Machine::arguments(&cluster, &data)?, folder.path().join("node.log"))?;
+    let region = cluster.up.regions.first().context("a region")?;
+    let joins = Joins { token_file: &cluster.up.tokens.node, authority: &region.authority, keys: &cluster.up.keys };
+    let log = folder.path().join("node.log");
+    let mut machine = Machine::start(&data, ("eu", 0), &region.address, &joins, log)?;
     wait_for("the node to join", BOUND, async || {
         machine.process.check_running()?;
         Ok((!cluster.client.nodes().await?.is_empty()).then_some(()))
@@ -328,7 +274,7 @@ async fn a_node_comes_back_with_its_goals_and_runs_what_it_verified() -> Result<
         cluster.client.deploy("greeter", &DeployBody { artifact: artifacts[which], plan: None }).await?;
         some_time(&mut dice, 2_000).await;
         let said = said_version(&cluster).await?;
-        unsynced += machine.cut(&mut disk, Cut::seeded(round)).await?;
+        unsynced += cut(&mut machine, &mut disk, Cut::seeded(round)).await?;
         if let Some(said) = said {
             let held = held_version(&data).with_context(|| format!("after cut {round} it must hold {said:?}"))?;
             ensure!(held >= said, "after cut {round} it holds {held:?}, and said {said:?}");
@@ -339,7 +285,7 @@ async fn a_node_comes_back_with_its_goals_and_runs_what_it_verified() -> Result<
         ran.with_context(|| format!("after cut {round}; its log ends:\n{}", machine.process.log_end()))?;
         recovered.push(begun.elapsed());
     }
-    machine.cut(&mut disk, Cut::Everything).await?;
+    cut(&mut machine, &mut disk, Cut::Everything).await?;
     cluster.stop()?;
     verify_node(&data, &artifacts)?;
     say("longshore-node", recovered, unsynced)

@@ -364,5 +364,6 @@ fn describe(node: &Node) -> NodeDescription {
         rack: "r1".parse().expect("a name"),
         host: "127.0.0.1".to_owned(),
         agent_version: "1".to_owned(),
+        labels: Default::default(),
     }
 }

@@ -136,9 +136,60 @@ pub(super) fn end(folder: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
+/// The last whole lines of all that the service ever wrote here, of so many bytes at most.
+pub(super) fn tail(folder: &Path, bytes_max: u64) -> io::Result<String> {
+    let (mut tail, mut is_cut) = (Vec::new(), false);
+    let older = (1..).map(|number: u32| folder.join(number.to_string()));
+    for path in std::iter::once(folder.join("current")).chain(older) {
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            // It may be just the moment between two files.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        };
+        let (bytes, room) = (file.metadata()?.len(), bytes_max - tail.len() as u64);
+        io::Seek::seek(&mut file, io::SeekFrom::Start(bytes.saturating_sub(room)))?;
+        let mut part = Vec::new();
+        // What is written meanwhile is left out.
+        file.take(bytes.min(room)).read_to_end(&mut part)?;
+        part.append(&mut tail);
+        tail = part;
+        is_cut = bytes > room;
+        if is_cut || tail.len() as u64 == bytes_max {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&tail);
+    let whole = text.split_once('\n').map(|(_, whole)| whole).filter(|whole| is_cut && !whole.is_empty());
+    Ok(whole.unwrap_or(&text).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tail_goes_over_files_and_begins_with_a_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("written");
+        let tail = |bytes| tail(folder.path(), bytes).expect("read");
+        assert_eq!(tail(100), "", "nothing was written yet");
+        write("current", "three\nfour\n");
+        assert_eq!(tail(100), "three\nfour\n");
+        write("1", "one\ntwo\n");
+        let table = [
+            (100, "one\ntwo\nthree\nfour\n"),
+            (19, "one\ntwo\nthree\nfour\n"),
+            (18, "two\nthree\nfour\n"),
+            (6, "four\n"),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(tail(bytes), expected, "{bytes}");
+        }
+        assert_eq!(tail(2), "r\n", "a line that is longer than what is asked for is shown in part");
+        write("current", &"\u{fffd}".repeat(10));
+        assert!(tail(5).ends_with('\u{fffd}'));
+    }
 
     #[test]
     fn the_log_is_bounded_and_its_end_is_kept() {

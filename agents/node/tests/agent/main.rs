@@ -6,6 +6,7 @@ mod hooks;
 mod identity;
 mod kills;
 mod node;
+mod queries;
 mod region;
 mod takeover;
 

@@ -14,12 +14,12 @@ use longshore_artifact::{ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink
 use longshore_identity::{Handshaken, Request as CertificateRequest, Tls, testing::World};
 use longshore_provenance::imported;
 use longshore_schemas::{
-    ArtifactId, NodeId, PackId, ServiceName, Timestamp, codec,
+    ArtifactId, NodeId, PackId, RequestId, ServiceName, Timestamp, codec,
     envelope::Envelope,
-    events::{ArtifactOrigin, GoalState, NodeStatus, RegionalGoal, Request},
-    stream::{FromNode, FromRegion, Hello, NodeReport, PeerPacks, Ticket},
+    events::{ArtifactOrigin, GoalState, LogWanted, NodeQuery, NodeStatus, RegionalGoal, Request},
+    stream::{Answer, FromNode, FromRegion, Hello, NodeReport, PeerPacks, Ticket},
 };
-use longshore_signing::{SigningKey, goal};
+use longshore_signing::{SigningKey, goal::GOAL, query::QUERY, record};
 use longshore_swarm::frames::FrameCodec;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,6 +65,7 @@ pub(crate) struct Heard {
     pub(crate) beats: usize,
     pub(crate) hellos: Vec<Hello>,
     pub(crate) reports: Vec<NodeReport>,
+    pub(crate) answers: BTreeMap<RequestId, Answer>,
 }
 
 #[derive(Clone, Default)]
@@ -190,6 +191,15 @@ impl Region {
         let _ = self.0.pushed.send(FromRegion::Goal(envelope));
     }
 
+    /// Asks a node for the end of a service's log.
+    pub(crate) fn ask(&self, id: &str, wanted: LogWanted, key: &SigningKey) {
+        let (id, actor, at) = (id.parse().expect("valid"), "ada".to_owned(), Timestamp(0));
+        let request = Request { id, at, actor, trace: None, report: None, event: NodeQuery::from(wanted) };
+        let value = codec::encode(&request).expect("encodes");
+        let header = record::sign(&QUERY, &value, key);
+        self.tell(FromRegion::Query(record::envelope(&QUERY, &value, Some(&header)).expect("it is signed")));
+    }
+
     /// Says this to all nodes that are connected.
     pub(crate) fn tell(&self, message: FromRegion) {
         self.0.pushed.send(message).expect("a node is connected");
@@ -284,6 +294,12 @@ impl Region {
                 let root = root.map(|json| serde_json::from_slice(&json).expect("it is JSON"));
                 vec![FromRegion::Root { artifact, root }]
             }
+            FromNode::Answer { query, answer } => {
+                self.0.heard.send_modify(|heard| {
+                    assert!(heard.answers.insert(query, answer).is_none(), "it answers once");
+                });
+                vec![]
+            }
             FromNode::SourcesWanted { artifact, packs } => vec![self.sources(artifact, packs)],
             _ => vec![],
         }
@@ -315,7 +331,7 @@ fn signed(goal: RegionalGoal, key: &SigningKey) -> Envelope {
     let event = GoalState::from(goal);
     let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
     let value = codec::encode(&request).expect("encodes");
-    goal::envelope(&value, Some(&goal::sign(&value, key))).expect("it is signed")
+    record::envelope(&GOAL, &value, Some(&record::sign(&GOAL, &value, key))).expect("it is signed")
 }
 
 async fn serve_bucket(listener: TcpListener, packs: Packs) {

@@ -421,6 +421,7 @@ mod tests {
             rack: "r1".parse().expect("valid"),
             host: "127.0.0.1".to_owned(),
             agent_version: "1".to_owned(),
+            labels: Default::default(),
         }
     }
 

@@ -7,4 +7,5 @@ mod damage;
 mod faults;
 mod identity;
 mod nodes;
+mod queries;
 mod support;

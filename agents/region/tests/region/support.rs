@@ -21,16 +21,16 @@ use longshore_schemas::{
     codec::{self, Message},
     events::{
         ArtifactFact, ArtifactRequest, ArtifactSource, ArtifactSummary, Cause, Event, Fact, FleetReport, GoalState,
-        GoalVersion, HealthCheck, NodeDescription, PackHint, PacksUploaded, RegionReported, RegionalGoal,
-        ReplicaReported, ReplicaStatus, ReplicationStarted, ReportOrder, Request, RunSpec, StopSignal, TimerFired,
-        Trigger, UploadedPack,
+        GoalVersion, HealthCheck, LogWanted, NodeDescription, NodeQuery, PackHint, PacksUploaded, RegionReported,
+        RegionalGoal, ReplicaReported, ReplicaStatus, ReplicationStarted, ReportOrder, Request, RunSpec, StopSignal,
+        TimerFired, Trigger, UploadedPack,
     },
     http::Role,
     stream::{FromNode, FromRegion, Hello},
     topics,
 };
 use longshore_service::tokens;
-use longshore_signing::{SigningKey, goal};
+use longshore_signing::{SigningKey, goal::GOAL, query::QUERY, record};
 use longshore_swarm::frames::FrameCodec;
 use tempfile::TempDir;
 use tokio::{
@@ -151,6 +151,7 @@ impl World {
             rack: "r1".parse().expect("valid"),
             host: "127.0.0.1".to_owned(),
             agent_version: "0.1.0".to_owned(),
+            labels: Default::default(),
         };
         let event = FleetReport::from(RegionReported {
             region: "eu".parse().expect("valid"),
@@ -258,12 +259,27 @@ impl World {
         let name = event.key();
         let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
         let value = codec::encode(&request).expect("valid");
-        let signature = key.map(|key| goal::sign(&value, key));
+        let signature = key.map(|key| record::sign(&GOAL, &value, key));
         let mut record = Record::new(name, value);
         if let Some(signature) = signature {
-            record = record.with_header(goal::SIGNATURE, signature);
+            record = record.with_header(record::SIGNATURE, signature);
         }
         self.log.append(topics::GOAL_STATE.name, vec![record]).await.expect("appended");
+    }
+
+    /// As the API asks a node of this region; signed by a key, if one is given.
+    pub(crate) async fn query(&self, id: &str, region: &str, node: &str, key: Option<&SigningKey>) {
+        let (region, service) = (region.parse().expect("valid"), "web".parse().expect("valid"));
+        let event = NodeQuery::from(LogWanted { region, node: node.parse().expect("valid"), service, bytes: 100 });
+        let key_of_record = event.key();
+        let (id, actor, at) = (id.parse().expect("valid"), "ada".to_owned(), Timestamp(0));
+        let value = codec::encode(&Request { id, at, actor, trace: None, report: None, event }).expect("valid");
+        let signature = key.map(|key| record::sign(&QUERY, &value, key));
+        let mut record = Record::new(key_of_record, value);
+        if let Some(signature) = signature {
+            record = record.with_header(record::SIGNATURE, signature);
+        }
+        self.log.append(topics::NODE_QUERIES.name, vec![record]).await.expect("appended");
     }
 
     /// The first report of this kind after `skip` others.
@@ -406,6 +422,7 @@ pub(crate) fn hello(name: &str, goals: &[(&str, u64)]) -> Hello {
         host: "127.0.0.1".to_owned(),
         swarm_port: 4_000,
         agent_version: "0.1.0".to_owned(),
+        labels: Default::default(),
         boot: 1,
         goals: goals.iter().map(|(service, r)| (service.parse().expect("valid"), version(*r))).collect(),
     }

@@ -2,11 +2,13 @@
 
 use longshore_fleet::tables::{Node, Status};
 use longshore_schemas::{
-    ServiceName,
+    LabelName, ServiceName,
     events::GoalVersion,
     http::{NODE_KEYS, NODE_WHERE_MAX},
     read::ReadError,
 };
+
+const LABEL: &str = "label.";
 
 /// All of these hold.
 #[derive(Debug, Default)]
@@ -19,13 +21,14 @@ struct Condition {
     value: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Key {
     Node,
     Zone,
     Rack,
     Host,
     Agent,
+    Label(String),
     Lost,
     Status,
     Artifact,
@@ -64,7 +67,7 @@ impl Filter {
 }
 
 impl Key {
-    fn is_of_service(self) -> bool {
+    fn is_of_service(&self) -> bool {
         matches!(self, Self::Status | Self::Artifact | Self::Version)
     }
 }
@@ -90,6 +93,9 @@ fn condition(text: &str) -> Result<Condition, ReadError> {
         "status" => Key::Status,
         "artifact" => Key::Artifact,
         "version" => Key::Version,
+        key if key.strip_prefix(LABEL).is_some_and(|name| name.parse::<LabelName>().is_ok()) => {
+            Key::Label(key[LABEL.len()..].to_owned())
+        }
         _ => return Err(invalid(&format!("has a key that nodes do not have: use {}", NODE_KEYS.join(", ")))),
     };
     let value = value.trim();
@@ -121,12 +127,14 @@ impl Condition {
 
     fn fits_node(&self, node: &Node) -> bool {
         let Node { description, lost, .. } = node;
-        let text = match self.key {
+        let text = match &self.key {
             Key::Node => description.node.as_str(),
             Key::Zone => description.zone.as_str(),
             Key::Rack => description.rack.as_str(),
             Key::Host => &description.host,
             Key::Agent => &description.agent_version,
+            // Without the label it is not equal to any value.
+            Key::Label(name) => description.labels.get(name).map_or("", String::as_str),
             Key::Lost => return self.holds((self.value == "true") == *lost),
             Key::Status | Key::Artifact | Key::Version => return false,
         };
@@ -174,6 +182,7 @@ mod tests {
             rack: "r1".parse().expect("valid"),
             host: "h".to_owned(),
             agent_version: "0.1.0".to_owned(),
+            labels: [("gpu".to_owned(), "a100".to_owned())].into(),
         };
         let node = Node { description, lost: false, at: Timestamp(0) };
         let status = |status, revision| {
@@ -190,6 +199,10 @@ mod tests {
             ("zone!=b,rack=r1", true),
             ("zone=a,rack!=r1", false),
             ("node=eu-1,host=h,agent=0.1.0,lost=false", true),
+            ("label.gpu=a100", true),
+            ("label.gpu=h100", false),
+            ("label.gpu!=h100,label.disk!=nvme", true),
+            ("label.disk=nvme", false),
             ("lost=true", false),
             ("lost!=true", true),
             ("status=healthy", true),
@@ -215,9 +228,21 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_says_what_can() {
-        for text in
-            ["", "zone", "zone=", "color=red", "lost=maybe", "version=x", "zone<a", "version<", "zone!a", "zone=a,"]
-        {
+        for text in [
+            "",
+            "zone",
+            "zone=",
+            "color=red",
+            "label.=x",
+            "label.gpu<a",
+            "gpu=a100",
+            "lost=maybe",
+            "version=x",
+            "zone<a",
+            "version<",
+            "zone!a",
+            "zone=a,",
+        ] {
             let error = Filter::parse(Some(text)).expect_err(text).to_string();
             assert!(error.contains("where"), "{error}");
         }

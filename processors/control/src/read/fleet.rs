@@ -309,6 +309,7 @@ mod tests {
             rack: "r".parse().expect("valid"),
             host: "h".to_owned(),
             agent_version: "1".to_owned(),
+            labels: Default::default(),
         };
         Node { description, lost, at: Timestamp(0) }
     }

@@ -23,11 +23,11 @@ use longshore_queue::Queue;
 use longshore_replication::{Replication, Retention};
 use longshore_runtime::{Handle, Health, Wire};
 use longshore_schemas::{
-    ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName,
+    ArtifactId, ClaimId, JobId, NodeId, QueueName, RequestId, ServiceName,
     events::Event,
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeQuery, NodeView, Page,
-        ProcessingView, QueueView, RetentionView, ServiceView,
+        ArtifactQuery, ArtifactView, ClaimedJob, FleetView, JobQuery, JobView, NodeHistoryQuery, NodeHistoryView,
+        NodeQuery, NodeView, Page, ProcessingView, QueueView, RetentionView, ServiceView,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
 };
@@ -170,6 +170,10 @@ impl ReadModel for Projections {
 
     fn nodes(&self, query: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
         nodes::list(&self.fleet, query)
+    }
+
+    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
+        nodes::named(&self.fleet, node, query)
     }
 
     async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError> {

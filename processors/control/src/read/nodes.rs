@@ -2,14 +2,14 @@
 
 use longshore_fleet::{
     Fleet,
-    tables::{NODES, Node, SHARDS, STATUSES, Status, node_statuses, seen_at},
+    tables::{NODES, NUMBERS, Node, SHARDS, STATUSES, ShardEvent, Status, What, history, node_statuses, seen_at},
 };
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_runtime::Handle;
 use longshore_schemas::{
-    RegionName, ServiceName,
-    events::shard_key,
-    http::{NodeQuery, NodeServiceView, NodeView, Page},
+    NodeId, RegionName, ServiceName,
+    events::{NodeDescription, shard_key},
+    http::{NodeEvent, NodeEventView, NodeHistoryQuery, NodeHistoryView, NodeQuery, NodeServiceView, NodeView, Page},
     read::ReadError,
 };
 
@@ -72,6 +72,43 @@ fn page(
     Ok(Page { items, next: None })
 }
 
+/// The nodes of this name: one of each region at most.
+pub(super) fn named(
+    handle: &Handle<Fleet>,
+    node: &NodeId,
+    query: &NodeHistoryQuery,
+) -> Result<Vec<NodeHistoryView>, ReadError> {
+    let limit = limit(query.limit)?;
+    let of = |region: &RegionName, shard: u32| -> Result<Option<NodeHistoryView>, StateError> {
+        let held = handle.store_of(&shard_key(region, shard)).hold()?;
+        let state = held.view();
+        let Some(number) = NUMBERS.get(&state, &(region.clone(), shard, node.clone()))? else { return Ok(None) };
+        let row = NODES.expect(&state, &(region.clone(), shard, number))?;
+        let statuses = node_statuses(&state, region, shard, number)?;
+        let (events, is_all) = history(&state, region, shard, number, limit)?;
+        let history = events.into_iter().map(event_view).collect();
+        Ok(Some(NodeHistoryView { node: view(region, row, statuses), history, has_earlier: !is_all }))
+    };
+    let found = shards(handle, query.region.as_ref()).and_then(|shards| {
+        let found = shards.iter().filter_map(|(region, shard)| of(region, *shard).transpose());
+        found.collect::<Result<Vec<_>, _>>()
+    });
+    found.map_err(unavailable)
+}
+
+fn event_view(event: ShardEvent) -> NodeEventView {
+    let ShardEvent { at, what, .. } = event;
+    let event = match what {
+        What::Joined(NodeDescription { zone, rack, host, agent_version, labels, .. }) => {
+            NodeEvent::Joined { zone, rack, host, agent_version, labels }
+        }
+        What::Said(service, status) => NodeEvent::Said(service_view(service, status)),
+        What::Lost => NodeEvent::Lost,
+        What::Returned => NodeEvent::Returned,
+    };
+    NodeEventView { at, event }
+}
+
 /// Nodes that are looked at for one page: a filter that few fit ends with fewer items, and a place to go on from.
 const LOOKED_AT_MAX: usize = 20_000;
 
@@ -128,6 +165,7 @@ fn view(region: &RegionName, node: Node, statuses: Vec<(ServiceName, Status)>) -
         rack: description.rack,
         host: description.host,
         agent_version: description.agent_version,
+        labels: description.labels,
         lost,
         seen_at,
         services: statuses.into_iter().map(|(service, status)| service_view(service, status)).collect(),

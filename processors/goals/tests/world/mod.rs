@@ -96,6 +96,7 @@ impl World {
             rack: id("rack"),
             host: name.to_owned(),
             agent_version: "1".to_owned(),
+            labels: Default::default(),
         };
         self.report(&region, &node, |report| report.seen.push(description));
         self.nodes.insert(node, Node { region, zone, stalled: false, services: BTreeMap::new() });

@@ -82,7 +82,7 @@ async fn what_the_api_writes_is_signed() {
     let partition = topics::partition_of(b"web", topics::GOAL_REQUESTS.partitions);
     let records = world.all(&TopicPartition::new(topics::GOAL_REQUESTS.name, partition)).await;
     let [StoredRecord { record, .. }] = records.as_slice() else { panic!("one request: {records:?}") };
-    let known = KnownKeys::new([world.api.shared.request_key.clone()]);
+    let known = KnownKeys::new([world.api.shared.request_keys.own().clone()]);
     let auth = record.headers.iter().filter(|(name, _)| name == AUTH).map(|(_, value)| value.as_ref());
     let value = record.value.as_deref().expect("a request");
     let signed = |topic| Signed { topic, key: &record.key, value };

@@ -6,6 +6,7 @@ mod bad_input;
 mod files;
 mod imports;
 mod looking_after;
+mod nodes;
 mod registry;
 mod roles;
 mod serving;

@@ -16,6 +16,7 @@ fn filled(path: &str) -> String {
         ("{queue}", "default"),
         ("{service}", "web"),
         ("{artifact}", &artifact),
+        ("{node}", "n1"),
         ("{topic}", "nothing"),
         ("{partition}", "0"),
         ("{processor}", "queue"),

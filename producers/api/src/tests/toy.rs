@@ -10,14 +10,15 @@ use std::{
 use async_trait::async_trait;
 use longshore_log::{Log, ReadLimit, TopicPartition};
 use longshore_schemas::{
-    ArtifactId, ClaimId, JobId, QueueName, RequestId, ServiceName, Timestamp, codec,
+    ArtifactId, ClaimId, JobId, NodeId, QueueName, RequestId, ServiceName, Timestamp, codec,
     events::{
         ArtifactRequest, AttemptOutcome, BuildRequest, GoalRequest, GoalVersion, ImportRequested, Refusal, RefusalCode,
         Request, RolloutPlan,
     },
     http::{
-        ArtifactQuery, ArtifactView, ClaimedJob, JobFailure, JobQuery, JobStatus, JobView, NodeQuery, NodeView, Page,
-        ProcessingView, QueueView, RevisionView, RolloutStatus, ServiceView, Source,
+        ArtifactQuery, ArtifactView, ClaimedJob, JobFailure, JobQuery, JobStatus, JobView, NodeHistoryQuery,
+        NodeHistoryView, NodeQuery, NodeView, Page, ProcessingView, QueueView, RevisionView, RolloutStatus,
+        ServiceView, Source,
     },
     read::{Outcome, ReadError, ReadModel, RequestPartition, RequestPosition},
     topics,
@@ -30,6 +31,7 @@ pub(super) struct State {
     by_request: BTreeMap<RequestId, JobId>,
     pub artifacts: Vec<ArtifactView>,
     pub services: BTreeMap<ServiceName, ServiceView>,
+    pub nodes: Vec<NodeHistoryView>,
     /// No request gets processed.
     pub stuck: bool,
     /// Reading the queues panics.
@@ -228,6 +230,13 @@ impl ReadModel for Toy {
 
     fn nodes(&self, _: &NodeQuery) -> Result<Page<NodeView>, ReadError> {
         Ok(page(Vec::new()))
+    }
+
+    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
+        let is_meant = |view: &&NodeHistoryView| {
+            view.node.node == *node && query.region.as_ref().is_none_or(|region| view.node.region == *region)
+        };
+        Ok(self.state().nodes.iter().filter(is_meant).cloned().collect())
     }
 
     async fn outcome(&self, at: &RequestPosition, _: Duration) -> Result<Outcome, ReadError> {

@@ -16,12 +16,12 @@ use longshore_log::{
 use longshore_s3::{Bucket, BucketConfig, embedded};
 use longshore_schemas::{
     ArtifactId, JobId, WorkerId,
-    auth::{RequestKey, Sender},
     events::{ArtifactSource, ArtifactSummary, BuildSpec, ReplicaStatus},
     http::{ArtifactStatus, ArtifactView, CheckView, JobStatus, JobView, Problem, ReplicaView, Role, Source},
     topics,
 };
 use longshore_service::{
+    request_keys::RequestKeys,
     signed::Signer,
     tokens::{Tokens, generate},
 };
@@ -60,6 +60,15 @@ impl Checks for Well {
     }
 }
 
+/// Those of the control nodes and of both regions.
+pub(super) fn request_keys() -> RequestKeys {
+    RequestKeys::of_one_secret(&[7; 32], &["eu", "us"].map(|name| name.parse().expect("a region")))
+}
+
+pub(super) fn goal_key() -> Arc<SigningKey> {
+    Arc::new(SigningKey::from_seed(&[8; 32]))
+}
+
 pub(super) struct Answered {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -90,7 +99,8 @@ impl World {
             regions: vec!["eu".parse().expect("a region"), "us".parse().expect("a region")],
             tokens: list,
             signer: Signer::new([7; 32]),
-            request_key: RequestKey::new(Sender::Control, &[7; 32]),
+            request_keys: request_keys(),
+            goal_key: goal_key(),
             provenance_key: Arc::new(SigningKey::from_seed(&[7; 32])),
             announced_lasts: Duration::from_secs(60 * 60),
             limits,

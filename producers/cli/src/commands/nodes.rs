@@ -25,7 +25,7 @@ pub(super) async fn list(context: &Context, args: NodesArgs) -> Result<(), Error
 }
 
 /// A row for each service of each node; only those of one service, if that was asked for.
-fn table(nodes: &[NodeView], service: Option<&ServiceName>, now: Timestamp) -> String {
+pub(super) fn table(nodes: &[NodeView], service: Option<&ServiceName>, now: Timestamp) -> String {
     if nodes.is_empty() {
         return match service {
             Some(service) => format!("no node runs {service}; `longshore status {service}` says what is wanted"),

@@ -13,7 +13,7 @@ use longshore_schemas::{
     codec::{self, Message, SCHEMAS},
     events::{
         ArtifactFact, ArtifactRequest, BuildFact, BuildLog, BuildRequest, DeadLetter, Fact, FleetFact, FleetReport,
-        GoalFact, GoalRequest, GoalState, PackHint, Request, WorkerSignal,
+        GoalFact, GoalRequest, GoalState, NodeAnswer, NodeQuery, PackHint, Request, WorkerSignal,
     },
 };
 
@@ -50,6 +50,8 @@ impl Subject for Events {
             "worker-signals" => check::<Request<WorkerSignal>>(input),
             "build-logs" => check::<Request<BuildLog>>(input),
             "pack-hints" => check::<Request<PackHint>>(input),
+            "node-queries" => check::<Request<NodeQuery>>(input),
+            "node-answers" => check::<Request<NodeAnswer>>(input),
             "dead-letters" => check::<DeadLetter>(input),
             topic => Err(format!("add topic {topic} to this target")),
         }

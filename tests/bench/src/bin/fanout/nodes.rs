@@ -207,6 +207,7 @@ impl Node {
             host: "127.0.0.1".to_owned(),
             swarm_port: 4_000,
             agent_version: "0.1.0".to_owned(),
+            labels: Default::default(),
             boot: 1,
             goals: self.held.clone(),
         })

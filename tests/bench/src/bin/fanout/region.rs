@@ -23,7 +23,7 @@ use longshore_schemas::{
     events::{Cohort, Event, GoalState, GoalVersion, RegionalGoal, Request, RunSpec, Target},
     topics,
 };
-use longshore_signing::{SigningKey, goal};
+use longshore_signing::{SigningKey, goal::GOAL, record};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -115,8 +115,8 @@ async fn publish(log: &Arc<LocalLog>, key: &SigningKey, version: u64) -> Result<
     let (id, name) = (format!("goal-{version}").parse()?, event.key());
     let request = Request { id, at: Timestamp(0), actor: "goals".to_owned(), trace: None, report: None, event };
     let value = codec::encode(&request)?;
-    let signature = goal::sign(&value, key);
-    let record = Record::new(name, value).with_header(goal::SIGNATURE, signature);
+    let signature = record::sign(&GOAL, &value, key);
+    let record = Record::new(name, value).with_header(record::SIGNATURE, signature);
     log.append(topics::GOAL_STATE.name, vec![record]).await?;
     Ok(())
 }

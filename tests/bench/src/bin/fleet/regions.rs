@@ -75,6 +75,7 @@ impl Shard {
                 rack: format!("rack-{}", index / NODES_PER_RACK).parse()?,
                 host: format!("{node}.{}.example", self.region),
                 agent_version: "0.1.0".to_owned(),
+                labels: Default::default(),
             })
         };
         let descriptions = self.nodes.iter().enumerate().map(description).collect::<Result<Vec<_>>>()?;
