@@ -30,7 +30,9 @@ rights() {
       echo "--operation Write --operation Describe --transactional-id $PREFIX --resource-pattern-type prefixed"
       ;;
     region)
-      echo "--operation Read --topic $PREFIX --resource-pattern-type prefixed"
+      echo "--operation Describe --topic $PREFIX --resource-pattern-type prefixed"
+      # Not what other regions' nodes answer, nor what people ask of processors.
+      echo "--operation Read --topic ${PREFIX}goal-state --topic ${PREFIX}artifacts --topic ${PREFIX}pack-hints --topic ${PREFIX}fleet-reports --topic ${PREFIX}node-queries"
       echo "--operation Read --group $PREFIX --resource-pattern-type prefixed"
       echo "--operation Write --topic ${PREFIX}artifact-requests --topic ${PREFIX}fleet-reports --topic ${PREFIX}node-answers"
       ;;

@@ -458,10 +458,13 @@ pub struct NodeView {
 pub struct NodeHistoryView {
     #[serde(flatten)]
     pub node: NodeView,
-    /// The newest first.
+    /// The newest first. Of how it was described, the last one alone.
     pub history: Vec<NodeEventView>,
-    /// Whether more happened before: the log has it.
-    pub has_earlier: bool,
+    /// Whether there is more, for a larger `limit`.
+    pub has_more: bool,
+    /// What was before this is in the log alone; None: nothing was.
+    #[serde(with = "rfc3339::option")]
+    pub remembered_since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -475,8 +478,8 @@ pub struct NodeEventView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum NodeEvent {
-    /// Or described anew.
-    Joined {
+    /// It joined, or said otherwise what it is.
+    Described {
         zone: ZoneName,
         rack: RackName,
         host: String,

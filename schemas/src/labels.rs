@@ -6,6 +6,8 @@ use crate::{LabelName, events::StringMap};
 pub const LABELS_MAX: usize = 32;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 128;
+/// Of one node's names and values together, in bytes: hundreds of nodes are described in one record.
+pub const BYTES_MAX: usize = 1_024;
 
 const VALUE_RULE: &str = "use 1 to 128 printable ASCII characters without spaces and commas";
 
@@ -20,6 +22,10 @@ pub fn parse(text: &str) -> Result<(String, String), String> {
 pub fn check(labels: &StringMap) -> Result<(), String> {
     if labels.len() > LABELS_MAX {
         return Err(format!("{} labels are too many: a node has at most {LABELS_MAX}", labels.len()));
+    }
+    let bytes: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > BYTES_MAX {
+        return Err(format!("the labels have {bytes} bytes together: a node's have at most {BYTES_MAX}"));
     }
     labels.iter().try_for_each(|(name, value)| check_one(name, value))
 }
@@ -47,5 +53,7 @@ mod tests {
         let many = |count: usize| (0..count).map(|n| (format!("l{n}"), "v".to_owned())).collect();
         assert_eq!(check(&many(LABELS_MAX)), Ok(()));
         check(&many(LABELS_MAX + 1)).expect_err("too many");
+        let long = (0..9).map(|n| (format!("l{n}"), "v".repeat(VALUE_BYTES_MAX))).collect();
+        assert!(check(&long).expect_err("too long").contains("1024"));
     }
 }

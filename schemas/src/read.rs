@@ -92,8 +92,8 @@ pub trait ReadModel: Send + Sync + 'static {
     fn services(&self) -> Result<Vec<ServiceView>, ReadError>;
     fn service(&self, service: &ServiceName) -> Result<Option<ServiceView>, ReadError>;
     fn nodes(&self, query: &NodeQuery) -> Result<Page<NodeView>, ReadError>;
-    /// The nodes of this name, of which each region may have one, and what happened to each.
-    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError>;
+    /// The nodes of this name, of which each region may have one, and what happened to each: nothing of it, if the limit is 0.
+    async fn node(self: Arc<Self>, node: NodeId, query: NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError>;
 
     /// Waits until the request at this position was processed and applied here, or the time is over.
     async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError>;

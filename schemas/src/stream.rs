@@ -121,6 +121,9 @@ pub struct Hello {
     /// As [`crate::labels`] has them.
     #[serde(default)]
     pub labels: StringMap,
+    /// Whether it knows [`FromRegion::Query`].
+    #[serde(default)]
+    pub answers_queries: bool,
     /// The versions of the goals that the node holds.
     pub goals: BTreeMap<ServiceName, GoalVersion>,
 }

@@ -341,6 +341,7 @@ impl Connector {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: identity.boot,
             labels: identity.labels.clone(),
+            answers_queries: true,
             goals: self.goals.versions(),
         }
     }

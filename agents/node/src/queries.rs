@@ -1,11 +1,12 @@
 //! Answers what people ask of this node, through its region: what a service says.
 //!
-//! Whoever asks must show that a control node lets them: a query is signed as goals are, and names this node. One is answered at a time; it
-//! takes nothing from the services but the reading of a file.
+//! Whoever asks must show that a control node lets them: a query is signed as goals are, names this node, and is of now. It takes nothing from
+//! the services but the reading of a file.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use longshore_schemas::{
@@ -14,10 +15,15 @@ use longshore_schemas::{
     events::{LOG_TAIL_BYTES_MAX, LogWanted, NodeQuery, Request},
     stream::{Answer, FromNode},
 };
+use longshore_signing::query::QUERY;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{Error, Folders, shim::Shim, trust::Trust};
 
+/// Queries that are answered at once; others are dropped, and asked again by whoever waits.
+const AT_ONCE: usize = 4;
+/// How old a query may be, or how far ahead of this machine's clock: one that was kept says nothing of what its sender wants now.
+const AGE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Queries that are remembered, so that none is answered twice.
 const REMEMBERED: usize = 64;
 
@@ -29,22 +35,30 @@ struct Shared {
     node: NodeId,
     folders: Folders,
     trust: Trust,
-    one: Semaphore,
+    turns: Arc<Semaphore>,
     answered: Mutex<VecDeque<RequestId>>,
 }
 
 impl Queries {
     pub fn new(node: NodeId, folders: Folders, trust: Trust) -> Self {
-        let (one, answered) = (Semaphore::new(1), Mutex::default());
-        Self(Arc::new(Shared { node, folders, trust, one, answered }))
+        let (turns, answered) = (Arc::new(Semaphore::new(AT_ONCE)), Mutex::default());
+        Self(Arc::new(Shared { node, folders, trust, turns, answered }))
     }
 
     /// The answer goes to the region once it is there; of what is not believed, there is none.
     pub fn take(&self, envelope: Envelope, region: RegionName, to_region: mpsc::Sender<FromNode>) {
         let shared = self.0.clone();
+        let is_small = envelope.payload.len() <= QUERY.envelope_bytes_max();
+        let Ok(turn) = shared.turns.clone().try_acquire_owned() else {
+            tracing::warn!("more queries at once than this node answers");
+            return;
+        };
+        if !is_small {
+            tracing::warn!(bytes = envelope.payload.len(), "a query is too large");
+            return;
+        }
         tokio::spawn(async move {
-            // It is never closed.
-            let Ok(_one) = shared.one.acquire().await else { return };
+            let _turn = turn;
             let work = shared.clone();
             let answered = tokio::task::spawn_blocking(move || work.answer(&envelope, &region)).await;
             match answered {
@@ -61,12 +75,17 @@ impl Queries {
 
 impl Shared {
     fn answer(&self, envelope: &Envelope, region: &RegionName) -> Result<(RequestId, Answer), Error> {
-        let Request { id, actor, event: NodeQuery::LogWanted(wanted), .. } = self.trust.query(envelope)?;
+        let Request { id, at, actor, event: NodeQuery::LogWanted(wanted), .. } = self.trust.query(envelope)?;
         if wanted.node != self.node || wanted.region != *region {
             return Err(Error::Refused(format!("it is for node {} of region {}", wanted.node, wanted.region)));
         }
         if !self.is_first(&id) {
             return Err(Error::Refused(format!("query {id} was answered before")));
+        }
+        let now = longshore_service::now();
+        if now.since(at).max(at.since(now)) > AGE_MAX {
+            let reason = format!("the query is of {at}, and the clock of node {} says {now}", self.node);
+            return Ok((id, Answer::None(reason)));
         }
         tracing::info!(actor, service = %wanted.service, bytes = wanted.bytes, "a service's log is read");
         Ok((id, self.tail(&wanted)))

@@ -189,10 +189,11 @@ impl Service {
         let Some(current) = self.state.content().current.clone() else { return (NodeStatus::Healthy, None) };
         let check = &current.run.health;
         let interval = Duration::from_millis(check.interval_ms.into()).clamp(LOOK, ASK_MAX);
-        let ask = self.asked_at.is_none_or(|at| at.elapsed() >= interval);
+        let now = Instant::now();
+        let ask = is_due(self.asked_at, interval, now);
         let seen = self.prober(&current).look(ask).await;
         if ask {
-            self.asked_at = Some(Instant::now());
+            self.asked_at = Some(now);
         }
         if self.watch.see(&seen, check, self.watch_began.elapsed()) {
             let (condition, reason) = (self.watch.condition(), self.watch.reason());
@@ -256,6 +257,11 @@ impl Service {
     }
 }
 
+/// Whether to ask at this look: the looks are not exactly as far apart as they should be.
+fn is_due(asked_at: Option<Instant>, interval: Duration, now: Instant) -> bool {
+    asked_at.is_none_or(|at| now.saturating_duration_since(at) + LOOK / 2 >= interval)
+}
+
 /// When all settled services are looked at next: together, so that an idle machine wakes up once for all of them.
 fn next_look(began: Instant, now: Instant) -> Instant {
     let looks = now.saturating_duration_since(began).as_millis() / LOOK.as_millis();
@@ -288,6 +294,15 @@ mod tests {
     fn services_are_looked_at_together_and_each_second() {
         let began = Instant::now();
         let ms = Duration::from_millis;
+        for (asked, interval, now, due) in [
+            (0, 1_000, 990, true),
+            (10, 1_000, 1_001, true),
+            (0, 1_000, 100, false),
+            (0, 3_000, 2_001, false),
+            (0, 3_000, 2_999, true),
+        ] {
+            assert_eq!(is_due(Some(began + ms(asked)), ms(interval), began + ms(now)), due, "{interval} at {now}");
+        }
         for (now, next) in [(0, 1_000), (1, 1_000), (999, 1_000), (1_000, 2_000), (86_400_500, 86_401_000)] {
             assert_eq!(next_look(began, began + ms(now)) - began, ms(next), "at {now}");
         }

@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,8 @@ use dashmap::DashMap;
 use longshore_identity::{Distrust, Handshaken, Peer};
 use longshore_schemas::{
     NodeId, RegionName, RequestId,
-    stream::{Answer, FromRegion},
+    envelope::Envelope,
+    stream::{Answer, FromRegion, Hello},
 };
 use longshore_service::{
     limits::{Full, Gate, Pass},
@@ -28,6 +29,7 @@ use longshore_swarm_policy::tracker::Event;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -36,7 +38,7 @@ use crate::{
     goals::GoalBoard,
     identity::Identity,
     mender::Words,
-    queries::Answered,
+    queries::{Answered, Awaited, QUERIES},
     reports::Reports,
     roots::Roots,
     session::{self, SessionError},
@@ -71,6 +73,7 @@ pub(crate) struct Sessions {
     /// Where it is said that packs are damaged.
     pub(crate) damaged: Words,
     answers: mpsc::Sender<Answered>,
+    awaited: Mutex<Awaited>,
     connections: Gate,
     strangers: Gate,
     connected: DashMap<NodeId, Connected>,
@@ -110,6 +113,7 @@ impl Instances {
 struct Connected {
     session: u64,
     outbound: Outbound,
+    answers_queries: bool,
     end: CancellationToken,
 }
 
@@ -133,6 +137,7 @@ impl Sessions {
             tracker,
             damaged,
             answers,
+            awaited: Mutex::default(),
             connections: Gate::of(&CONNECTIONS, config.limits.connections_max, config.region.as_str()),
             strangers: Gate::of(&STRANGERS, STRANGERS.default as usize, config.region.as_str()),
             connected: DashMap::new(),
@@ -172,13 +177,16 @@ impl Sessions {
     }
 
     /// Makes this the node's session and ends an earlier one. Its number names it.
-    pub(crate) fn enter(&self, node: &NodeId, outbound: Outbound, end: CancellationToken) -> u64 {
+    pub(crate) fn enter(&self, hello: &Hello, outbound: Outbound, end: CancellationToken) -> u64 {
+        let (node, answers_queries) = (&hello.node, hello.answers_queries);
         let session = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
         // Of nodes that are long gone nothing needs to be known.
         if self.instances.len() > self.remembered_max {
             self.instances.retain(|node, _| self.connected.contains_key(node));
         }
-        if let Some(earlier) = self.connected.insert(node.clone(), Connected { session, outbound, end }) {
+        if let Some(earlier) =
+            self.connected.insert(node.clone(), Connected { session, outbound, answers_queries, end })
+        {
             earlier.end.cancel();
         }
         session
@@ -195,9 +203,22 @@ impl Sessions {
         connected.inspect(|connected| connected.end.cancel()).is_some()
     }
 
-    /// Never waits: while the log takes no answers, those of nodes are dropped.
-    pub(crate) fn answered(&self, node: NodeId, query: RequestId, answer: Answer) {
-        if self.answers.try_send((node, query, answer)).is_err() {
+    /// Whether the node can be asked; None if it is not here.
+    pub(crate) fn answers_queries(&self, node: &NodeId) -> Option<bool> {
+        self.connected.get(node).map(|connected| connected.answers_queries)
+    }
+
+    pub(crate) fn ask(&self, query: RequestId, node: &NodeId, envelope: Envelope) {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).ask(query, node.clone(), Instant::now());
+        self.tell(node, FromRegion::Query(envelope));
+    }
+
+    /// Only what was asked of this node counts. Never waits: while the log takes no answers, they are dropped.
+    pub(crate) fn answered(&self, node: &NodeId, query: RequestId, answer: Answer) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if !awaited.is_answered(&query, node, Instant::now()) {
+            QUERIES.count(["not asked"], 1);
+        } else if self.answers.try_send((query, answer)).is_err() {
             ANSWERS.refused();
         }
     }

@@ -29,6 +29,8 @@ use crate::Error;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// What is appended at once.
+const PART_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 static REPORTS: LazyLock<Counters<1>> =
     LazyLock::new(|| Counters::new("longshore_region_reports", "Reports written to the log", ["topic"]));
@@ -131,7 +133,23 @@ impl Outbox {
         }
     }
 
+    /// In parts that a log takes at once, one after the other.
     async fn append(&self, topic: &str, records: Vec<Record>, shutdown: &CancellationToken) -> bool {
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for record in records {
+            if bytes + record.bytes() > PART_BYTES_MAX && !part.is_empty() {
+                bytes = 0;
+                if !self.append_part(topic, std::mem::take(&mut part), shutdown).await {
+                    return false;
+                }
+            }
+            bytes += record.bytes();
+            part.push(record);
+        }
+        part.is_empty() || self.append_part(topic, part, shutdown).await
+    }
+
+    async fn append_part(&self, topic: &str, records: Vec<Record>, shutdown: &CancellationToken) -> bool {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             // Some may be there after an error: they are sent again with the same places, and dropped as seen.

@@ -17,8 +17,8 @@ use longshore_log::{Log, ReadLimit, Reader, StoredRecord, TopicPartition};
 use longshore_schemas::{
     NodeId, RegionName, RequestId,
     envelope::Envelope,
-    events::{LogRead, NodeAnswer, NodeQuery, NotAnswered, Request},
-    stream::{Answer, FromRegion},
+    events::{LOG_TAIL_BYTES_MAX, LogRead, NodeAnswer, NodeQuery, NotAnswered, Request},
+    stream::Answer,
     topics,
 };
 use longshore_service::metrics::Counters;
@@ -38,15 +38,18 @@ const READ: ReadLimit = ReadLimit { records: 64, bytes: 256 * 1024 };
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Queries whose answers are awaited; the oldest give way.
 const AWAITED_MAX: usize = 256;
+/// A byte that is no text is three of them as text.
+const TEXT_BYTES_MAX: usize = 3 * LOG_TAIL_BYTES_MAX as usize;
+const REASON_CHARS_MAX: usize = 300;
 /// Answers on their way to the log, of up to half a megabyte each; others are dropped.
 pub(crate) const ANSWERS_MAX: usize = 16;
 
-static QUERIES: LazyLock<Counters<1>> = LazyLock::new(|| {
+pub(crate) static QUERIES: LazyLock<Counters<1>> = LazyLock::new(|| {
     Counters::new("longshore_region_queries", "Queries to nodes of this region, by what became of them", ["outcome"])
 });
 
-/// A node's answer to a query.
-pub(crate) type Answered = (NodeId, RequestId, Answer);
+/// What the node that was asked answers to a query.
+pub(crate) type Answered = (RequestId, Answer);
 
 /// See the module.
 pub(crate) struct Queries {
@@ -56,7 +59,6 @@ pub(crate) struct Queries {
     outbox: Arc<Outbox>,
     sessions: Arc<Sessions>,
     answers: mpsc::Receiver<Answered>,
-    awaited: Awaited,
     /// None: to be opened, at the end of what is there then.
     reader: Option<Box<dyn Reader>>,
 }
@@ -71,7 +73,7 @@ impl Queries {
         answers: mpsc::Receiver<Answered>,
     ) -> Result<Self, Error> {
         let (region, reader) = (sessions.region.clone(), Some(open(&*log).await?));
-        Ok(Self { region, log, trusted, outbox, sessions, answers, awaited: Awaited::default(), reader })
+        Ok(Self { region, log, trusted, outbox, sessions, answers, reader })
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
@@ -94,7 +96,7 @@ impl Queries {
                 records = reader.read(READ) => for stored in &records? {
                     self.take(stored).await;
                 },
-                Some((node, query, answer)) = self.answers.recv() => self.answered(&node, query, answer).await,
+                Some((query, answer)) = self.answers.recv() => self.answer(query, answer).await,
             }
         }
     }
@@ -117,10 +119,14 @@ impl Queries {
             return;
         }
         let node = wanted.node;
-        if self.sessions.is_connected(&node) {
+        if let Some(may_ask) = self.sessions.answers_queries(&node) {
             tracing::info!(%node, service = %wanted.service, actor = request.actor, "a service's log is asked for");
-            self.awaited.ask(request.id, node.clone(), Instant::now());
-            self.sessions.tell(&node, FromRegion::Query(envelope));
+            if may_ask {
+                self.sessions.ask(request.id, &node, envelope);
+            } else {
+                let reason = format!("the agent of node {node} is too old to answer: replace it by a newer one");
+                self.answer(request.id, Answer::None(reason)).await;
+            }
             return;
         }
         let reports = &self.sessions.reports;
@@ -138,23 +144,27 @@ impl Queries {
         Ok((request, envelope))
     }
 
-    async fn answered(&mut self, node: &NodeId, query: RequestId, answer: Answer) {
-        if self.awaited.is_answered(&query, node, Instant::now()) {
-            self.answer(query, answer).await;
-        } else {
-            QUERIES.count(["not asked"], 1);
-            tracing::info!(%node, %query, "node answers what it was not asked, or too late");
-        }
-    }
-
     async fn answer(&mut self, query: RequestId, answer: Answer) {
         let region = self.region.clone();
-        let (outcome, event) = match answer {
+        let (outcome, event) = match bounded(answer) {
             Answer::Log(text) => ("answered", NodeAnswer::from(LogRead { query, region, text })),
             Answer::None(reason) => ("not answered", NotAnswered { query, region, reason }.into()),
         };
         let sent = self.outbox.send_once(event).await;
         QUERIES.count([if sent { outcome } else { "not sent" }], 1);
+    }
+}
+
+/// Nobody need read more than was asked for, nor what is no text.
+fn bounded(answer: Answer) -> Answer {
+    match answer {
+        Answer::Log(text) if text.len() > TEXT_BYTES_MAX => {
+            Answer::None(format!("the node answers with {} bytes, which is too much", text.len()))
+        }
+        Answer::Log(text) => Answer::Log(text),
+        Answer::None(reason) => {
+            Answer::None(reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect())
+        }
     }
 }
 
@@ -172,10 +182,10 @@ async fn open(log: &dyn Log) -> Result<Box<dyn Reader>, longshore_log::Error> {
 
 /// Which node has been asked what: nothing else is taken from it as an answer.
 #[derive(Default)]
-struct Awaited(BTreeMap<RequestId, (NodeId, Instant)>);
+pub(crate) struct Awaited(BTreeMap<RequestId, (NodeId, Instant)>);
 
 impl Awaited {
-    fn ask(&mut self, query: RequestId, node: NodeId, now: Instant) {
+    pub(crate) fn ask(&mut self, query: RequestId, node: NodeId, now: Instant) {
         self.0.retain(|_, (_, asked)| *asked + ANSWER_WAIT > now);
         if self.0.len() >= AWAITED_MAX {
             let oldest = self.0.iter().min_by_key(|(_, (_, asked))| *asked).map(|(query, _)| query.clone());
@@ -185,7 +195,7 @@ impl Awaited {
     }
 
     /// Whether this answer is the node's to give, and comes in time. The next one is not.
-    fn is_answered(&mut self, query: &RequestId, node: &NodeId, now: Instant) -> bool {
+    pub(crate) fn is_answered(&mut self, query: &RequestId, node: &NodeId, now: Instant) -> bool {
         let is_its = self.0.get(query).is_some_and(|(asked, at)| asked == node && *at + ANSWER_WAIT > now);
         if is_its {
             self.0.remove(query);
@@ -209,6 +219,10 @@ mod tests {
         assert!(!awaited.is_answered(&query, &node, now), "once");
         awaited.ask(query.clone(), node.clone(), now);
         assert!(!awaited.is_answered(&query, &node, now + ANSWER_WAIT), "too late");
+        let long = Answer::None("\u{1b}[2J".repeat(1_000));
+        let Answer::None(reason) = bounded(long) else { panic!("no reason") };
+        assert!(reason.len() == REASON_CHARS_MAX && !reason.contains('\u{1b}'), "{reason}");
+        assert!(matches!(bounded(Answer::Log("x".repeat(TEXT_BYTES_MAX + 1))), Answer::None(_)));
         for number in 0..AWAITED_MAX * 2 {
             awaited.ask(format!("q-{number}").parse().expect("valid"), node.clone(), now + ANSWER_WAIT);
         }

@@ -130,7 +130,7 @@ async fn converse(
 ) -> Result<(), SessionError> {
     let node = hello.node.clone();
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
-    let session = sessions.enter(&node, outbound.clone(), end.clone());
+    let session = sessions.enter(hello, outbound.clone(), end.clone());
     tracing::info!(%node, session, host = hello.host, boot = hello.boot, "node connected");
     let result = tokio::select! {
         result = read_all(incoming, hello, peer, sessions, &outbound) => result,
@@ -330,7 +330,7 @@ async fn take(message: FromNode, node: &NodeId, sessions: &Sessions, outbound: &
             Ok(())
         }
         FromNode::Answer { query, answer } => {
-            sessions.answered(node, query, answer);
+            sessions.answered(&node, query, answer);
             Ok(())
         }
         FromNode::Done { artifact } => track(sessions, Event::Done { node, artifact }).await,

@@ -32,7 +32,7 @@ fn node_joined(state: &mut dyn StoreMut, fact: &NodeJoined, at: Timestamp) -> Ap
     let key = (fact.region.clone(), fact.shard, fact.number);
     let before = NODES.get(state.as_store(), &key)?;
     let lost = before.as_ref().is_some_and(|node| node.lost);
-    let after = Node { description: fact.description.clone(), lost, at };
+    let after = Node { description: fact.description.clone(), lost, at, described_at: at };
     if before.is_none() {
         let shard_key = (fact.region.clone(), fact.shard);
         let mut shard = SHARDS.get(state.as_store(), &shard_key)?.unwrap_or_default();
@@ -44,9 +44,7 @@ fn node_joined(state: &mut dyn StoreMut, fact: &NodeJoined, at: Timestamp) -> Ap
     NODES.put(state, &key, &after)?;
     let mut cohorts = Cohorts::load(state, &fact.region, fact.shard)?;
     cohorts.node_changed(state, fact.number, before.as_ref(), &after)?;
-    cohorts.store(state)?;
-    let (nodes, what) = ([fact.number].into_iter().collect(), What::Joined(after.description));
-    remember(state, &fact.region, fact.shard, &ShardEvent { at, nodes, what })
+    cohorts.store(state)
 }
 
 /// As the last event of the shard; the oldest goes where there are too many.
@@ -107,7 +105,7 @@ fn set_lost(
             continue;
         }
         row.lost = if lost { row.lost + 1 } else { row.lost.saturating_sub(1) };
-        let after = Node { lost, at, description: before.description.clone() };
+        let after = Node { lost, at, ..before.clone() };
         NODES.put(state, &key, &after)?;
         cohorts.node_changed(state, number, Some(&before), &after)?;
     }

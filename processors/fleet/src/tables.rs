@@ -54,8 +54,6 @@ pub struct ShardEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
-    /// Or described anew.
-    Joined(NodeDescription),
     Said(ServiceName, Status),
     Lost,
     Returned,
@@ -67,6 +65,8 @@ pub struct Node {
     pub lost: bool,
     /// When it joined, was described anew, was lost or returned. Its statuses carry times of their own, see [`seen_at`].
     pub at: Timestamp,
+    /// When it joined or was described anew.
+    pub described_at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,28 +143,44 @@ pub fn services(state: &dyn Store, region: &RegionName, shard: u32) -> Result<Ve
     Ok(services)
 }
 
-/// What happened to a node, the newest first, of so many events at most; and whether that is all that ever happened to it.
+/// What is remembered of a node.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The newest first.
+    pub events: Vec<ShardEvent>,
+    /// Whether more is remembered.
+    pub has_more: bool,
+    /// What was before this is forgotten; None: nothing is.
+    pub remembered_since: Option<Timestamp>,
+}
+
+/// What happened to a node since it was described, of so many events at most.
 pub fn history(
     state: &dyn Store,
     region: &RegionName,
     shard: u32,
     number: u32,
     limit: usize,
-) -> Result<(Vec<ShardEvent>, bool), StateError> {
-    let mut events = Vec::new();
-    let mut is_all = SHARDS.get(state, &(region.clone(), shard))?.unwrap_or_default().events <= SHARD_EVENTS_MAX;
+) -> Result<History, StateError> {
+    let mut history = History::default();
     let range = Range::prefix(&(region.clone(), shard));
+    if SHARDS.get(state, &(region.clone(), shard))?.unwrap_or_default().events > SHARD_EVENTS_MAX {
+        history.remembered_since = EVENTS.first(state, &range, Order::Ascending)?.map(|(_, event)| event.at);
+    }
+    if limit == 0 {
+        return Ok(history);
+    }
     EVENTS.scan(state, &range, Order::Descending, |_, event| {
         if event.nodes.contains(number) {
-            if events.len() == limit {
-                is_all = false;
+            history.has_more = history.events.len() == limit;
+            if history.has_more {
                 return ControlFlow::Break(());
             }
-            events.push(event);
+            history.events.push(event);
         }
         ControlFlow::Continue(())
     })?;
-    Ok((events, is_all))
+    Ok(history)
 }
 
 /// When anything was last recorded of a node.

@@ -147,17 +147,16 @@ fn reports_that_cannot_be_are_refused_with_a_reason() {
     }
 }
 
-/// What is remembered of a node, the newest first, as short text.
-fn remembered(driver: &Driver<Fleet>, node: &str, limit: usize) -> (Vec<String>, bool) {
+/// What is remembered of a node, the newest first, as short text; whether there is more, and whether there was.
+fn remembered(driver: &Driver<Fleet>, node: &str, limit: usize) -> (Vec<String>, bool, bool) {
     let number = tables::NUMBERS.expect(driver.state(), &(id("eu"), 0, id(node))).expect("it joined");
-    let (events, is_all) = tables::history(driver.state(), &id("eu"), 0, number, limit).expect("readable");
-    let texts = events.into_iter().map(|event| match event.what {
-        tables::What::Joined(description) => format!("joined in {} {:?}", description.zone, description.labels),
+    let history = tables::history(driver.state(), &id("eu"), 0, number, limit).expect("readable");
+    let texts = history.events.into_iter().map(|event| match event.what {
         tables::What::Said(service, status) => format!("{service} {} {:?}", status.version, status.status),
         tables::What::Lost => "lost".to_owned(),
         tables::What::Returned => "returned".to_owned(),
     });
-    (texts.collect(), is_all)
+    (texts.collect(), history.has_more, history.remembered_since.is_some())
 }
 
 #[test]
@@ -166,29 +165,31 @@ fn what_happened_to_a_node_is_remembered_up_to_a_bound() {
     driver.request(joined(&["n1", "n2"]));
     driver.request(says(&["n1", "n2"], version(1, 1), 1, NodeStatus::Healthy));
     driver.request(RegionReported { lost: vec![id("n2")], ..report(0) });
-    let labels: longshore_schemas::events::StringMap = [("gpu".to_owned(), "a100".to_owned())].into();
-    let described = NodeDescription { labels: labels.clone(), ..description("n2", "a") };
+    driver.advance(Duration::from_secs(1));
+    let labels = [("gpu".to_owned(), "a100".to_owned())].into();
+    let described = NodeDescription { labels, ..description("n2", "a") };
     driver.request(RegionReported { seen: vec![described.clone()], ..report(0) });
-    let none = "joined in a {}".to_owned();
+    let node = tables::NODES.expect(driver.state(), &(id("eu"), 0, 1)).expect("it joined");
+    assert_eq!((node.description, node.described_at), (described.clone(), driver.now()));
     let said = "web 1.1 Healthy".to_owned();
-    assert_eq!(remembered(&driver, "n1", 10), (vec![said.clone(), none.clone()], true));
-    let all = ["returned".to_owned(), "joined in a {\"gpu\": \"a100\"}".to_owned(), "lost".to_owned(), said, none];
-    assert_eq!(remembered(&driver, "n2", 10), (all.to_vec(), true));
-    assert_eq!(remembered(&driver, "n2", 2), (all[..2].to_vec(), false));
+    assert_eq!(remembered(&driver, "n1", 10), (vec![said.clone()], false, false));
+    let all = ["returned".to_owned(), "lost".to_owned(), said];
+    assert_eq!(remembered(&driver, "n2", 10), (all.to_vec(), false, false));
+    assert_eq!(remembered(&driver, "n2", 2), (all[..2].to_vec(), true, false));
+    assert_eq!(remembered(&driver, "n2", 0), (vec![], false, false));
 
     let too_long = [("gpu".to_owned(), "x".repeat(200))].into();
     let described = NodeDescription { labels: too_long, ..described };
     let refused = driver.request(RegionReported { seen: vec![described], ..report(0) }).refusal.expect("no label");
     assert!(refused.code == RefusalCode::Invalid && refused.reason.contains("label gpu"), "{}", refused.reason);
 
-    let rounds = crate::SHARD_EVENTS_MAX / 2;
-    for _ in 0..rounds {
+    for _ in 0..crate::SHARD_EVENTS_MAX / 2 {
         driver.request(RegionReported { lost: vec![id("n1")], ..report(0) });
         driver.request(RegionReported { returned: vec![id("n1")], ..report(0) });
     }
-    let (events, is_all) = remembered(&driver, "n1", usize::MAX);
-    assert_eq!((events.len() as u64, is_all), (crate::SHARD_EVENTS_MAX, false));
-    assert_eq!(remembered(&driver, "n2", 10), (vec![], false), "it is in the log");
+    let (events, has_more, was_more) = remembered(&driver, "n1", usize::MAX);
+    assert_eq!((events.len() as u64, has_more, was_more), (crate::SHARD_EVENTS_MAX, false, true));
+    assert_eq!(remembered(&driver, "n2", 10), (vec![], false, true), "it is in the log");
     driver.assert_replay();
 }
 

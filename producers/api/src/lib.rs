@@ -133,6 +133,8 @@ pub struct Limits {
     pub streams_max: usize,
     /// Files that are sent at the same time.
     pub downloads_max: usize,
+    /// Calls at the same time for what a service says on a node.
+    pub node_logs_max: usize,
     /// Workers that wait for a job at the same time.
     pub claims_max: usize,
     /// How often workers shall say that they are at work; the queue gives an attempt up after several of them.
@@ -151,6 +153,7 @@ impl Limits {
             attempt_calls_max: settings.count(&limits::ATTEMPT_CALLS),
             streams_max: settings.count(&limits::STREAMS),
             downloads_max: settings.count(&limits::DOWNLOADS),
+            node_logs_max: settings.count(&limits::NODE_LOGS),
             claims_max: settings.count(&limits::CLAIMS),
             beat_seconds: 10,
         }

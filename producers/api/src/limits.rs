@@ -32,6 +32,8 @@ pub static ATTEMPT_CALLS: Limit = Limit::settable("api.attempt_calls", 512, "cal
 pub static CLAIMS: Limit = Limit::settable("api.claims", 2_048, "claims", "503 with Retry-After");
 pub static STREAMS: Limit = Limit::settable("api.streams", 256, "streams", "503 with Retry-After");
 pub static DOWNLOADS: Limit = Limit::settable("api.downloads", 32, "downloads of files", "503 with Retry-After");
+pub static NODE_LOGS: Limit =
+    Limit::settable("api.node_logs", 16, "calls for what a service says on a node", "503 with Retry-After");
 pub static HEAD_BYTES: Limit = Limit::fixed("api.head_bytes", serve::HEAD_BYTES_MAX as u64, "bytes", "431");
 pub static HEAD_SECONDS: Limit =
     Limit::fixed("api.head_seconds", serve::HEAD_TIMEOUT.as_secs(), "s", "the connection is closed");
@@ -77,6 +79,7 @@ pub static LIMITS: &[&Limit] = &[
     &CLAIMS,
     &STREAMS,
     &DOWNLOADS,
+    &NODE_LOGS,
     &HEAD_BYTES,
     &HEAD_SECONDS,
     &BODY_BYTES,
@@ -108,7 +111,7 @@ pub(crate) enum Class {
     Ask,
     /// A worker at its attempt.
     Attempt,
-    /// Stays open; its handler has the gate, for claims, streams or downloads.
+    /// Stays open; its handler has the gate, for claims, streams, downloads or logs of nodes.
     Open,
 }
 
@@ -118,6 +121,7 @@ pub(crate) struct Gates {
     pub(crate) claims: Gate,
     pub(crate) streams: Gate,
     pub(crate) downloads: Gate,
+    pub(crate) node_logs: Gate,
     reads: Gate,
     pub(crate) asks: Gate,
     attempt_calls: Gate,
@@ -133,6 +137,7 @@ impl Gates {
             claims: Gate::new(&CLAIMS, limits.claims_max),
             streams: Gate::new(&STREAMS, limits.streams_max),
             downloads: Gate::new(&DOWNLOADS, limits.downloads_max),
+            node_logs: Gate::new(&NODE_LOGS, limits.node_logs_max),
             reads: Gate::new(&READS, limits.reads_max),
             asks: Gate::new(&ASKS, limits.asks_max),
             attempt_calls: Gate::new(&ATTEMPT_CALLS, limits.attempt_calls_max),
@@ -141,8 +146,8 @@ impl Gates {
 
     /// Whether there is room, for the list of checks.
     pub(crate) fn check(&self) -> CheckView {
-        let Self { connections, claims, streams, downloads, reads, asks, attempt_calls } = self;
-        let gates = [connections, reads, asks, attempt_calls, claims, streams, downloads];
+        let Self { connections, claims, streams, downloads, node_logs, reads, asks, attempt_calls } = self;
+        let gates = [connections, reads, asks, attempt_calls, claims, streams, downloads, node_logs];
         let taken = |gate: &&&Gate| gate.used() * 100 >= gate.max() * TAKEN_PERCENT;
         let full: Vec<_> = gates
             .iter()

@@ -23,7 +23,7 @@ use longshore_schemas::{
     http::{NodeHistoryQuery, NodeHistoryView, NodeLogQuery},
     topics,
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     Shared,
@@ -35,6 +35,8 @@ use crate::{
 
 /// Of a log, unless the caller says otherwise.
 const LOG_TAIL_BYTES: u32 = 64 * 1024;
+/// Histories that are read at once: each looks through what happened to a whole shard.
+static HISTORIES: Semaphore = Semaphore::const_new(2);
 const READ: ReadLimit = ReadLimit { records: 64, bytes: 1024 * 1024 };
 
 /// `GET /v1/nodes/{node}`
@@ -44,11 +46,13 @@ pub(crate) async fn show(
     Query(query): Query<NodeHistoryQuery>,
 ) -> Answer<Json<NodeHistoryView>> {
     check_limit(query.limit)?;
-    one(&shared, &node, &query).map(Json)
+    let _turn = HISTORIES.acquire().await.map_err(|error| Failure::internal(error.to_string()))?;
+    one(&shared, &node, query).await.map(Json)
 }
 
-fn one(shared: &Shared, node: &NodeId, query: &NodeHistoryQuery) -> Answer<NodeHistoryView> {
-    let mut found = shared.read.node(node, query)?;
+async fn one(shared: &Shared, node: &NodeId, query: NodeHistoryQuery) -> Answer<NodeHistoryView> {
+    let region = query.region.clone();
+    let mut found = shared.read.clone().node(node.clone(), query).await?;
     match (found.pop(), found.len()) {
         (Some(view), 0) => Ok(view),
         (Some(view), _) => {
@@ -57,7 +61,7 @@ fn one(shared: &Shared, node: &NodeId, query: &NodeHistoryQuery) -> Answer<NodeH
             Err(Failure::invalid(format!("region: {} have a node {node} each; say which is meant", regions.join(", "))))
         }
         (None, _) => {
-            let place = query.region.as_ref().map(|region| format!(" in region {region}")).unwrap_or_default();
+            let place = region.map(|region| format!(" in region {region}")).unwrap_or_default();
             Err(Failure::not_found(format!("there is no node {node}{place}; GET /v1/nodes lists them")))
         }
     }
@@ -74,8 +78,9 @@ pub(crate) async fn log(
     if !(1..=LOG_TAIL_BYTES_MAX).contains(&bytes) {
         return Err(Failure::invalid(format!("bytes: give a number from 1 to {LOG_TAIL_BYTES_MAX}")));
     }
-    let of = NodeHistoryQuery { region: query.region, limit: Some(1) };
-    let view = one(&shared, &node, &of)?.node;
+    let _pass = shared.gates.node_logs.enter().map_err(|full| Failure::full(&full))?;
+    let of = NodeHistoryQuery { region: query.region, limit: Some(0) };
+    let view = one(&shared, &node, of).await?.node;
     if !view.services.iter().any(|known| known.service == service) {
         let known: Vec<&str> = view.services.iter().map(|known| known.service.as_str()).collect();
         let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };

@@ -92,7 +92,7 @@ pub(crate) fn table() -> Vec<Route> {
         route(DELETE, "/v1/services/{service}/holds/{artifact}",     Role(Deployer), Ask,       delete(services::lift_hold)),
         route(GET,    "/v1/nodes",                                   Role(Viewer),   Read,      get(reads::nodes)),
         route(GET,    "/v1/nodes/{node}",                            Role(Viewer),   Read,      get(nodes::show)),
-        route(GET,    "/v1/nodes/{node}/services/{service}/log",     Role(Deployer), Ask,       get(nodes::log)),
+        route(GET,    "/v1/nodes/{node}/services/{service}/log",     Role(Deployer), Open,      get(nodes::log)),
 
         route(POST,   "/v1/partitions/{processor}/{partition}/accept-loss", Role(Admin), Ask,      post(losses::accept)),
 

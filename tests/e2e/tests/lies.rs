@@ -269,6 +269,7 @@ impl Liar {
             swarm_port,
             agent_version: "0.1.0".into(),
             labels: Default::default(),
+            answers_queries: false,
             boot: 1,
             goals: Default::default(),
         };

@@ -139,11 +139,12 @@ pub(super) fn end(folder: &Path, lines: usize) -> String {
 /// The last whole lines of all that the service ever wrote here, of so many bytes at most.
 pub(super) fn tail(folder: &Path, bytes_max: u64) -> io::Result<String> {
     let (mut tail, mut is_cut) = (Vec::new(), false);
-    let older = (1..).map(|number: u32| folder.join(number.to_string()));
-    for path in std::iter::once(folder.join("current")).chain(older) {
-        let mut file = match File::open(&path) {
+    let older = (1..).map(|number: u32| number.to_string());
+    for name in std::iter::once("current".to_owned()).chain(older) {
+        let mut file = match File::open(folder.join(&name)) {
             Ok(file) => file,
             // It may be just the moment between two files.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name == "current" => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         };
@@ -187,6 +188,8 @@ mod tests {
             assert_eq!(tail(bytes), expected, "{bytes}");
         }
         assert_eq!(tail(2), "r\n", "a line that is longer than what is asked for is shown in part");
+        fs::remove_file(folder.path().join("current")).expect("removed");
+        assert_eq!(tail(100), "one\ntwo\n", "between two files");
         write("current", &"\u{fffd}".repeat(10));
         assert!(tail(5).ends_with('\u{fffd}'));
     }

@@ -1,6 +1,7 @@
 //! What people ask of the node.
 
 use longshore_schemas::{
+    Timestamp,
     events::{LOG_TAIL_BYTES_MAX, LogWanted},
     stream::Answer,
 };
@@ -42,6 +43,12 @@ async fn a_services_log_is_told_to_who_may_ask_and_its_end_alone() {
     let said = answer_to(&region, "q-2", wanted("n-1", "eu", "mail")).await;
     assert_eq!(said, Answer::None("node n-1 has nothing of mail".to_owned()));
 
+    // What was kept for an hour is no longer wanted.
+    let an_hour_ago = Timestamp(longshore_service::now().millis() - 3_600_000);
+    region.ask_at(an_hour_ago, "q-3", wanted("n-1", "eu", "web"), &goal_key());
+    let said = answer(&region, "q-3").await;
+    assert!(matches!(&said, Answer::None(reason) if reason.contains("the clock of node n-1")), "{said:?}");
+
     // A service that says much, and nothing that is text.
     let loud = published(&region, "loud", "head -c 3000000 /dev/urandom; sleep 1000").await;
     region.push(goal("loud", 1, Some(loud)));
@@ -57,7 +64,7 @@ async fn a_services_log_is_told_to_who_may_ask_and_its_end_alone() {
     let asked = region.wait_for("all answers", |heard| Some(heard.answers.keys().cloned().collect::<Vec<_>>())).await;
     let asked: Vec<&str> =
         asked.iter().map(|query| query.as_str()).filter(|query| !query.starts_with("loud")).collect();
-    assert_eq!(asked, ["q-1", "q-2"]);
+    assert_eq!(asked, ["q-1", "q-2", "q-3"]);
     drop(node);
 }
 

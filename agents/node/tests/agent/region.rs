@@ -193,7 +193,11 @@ impl Region {
 
     /// Asks a node for the end of a service's log.
     pub(crate) fn ask(&self, id: &str, wanted: LogWanted, key: &SigningKey) {
-        let (id, actor, at) = (id.parse().expect("valid"), "ada".to_owned(), Timestamp(0));
+        self.ask_at(longshore_service::now(), id, wanted, key);
+    }
+
+    pub(crate) fn ask_at(&self, at: Timestamp, id: &str, wanted: LogWanted, key: &SigningKey) {
+        let (id, actor) = (id.parse().expect("valid"), "ada".to_owned());
         let request = Request { id, at, actor, trace: None, report: None, event: NodeQuery::from(wanted) };
         let value = codec::encode(&request).expect("encodes");
         let header = record::sign(&QUERY, &value, key);

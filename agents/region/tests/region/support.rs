@@ -423,6 +423,7 @@ pub(crate) fn hello(name: &str, goals: &[(&str, u64)]) -> Hello {
         swarm_port: 4_000,
         agent_version: "0.1.0".to_owned(),
         labels: Default::default(),
+        answers_queries: true,
         boot: 1,
         goals: goals.iter().map(|(service, r)| (service.parse().expect("valid"), version(*r))).collect(),
     }

@@ -184,7 +184,7 @@ mod tests {
             agent_version: "0.1.0".to_owned(),
             labels: [("gpu".to_owned(), "a100".to_owned())].into(),
         };
-        let node = Node { description, lost: false, at: Timestamp(0) };
+        let node = Node { description, lost: false, at: Timestamp(0), described_at: Timestamp(0) };
         let status = |status, revision| {
             let version = GoalVersion { revision, step: 2 };
             Status::new(version, Some(ArtifactId::of(b"a")), status, 0, None, Timestamp(0))

@@ -311,7 +311,7 @@ mod tests {
             agent_version: "1".to_owned(),
             labels: Default::default(),
         };
-        Node { description, lost, at: Timestamp(0) }
+        Node { description, lost, at: Timestamp(0), described_at: Timestamp(0) }
     }
 
     fn status(revision: u64, status: NodeStatus, message: Option<&str>, at: usize) -> Status {

@@ -172,8 +172,9 @@ impl ReadModel for Projections {
         nodes::list(&self.fleet, query)
     }
 
-    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
-        nodes::named(&self.fleet, node, query)
+    async fn node(self: Arc<Self>, node: NodeId, query: NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
+        let found = tokio::task::spawn_blocking(move || nodes::named(&self.fleet, &node, &query)).await;
+        found.map_err(|error| ReadError::Unavailable(error.to_string()))?
     }
 
     async fn outcome(&self, request: &RequestPosition, wait: Duration) -> Result<Outcome, ReadError> {

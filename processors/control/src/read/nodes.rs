@@ -2,7 +2,9 @@
 
 use longshore_fleet::{
     Fleet,
-    tables::{NODES, NUMBERS, Node, SHARDS, STATUSES, ShardEvent, Status, What, history, node_statuses, seen_at},
+    tables::{
+        History, NODES, NUMBERS, Node, SHARDS, STATUSES, ShardEvent, Status, What, history, node_statuses, seen_at,
+    },
 };
 use longshore_processor::{Order, Range, StateError, Store};
 use longshore_runtime::Handle;
@@ -78,16 +80,20 @@ pub(super) fn named(
     node: &NodeId,
     query: &NodeHistoryQuery,
 ) -> Result<Vec<NodeHistoryView>, ReadError> {
-    let limit = limit(query.limit)?;
+    let limit = if query.limit == Some(0) { 0 } else { limit(query.limit)? };
     let of = |region: &RegionName, shard: u32| -> Result<Option<NodeHistoryView>, StateError> {
         let held = handle.store_of(&shard_key(region, shard)).hold()?;
         let state = held.view();
         let Some(number) = NUMBERS.get(&state, &(region.clone(), shard, node.clone()))? else { return Ok(None) };
         let row = NODES.expect(&state, &(region.clone(), shard, number))?;
         let statuses = node_statuses(&state, region, shard, number)?;
-        let (events, is_all) = history(&state, region, shard, number, limit)?;
-        let history = events.into_iter().map(event_view).collect();
-        Ok(Some(NodeHistoryView { node: view(region, row, statuses), history, has_earlier: !is_all }))
+        let History { events, has_more, remembered_since } = history(&state, region, shard, number, limit)?;
+        let mut history: Vec<NodeEventView> = events.into_iter().map(event_view).collect();
+        let place = history.partition_point(|event| event.at >= row.described_at);
+        if limit > 0 && (place < history.len() || !has_more) {
+            history.insert(place, described(&row));
+        }
+        Ok(Some(NodeHistoryView { node: view(region, row, statuses), history, has_more, remembered_since }))
     };
     let found = shards(handle, query.region.as_ref()).and_then(|shards| {
         let found = shards.iter().filter_map(|(region, shard)| of(region, *shard).transpose());
@@ -96,12 +102,14 @@ pub(super) fn named(
     found.map_err(unavailable)
 }
 
+fn described(node: &Node) -> NodeEventView {
+    let NodeDescription { zone, rack, host, agent_version, labels, .. } = node.description.clone();
+    NodeEventView { at: node.described_at, event: NodeEvent::Described { zone, rack, host, agent_version, labels } }
+}
+
 fn event_view(event: ShardEvent) -> NodeEventView {
     let ShardEvent { at, what, .. } = event;
     let event = match what {
-        What::Joined(NodeDescription { zone, rack, host, agent_version, labels, .. }) => {
-            NodeEvent::Joined { zone, rack, host, agent_version, labels }
-        }
         What::Said(service, status) => NodeEvent::Said(service_view(service, status)),
         What::Lost => NodeEvent::Lost,
         What::Returned => NodeEvent::Returned,

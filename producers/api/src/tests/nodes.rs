@@ -31,7 +31,7 @@ fn node(region: &str) -> NodeHistoryView {
         "node": "n1", "region": region, "zone": "a", "rack": "r", "host": "h", "agent_version": "1", "labels": {},
         "lost": false, "seen_at": "1970-01-01T00:00:00Z",
         "services": [{ "service": "web", "version": version, "artifact": null, "status": "Healthy", "port": null, "message": null }],
-        "history": [{ "at": "1970-01-01T00:00:00Z", "event": "returned" }], "has_earlier": false,
+        "history": [{ "at": "1970-01-01T00:00:00Z", "event": "returned" }], "has_more": false, "remembered_since": null,
     });
     serde_json::from_value(view).expect("a node")
 }

@@ -232,9 +232,9 @@ impl ReadModel for Toy {
         Ok(page(Vec::new()))
     }
 
-    fn node(&self, node: &NodeId, query: &NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
+    async fn node(self: Arc<Self>, node: NodeId, query: NodeHistoryQuery) -> Result<Vec<NodeHistoryView>, ReadError> {
         let is_meant = |view: &&NodeHistoryView| {
-            view.node.node == *node && query.region.as_ref().is_none_or(|region| view.node.region == *region)
+            view.node.node == node && query.region.as_ref().is_none_or(|region| view.node.region == *region)
         };
         Ok(self.state().nodes.iter().filter(is_meant).cloned().collect())
     }

@@ -36,7 +36,7 @@ async fn log(context: &Context, args: &NodeArgs) -> Result<(), Error> {
 }
 
 fn text(view: &NodeHistoryView, now: Timestamp) -> String {
-    let NodeHistoryView { node, history, has_earlier } = view;
+    let NodeHistoryView { node, history, has_more, remembered_since } = view;
     let mut parts = vec![format!("{} is reached at {}; agent {}", node.node, node.host, node.agent_version)];
     if !node.labels.is_empty() {
         parts.push(format!("labels: {}", labels(&node.labels)));
@@ -47,15 +47,18 @@ fn text(view: &NodeHistoryView, now: Timestamp) -> String {
         parts.push(String::new());
         parts.push(output::table(&["when", "what"], history.iter().map(|event| row(event, now)).collect()));
     }
-    if *has_earlier {
-        parts.push("and what was before: --limit more, or all of it with `longshore log tail fleet`".to_owned());
+    if *has_more {
+        parts.push("and more before that: --limit".to_owned());
+    }
+    if let Some(since) = remembered_since {
+        parts.push(format!("what was more than {} is in the log alone", output::ago(*since, now)));
     }
     parts.join("\n")
 }
 
 fn row(NodeEventView { at, event }: &NodeEventView, now: Timestamp) -> Vec<String> {
     let what = match event {
-        NodeEvent::Joined { zone, rack, host, agent_version, labels: found } => {
+        NodeEvent::Described { zone, rack, host, agent_version, labels: found } => {
             let labels = if found.is_empty() { String::new() } else { format!(", {}", labels(found)) };
             format!("said hello: zone {zone}, rack {rack}, at {host}, agent {agent_version}{labels}")
         }
@@ -96,10 +99,10 @@ mod tests {
                 { "at": "1970-01-01T00:00:10Z", "event": "lost" },
                 { "at": "1970-01-01T00:00:05Z", "event": "said", "service": "web", "version": version, "artifact": null,
                   "status": "Failed", "port": 28000, "message": "exit status: 3\nit said" },
-                { "at": "1970-01-01T00:00:00Z", "event": "joined", "zone": "eu-a", "rack": "r1", "host": "10.0.0.7",
+                { "at": "1970-01-01T00:00:00Z", "event": "described", "zone": "eu-a", "rack": "r1", "host": "10.0.0.7",
                   "agent_version": "1", "labels": { "gpu": "a100" } },
             ],
-            "has_earlier": true,
+            "has_more": true, "remembered_since": "1970-01-01T00:00:00Z",
         }))
         .expect("a node");
         let expected = "\
@@ -113,7 +116,8 @@ WHEN      WHAT
 20 s ago  lost: its beats stopped
 25 s ago  web 2.1 failed: exit status: 3…
 30 s ago  said hello: zone eu-a, rack r1, at 10.0.0.7, agent 1, gpu=a100
-and what was before: --limit more, or all of it with `longshore log tail fleet`";
+and more before that: --limit
+what was more than 30 s ago is in the log alone";
         assert_eq!(text(&view, Timestamp(30_000)), expected);
     }
 }

@@ -208,6 +208,7 @@ impl Node {
             swarm_port: 4_000,
             agent_version: "0.1.0".to_owned(),
             labels: Default::default(),
+            answers_queries: false,
             boot: 1,
             goals: self.held.clone(),
         })
