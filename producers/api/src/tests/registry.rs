@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::world::{Answered, World};
 
-const FLEET: &str = "longshore.fleet-value";
+const SIGNALS: &str = "longshore.worker-signals-value";
 
 async fn call(world: &World, method: &str, path: &str, body: &Value) -> Answered {
     let request = Request::builder().method(method).uri(format!("/registry{path}"));
@@ -27,29 +27,29 @@ fn schema_of(topic: &str) -> &'static str {
 #[tokio::test]
 async fn what_can_be_read() {
     let world = World::new().await;
-    let text = schema_of("fleet");
+    let text = schema_of("worker-signals");
     let tree: Value = serde_json::from_str(text).expect("JSON");
-    let described = json!({ "subject": FLEET, "version": 1, "id": 8, "schema": text });
+    let described = json!({ "subject": SIGNALS, "version": 1, "id": 10, "schema": text });
     let table = [
         ("", json!({})),
         ("/schemas/types", json!(["AVRO"])),
-        ("/schemas/ids/8", json!({ "schema": text })),
-        ("/schemas/ids/8?subject=longshore.fleet-value&fetchMaxId=false", json!({ "schema": text })),
-        ("/schemas/ids/8/schema", tree.clone()),
-        ("/schemas/ids/8/versions", json!([{ "subject": FLEET, "version": 1 }])),
-        ("/schemas/ids/8/subjects", json!([FLEET])),
-        ("/subjects?subjectPrefix=longshore.fleet-v", json!([FLEET])),
-        ("/subjects/longshore.fleet-value/versions", json!([1])),
-        ("/subjects/longshore.fleet-value/versions/1", described.clone()),
-        ("/subjects/longshore.fleet-value/versions/latest", described.clone()),
-        ("/subjects/longshore.fleet-value/versions/-1", described),
-        ("/subjects/longshore.fleet-value/versions/latest/schema", tree),
-        ("/subjects/longshore.fleet-value/versions/1/referencedby", json!([])),
+        ("/schemas/ids/10", json!({ "schema": text })),
+        ("/schemas/ids/10?subject=longshore.worker-signals-value&fetchMaxId=false", json!({ "schema": text })),
+        ("/schemas/ids/10/schema", tree.clone()),
+        ("/schemas/ids/10/versions", json!([{ "subject": SIGNALS, "version": 1 }])),
+        ("/schemas/ids/10/subjects", json!([SIGNALS])),
+        ("/subjects?subjectPrefix=longshore.worker-s", json!([SIGNALS])),
+        ("/subjects/longshore.worker-signals-value/versions", json!([1])),
+        ("/subjects/longshore.worker-signals-value/versions/1", described.clone()),
+        ("/subjects/longshore.worker-signals-value/versions/latest", described.clone()),
+        ("/subjects/longshore.worker-signals-value/versions/-1", described),
+        ("/subjects/longshore.worker-signals-value/versions/latest/schema", tree),
+        ("/subjects/longshore.worker-signals-value/versions/1/referencedby", json!([])),
         ("/config", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
-        ("/config/longshore.fleet-value", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
+        ("/config/longshore.worker-signals-value", json!({ "compatibilityLevel": "BACKWARD_TRANSITIVE" })),
         ("/config/longshore.dead-letters-value", json!({ "compatibilityLevel": "FULL_TRANSITIVE" })),
         ("/mode", json!({ "mode": "READONLY" })),
-        ("/mode/longshore.fleet-value", json!({ "mode": "READONLY" })),
+        ("/mode/longshore.worker-signals-value", json!({ "mode": "READONLY" })),
     ];
     for (path, expected) in table {
         let answer = call(&world, "GET", path, &Value::Null).await.expect_status(200);
