@@ -143,38 +143,26 @@ pub struct NodeReport {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromRegion {
     /// The node's certificate in PEM, for the key that its request named.
-    Certified {
-        certificate: String,
-    },
+    Certified { certificate: String },
     /// Whom to believe from now on: the region's authorities in PEM, and nodes that are not believed whatever they show.
-    Trust {
-        authorities: String,
-        revoked: BTreeSet<NodeId>,
-    },
+    Trust { authorities: String, revoked: BTreeSet<NodeId> },
     Welcome {
         region: RegionName,
         beat_seconds: u32,
+        /// Whether packs are passed on while they come.
+        #[serde(default)]
+        streaming: bool,
     },
     /// The connection ends; `retry_seconds` is None if trying again cannot help.
-    Refused {
-        reason: String,
-        retry_seconds: Option<u32>,
-    },
+    Refused { reason: String, retry_seconds: Option<u32> },
     /// Always the newest of its service; believed for its signature alone.
     Goal(Envelope),
     /// A query of somebody's; believed for its signature alone.
     Query(Envelope),
     /// None: the region does not have the artifact.
-    Root {
-        artifact: ArtifactId,
-        root: Option<serde_json::Value>,
-    },
+    Root { artifact: ArtifactId, root: Option<serde_json::Value> },
     /// Adds to the sources that were told before.
-    Sources {
-        artifact: ArtifactId,
-        peers: Vec<PeerPacks>,
-        tickets: Vec<Ticket>,
-    },
+    Sources { artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
 }
 
 /// A peer and which of the wanted packs it has.

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -89,7 +89,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let bucket = client(reqwest::Client::builder())?;
     let (exchange, outbox) = Exchange::new();
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
-    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls);
+    let streaming = Arc::new(AtomicBool::new(false));
+    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls, streaming.clone());
     let reports = Reports::default();
     let shared = Arc::new(Shared {
         node: config.node.clone(),
@@ -131,6 +132,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         queries,
         outbox,
         store,
+        streaming,
         refused: BTreeMap::new(),
     };
     let tasks = TaskTracker::new();

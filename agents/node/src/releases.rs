@@ -201,6 +201,7 @@ impl Releases {
     ) -> Result<(Need, Assembled), Error> {
         let need = Need::compute(index, installed);
         *received += self.fetch(index.root.artifact, &need.packs, link).await?;
+        tracing::info!(artifact = %index.root.artifact, "all packs are here");
         let (index, installed, folders) = (index.clone(), installed.clone(), self.folders.clone());
         let (store, lock, gate) = (self.fetcher.store().clone(), lock.clone(), self.gate.clone().read_owned().await);
         let folder = target.to_owned();

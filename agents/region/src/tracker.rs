@@ -53,7 +53,8 @@ impl Actor {
         bucket: Bucket,
         limits: &Limits,
     ) -> Self {
-        let (tracker, ticket_lifetime) = (Tracker::new(Config::default()), limits.ticket_lifetime);
+        let config = if limits.streaming { Config::streaming() } else { Config::default() };
+        let (tracker, ticket_lifetime) = (Tracker::new(config), limits.ticket_lifetime);
         Self { tracker, queue, sessions, roots, bucket, ticket_lifetime, started: Instant::now() }
     }
 

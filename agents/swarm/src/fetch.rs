@@ -3,7 +3,15 @@
 //! One task: an async `select` gives what happened, and a sync part tells the policy and acts on its answer. Transfers are
 //! tasks of their own that decide nothing.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use longshore_artifact::PACK_BYTES_MAX;
@@ -26,7 +34,8 @@ use tokio::{
 use crate::{
     Error, PackStore, STALL,
     pace::Pace,
-    peer::{FetchFailure, Peers, deadline},
+    peer::{Ask, FetchFailure, Peers, deadline},
+    store::Blocks,
 };
 
 /// What the region says about one artifact.
@@ -67,12 +76,23 @@ pub struct Fetcher {
     policy: Config,
     peers: Arc<Peers>,
     http: reqwest::Client,
+    /// Whether packs are passed on while they come.
+    streaming: Arc<AtomicBool>,
 }
+
+/// Packs of one fetch of which some came, and whose source failed: the next one goes on with them. Meanwhile they are passed on.
+type Begun = Arc<Mutex<BTreeMap<PackId, Blocks>>>;
 
 impl Fetcher {
     /// Other nodes are reached with `tls`, the region's bucket with `http`.
-    pub fn new(store: PackStore, policy: Config, http: reqwest::Client, tls: Arc<Tls>) -> Self {
-        Self { store, policy, peers: Arc::new(Peers::new(tls)), http }
+    pub fn new(
+        store: PackStore,
+        policy: Config,
+        http: reqwest::Client,
+        tls: Arc<Tls>,
+        streaming: Arc<AtomicBool>,
+    ) -> Self {
+        Self { store, policy, peers: Arc::new(Peers::new(tls)), http, streaming }
     }
 
     pub fn store(&self) -> &PackStore {
@@ -97,6 +117,8 @@ impl Fetcher {
             artifact,
             fetch: Fetch::new(self.policy.clone()),
             transfers: JoinSet::new(),
+            begun_packs: Begun::default(),
+            passed_on: mpsc::unbounded_channel(),
             begun: Instant::now(),
             received: Received::default(),
             outbox: Vec::new(),
@@ -135,6 +157,9 @@ struct Run<'a> {
     artifact: ArtifactId,
     fetch: Fetch,
     transfers: JoinSet<Transfer>,
+    begun_packs: Begun,
+    /// Packs that can be passed on from now on: no more of them than transfers.
+    passed_on: (mpsc::UnboundedSender<PackId>, mpsc::UnboundedReceiver<PackId>),
     begun: Instant,
     received: Received,
     outbox: Vec<FromNode>,
@@ -164,6 +189,10 @@ impl Run<'_> {
                 // Transfers neither panic nor are they cancelled while this runs.
                 Err(error) => { tracing::error!(%error, "a transfer died"); Ok(Event::Tick) }
             },
+            Some(pack) = self.passed_on.1.recv() => {
+                tracing::debug!(artifact = %self.artifact, %pack, "a pack comes");
+                Ok(Event::Begun { pack })
+            }
             told = link.from_tracker.recv() => match told.ok_or(Error::Unlinked)? {
                 FromTracker::Sources { peers, tickets } => Ok(Event::Sources { peers, tickets }),
                 FromTracker::Reconnected => Ok(Event::Reconnected),
@@ -183,10 +212,13 @@ impl Run<'_> {
     fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Result<Event, Error> {
         let event = match result {
             Ok(bytes) => {
+                // What came of it otherwise.
+                self.begun_packs.lock().unwrap_or_else(PoisonError::into_inner).remove(&pack);
                 match source {
                     Source::Peer(_) => self.received.from_peers_bytes += bytes,
                     Source::Bucket => self.received.from_bucket_bytes += bytes,
                 }
+                tracing::debug!(artifact = %self.artifact, %pack, ?source, bytes, "a pack came");
                 Event::Stored { pack }
             }
             Err(FetchFailure { own: Some(error), .. }) => {
@@ -227,8 +259,28 @@ impl Run<'_> {
         match action {
             Action::FromPeer { peer, address, pack, bytes } => {
                 let fetcher = self.fetcher.clone();
+                let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
                 self.transfers.spawn(async move {
-                    let result = fetcher.peers.fetch(&fetcher.store, &peer, &address, pack, bytes).await;
+                    let lock = || begun_packs.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut begun = lock().remove(&pack);
+                    // Nobody listens any more once the fetch is over.
+                    let mut passes_on = || {
+                        if fetcher.streaming.load(Ordering::Relaxed) {
+                            let _ = passed_on.send(pack);
+                        }
+                    };
+                    let ask = Ask {
+                        store: &fetcher.store,
+                        pack,
+                        bytes,
+                        begun: &mut begun,
+                        answered: false,
+                        passes_on: &mut passes_on,
+                    };
+                    let result = fetcher.peers.fetch(&peer, &address, ask).await;
+                    if let Some(begun) = begun {
+                        lock().insert(pack, begun);
+                    }
                     Transfer { pack, source: Source::Peer(peer), result }
                 });
             }

@@ -6,7 +6,12 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{PackStore, peer, server};
+use crate::{
+    PackStore,
+    blocks::Outline,
+    peer::{self, Ask},
+    server,
+};
 
 /// Serves one connection until its peer hangs up.
 pub async fn serve<S>(stream: &mut S, store: &PackStore) -> std::io::Result<()>
@@ -16,11 +21,18 @@ where
     server::serve(stream, store, &Semaphore::new(1), || Ok(())).await
 }
 
+/// What a server sends of a pack before its blocks.
+pub fn outline(bytes: &[u8]) -> Vec<u8> {
+    let outline = Outline::read(PackId::of(bytes), bytes.len() as u64, bytes).ok().flatten();
+    outline.map(|outline| outline.values().as_flattened().to_vec()).unwrap_or_default()
+}
+
 /// Asks for one pack, after the greeting, and puts it into the store; or says why it did not come.
 pub async fn transfer<S>(stream: &mut S, store: &PackStore, pack: PackId, bytes: u64) -> Result<u64, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let transferred = peer::transfer(stream, store, pack, bytes).await;
+    let mut ask = Ask { store, pack, bytes, begun: &mut None, answered: false, passes_on: &mut || {} };
+    let transferred = peer::transfer(stream, &mut ask).await;
     transferred.map_err(|failure| format!("{:?}: {}", failure.failure, failure.reason))
 }

@@ -10,16 +10,18 @@
 //! ```
 //!
 //! - [`frames`]: JSON frames, for the stream between a node and its region; both sides use them.
-//! - [`PackStore`]: complete, verified packs in a folder.
+//! - `blocks`: what verifies a pack block by block; a wrong byte is noticed within 64 KiB.
+//! - [`PackStore`]: verified packs in a folder, and those on their way.
 //! - [`server`]: serves them to peers.
 //! - [`fetch`]: carries out what the policy decides, for one artifact.
 //! - `pace`: how slow a source may be.
 //!
-//! Nobody is trusted. A pack is verified before it is in the store, only what is in the store is served, and what was damaged
+//! Nobody is trusted. A block is verified before it is in the store, and passed on as soon as it is: a pack streams through a node. What was damaged
 //! on this disk since then is noticed when it is served, and forgotten. Sources that lie, send nothing, a byte a second, or more than was
 //! asked for are given up within seconds, the region is told, and the pack comes from elsewhere. Which pack comes next and from
 //! whom is not decided here.
 
+mod blocks;
 pub mod fetch;
 pub mod frames;
 #[doc(hidden)]
@@ -38,8 +40,6 @@ const STALL: Duration = Duration::from_secs(5);
 /// A transfer may take this and a second for each [`RATE_MIN`] bytes; a peer that is slower is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 const RATE_MIN: u64 = 128 * 1024;
-/// Bytes read at once: what a transfer holds in memory.
-const BLOCK_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -1,7 +1,8 @@
 //! The protocol between peers, over TLS: each knows which node the other is.
 //!
-//! Both sides first send [`MAGIC`]. Then the client sends pack ids, 32 bytes each, as many as it likes; the server
-//! answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] that many bytes.
+//! Both sides first send [`MAGIC`]. Then the client sends requests, as many as it likes: a pack's id, 32 bytes, and the first block that it
+//! lacks, 4 bytes. The server answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] the pack's outline,
+//! 32 bytes for each block if there are several, and the blocks from that one on. A server that gets the pack itself sends them as they come.
 
 use std::{
     collections::VecDeque,
@@ -24,11 +25,15 @@ use tokio::{
 };
 
 use crate::{
-    BLOCK_BYTES, PATIENCE, PackStore, RATE_MIN, STALL,
+    PATIENCE, PackStore, RATE_MIN, STALL,
+    blocks::{BLOCK_BYTES, Outline},
     pace::{Pace, Stopped},
+    store::Blocks,
 };
 
-pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM1";
+pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM2";
+/// Of one request.
+pub(crate) const REQUEST_BYTES: usize = 36;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept for the next pack, of all peers; beyond that the oldest is closed.
 const IDLE_MAX: usize = 64;
@@ -74,6 +79,19 @@ pub(crate) struct Peers {
     idle: Mutex<VecDeque<Idle>>,
 }
 
+/// A pack that is to come from a peer.
+pub(crate) struct Ask<'a> {
+    pub(crate) store: &'a PackStore,
+    pub(crate) pack: PackId,
+    pub(crate) bytes: u64,
+    /// What came from others before.
+    pub(crate) begun: &'a mut Option<Blocks>,
+    /// Whether an answer has begun.
+    pub(crate) answered: bool,
+    /// Called once the first block is there: from then on it can be passed on.
+    pub(crate) passes_on: &'a mut (dyn FnMut() + Send),
+}
+
 struct Idle {
     address: String,
     connection: Handshaken<Peer>,
@@ -84,27 +102,20 @@ impl Peers {
         Self { tls, idle: Mutex::default() }
     }
 
-    /// Fetches a pack into the store.
-    pub(crate) async fn fetch(
-        &self,
-        store: &PackStore,
-        peer: &NodeId,
-        address: &str,
-        pack: PackId,
-        bytes: u64,
-    ) -> Result<u64, FetchFailure> {
-        let until = deadline(bytes);
+    /// Fetches a pack into the store. What came of it before a failure stays in what was begun.
+    pub(crate) async fn fetch(&self, peer: &NodeId, address: &str, mut ask: Ask<'_>) -> Result<u64, FetchFailure> {
+        let until = deadline(ask.bytes);
         // A kept connection may have been closed by the peer meanwhile; a new one tells.
         if let Some(mut kept) = self.take(peer, address).await?
-            && let Ok(result) = timeout_at(until, transfer(&mut kept.stream, store, pack, bytes)).await
-            && !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable)
+            && let Ok(result) = timeout_at(until, transfer(&mut kept.stream, &mut ask)).await
+            && (ask.answered || !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable))
         {
             return self.settle(address, kept, result);
         }
         let fresh = async {
             let connected = connect(&self.tls, address, peer).await;
             let mut connection = connected.map_err(|error| FetchFailure::unreachable(&error))?;
-            let result = transfer(&mut connection.stream, store, pack, bytes).await;
+            let result = transfer(&mut connection.stream, &mut ask).await;
             self.settle(address, connection, result)
         };
         let too_slow = |_| FetchFailure::new(Failure::Unreachable, "slower than 128 KiB/s");
@@ -177,20 +188,20 @@ async fn connect(tls: &Tls, address: &str, peer: &NodeId) -> io::Result<Handshak
 }
 
 /// One request and its answer. After an error that is not the peer's plain refusal the stream is of no more use.
-pub(crate) async fn transfer<S>(
-    stream: &mut S,
-    store: &PackStore,
-    pack: PackId,
-    bytes: u64,
-) -> Result<u64, FetchFailure>
+pub(crate) async fn transfer<S>(stream: &mut S, ask: &mut Ask<'_>) -> Result<u64, FetchFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let lost = |error: io::Error| FetchFailure::unreachable(&error);
-    stream.write_all(pack.as_bytes()).await.map_err(lost)?;
+    let first = ask.begun.as_ref().map_or(0, Blocks::next);
+    let mut request = [0; REQUEST_BYTES];
+    request[..32].copy_from_slice(ask.pack.as_bytes());
+    request[32..].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_be_bytes());
+    stream.write_all(&request).await.map_err(lost)?;
     stream.flush().await.map_err(lost)?;
     let mut head = [0; 9];
     stalled(stream.read_exact(&mut head)).await?;
+    ask.answered = true;
     let length = u64::from_be_bytes(*head.last_chunk().expect("nine bytes end in eight"));
     match head[0] {
         status if status == Status::Found as u8 => {}
@@ -198,23 +209,54 @@ where
         status if status == Status::Busy as u8 => return Err(FetchFailure::new(Failure::Busy, "busy")),
         status => return Err(FetchFailure::new(Failure::Lied, format!("it answered status {status}"))),
     }
-    if length > PACK_BYTES_MAX as u64 || length != bytes {
-        return Err(FetchFailure::new(Failure::Lied, format!("it offered {length} bytes, the pack has {bytes}")));
+    if length > PACK_BYTES_MAX as u64 || length != ask.bytes {
+        let offered = format!("it offered {length} bytes, the pack has {}", ask.bytes);
+        return Err(FetchFailure::new(Failure::Lied, offered));
     }
-    let mut incoming = store.incoming(pack).map_err(FetchFailure::own)?;
-    let (mut block, mut pace) = (vec![0; BLOCK_BYTES], Pace::start());
-    while incoming.bytes() < length {
-        let left = usize::try_from(length - incoming.bytes()).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
-        let count = pace.next(stream.read(&mut block[..left]), |count| *count).await?;
+    let mut pace = Pace::start();
+    let outline = read_outline(stream, (ask.pack, ask.bytes), &mut pace).await?;
+    let blocks = match ask.begun {
+        Some(blocks) => blocks,
+        None => ask.begun.insert(ask.store.blocks(ask.pack, outline).map_err(FetchFailure::own)?),
+    };
+    let (mut block, mut is_told) = (vec![0; BLOCK_BYTES], false);
+    while blocks.next() < blocks.outline().blocks() {
+        let block = &mut block[..blocks.outline().length(blocks.next())];
+        read_whole(stream, block, &mut pace).await?;
+        if !blocks.take(block).await.map_err(FetchFailure::own)? {
+            return Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's"));
+        }
+        if !is_told {
+            (ask.passes_on)();
+            is_told = true;
+        }
+    }
+    let complete = ask.begun.take().map(Blocks::complete);
+    complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
+}
+
+async fn read_outline<S>(stream: &mut S, (pack, bytes): (PackId, u64), pace: &mut Pace) -> Result<Outline, FetchFailure>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut values = vec![[0; 32]; Outline::len_of(bytes)];
+    read_whole(stream, values.as_flattened_mut(), pace).await?;
+    let outline = Outline::new(pack, bytes, values);
+    outline.ok_or_else(|| FetchFailure::new(Failure::Lied, "the outline is not the pack's"))
+}
+
+async fn read_whole<S>(stream: &mut S, mut buffer: &mut [u8], pace: &mut Pace) -> Result<(), FetchFailure>
+where
+    S: AsyncRead + Unpin,
+{
+    while !buffer.is_empty() {
+        let count = pace.next(stream.read(buffer), |count| *count).await?;
         if count == 0 {
             return Err(FetchFailure::new(Failure::Unreachable, "the connection ended within the pack"));
         }
-        incoming.write(&block[..count]).await.map_err(FetchFailure::own)?;
+        buffer = &mut buffer[count..];
     }
-    match incoming.admit().await.map_err(FetchFailure::own)? {
-        true => Ok(length),
-        false => Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's")),
-    }
+    Ok(())
 }
 
 impl From<Stopped> for FetchFailure {

@@ -2,15 +2,15 @@
 //!
 //! Who has not shown yet that it is a node takes none of the places of those who have.
 //!
-//! A pack is hashed while it is sent. One that was damaged on the disk since it was verified fools one peer at most, which
-//! does not keep it, and is forgotten.
+//! Each block is hashed before it is sent. A pack that was damaged on the disk since it was verified fools nobody, and is forgotten. Of a pack
+//! that is on its way here, what has come is sent, and what comes as it comes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::SeekFrom, net::SocketAddr, sync::Arc, time::Duration};
 
 use longshore_identity::{Handshaken, Tls};
 use longshore_schemas::PackId;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::Semaphore,
     time::timeout,
@@ -18,8 +18,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BLOCK_BYTES, Error, PackStore,
-    peer::{MAGIC, Status, deadline},
+    Error, PackStore,
+    blocks::{BLOCK_BYTES, blocks},
+    peer::{MAGIC, REQUEST_BYTES, Status, deadline},
+    store::Found,
 };
 
 /// Connections at once; further ones are closed.
@@ -27,7 +29,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// Connections of those who have not shown who they are; further ones are closed.
 const STRANGERS_MAX: usize = 256;
 /// Packs sent at once; further requests are answered `Busy`.
-const UPLOADS_MAX: usize = 16;
+const UPLOADS_MAX: usize = 64;
+/// So long the next block of a pack that is on its way may take; less than what the peer waits for.
+const COMING: Duration = Duration::from_secs(4);
 /// A connection without a request for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
@@ -116,50 +120,74 @@ where
     stream.write_all(&MAGIC).await?;
     stream.flush().await?;
     loop {
-        let mut id = [0; 32];
-        match timeout(IDLE, stream.read_exact(&mut id)).await {
+        let mut request = [0; REQUEST_BYTES];
+        match timeout(IDLE, stream.read_exact(&mut request)).await {
             Ok(Ok(_)) => {}
             // The peer hung up, or has nothing to ask.
             Ok(Err(_)) | Err(_) => return Ok(()),
         }
         believed()?;
-        answer(stream, store, uploads, &PackId::from_bytes(id)).await?;
+        let (id, first) = request.split_at(32);
+        let (id, first) = (id.try_into().expect("32 bytes"), first.try_into().expect("the rest of a request"));
+        answer(stream, store, uploads, PackId::from_bytes(id), u32::from_be_bytes(first) as usize).await?;
     }
 }
 
-async fn answer<S>(stream: &mut S, store: &PackStore, uploads: &Semaphore, pack: &PackId) -> std::io::Result<()>
+async fn answer<S>(
+    stream: &mut S,
+    store: &PackStore,
+    uploads: &Semaphore,
+    pack: PackId,
+    first: usize,
+) -> std::io::Result<()>
 where
     S: AsyncWrite + Unpin,
 {
-    let Some((path, bytes)) = store.path(pack) else { return head(stream, Status::Missing, 0).await };
-    let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
-    // It may have been removed since.
-    let Ok(file) = tokio::fs::File::open(&path).await else { return head(stream, Status::Missing, 0).await };
-    head(stream, Status::Found, bytes).await?;
-    let sent = tokio::time::timeout_at(deadline(bytes), send(file.take(bytes), stream)).await??;
-    if sent == *pack {
-        return Ok(());
+    // Nothing is read for who asks for what the pack does not have.
+    if store.size(&pack).is_none_or(|bytes| first >= blocks(bytes)) {
+        return head(stream, Status::Missing, 0).await;
     }
-    tracing::error!(%pack, "a pack is damaged on this disk: it is forgotten, and fetched again when it is needed");
-    store.forget(pack)?;
-    Err(std::io::ErrorKind::InvalidData.into())
+    let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
+    let looked = store.clone();
+    let found = tokio::task::spawn_blocking(move || looked.find(&pack)).await.map_err(std::io::Error::other)??;
+    let Some(found) = found.filter(|found| first < found.outline.blocks()) else {
+        return head(stream, Status::Missing, 0).await;
+    };
+    let bytes = found.outline.bytes();
+    head(stream, Status::Found, bytes).await?;
+    tokio::time::timeout_at(deadline(bytes), send(stream, store, pack, found, first)).await?
 }
 
-/// Sends a file; answers what the bytes were.
+/// The outline, and the blocks from `first` on.
 async fn send(
-    mut file: tokio::io::Take<tokio::fs::File>,
     stream: &mut (impl AsyncWrite + Unpin),
-) -> std::io::Result<PackId> {
-    let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; BLOCK_BYTES]);
-    loop {
-        let count = file.read(&mut block).await?;
-        if count == 0 {
+    store: &PackStore,
+    pack: PackId,
+    found: Found,
+    first: usize,
+) -> std::io::Result<()> {
+    let Found { outline, file, mut progress } = found;
+    stream.write_all(outline.values().as_flattened()).await?;
+    let (mut file, mut block) = (tokio::fs::File::from_std(file), vec![0; BLOCK_BYTES]);
+    file.seek(SeekFrom::Start((first * BLOCK_BYTES) as u64)).await?;
+    for index in first..outline.blocks() {
+        if let Some(progress) = &mut progress
+            && *progress.borrow() <= index
+        {
+            // What there is goes out meanwhile.
             stream.flush().await?;
-            return Ok(PackId::from_bytes(*hasher.finalize().as_bytes()));
+            let coming = timeout(COMING, progress.wait_for(|there| *there > index)).await?;
+            coming.map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
         }
-        hasher.update(&block[..count]);
-        stream.write_all(&block[..count]).await?;
+        let block = &mut block[..outline.length(index)];
+        file.read_exact(block).await?;
+        if !outline.fits(index, block) {
+            store.forget_damaged(&pack)?;
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        stream.write_all(block).await?;
     }
+    stream.flush().await
 }
 
 async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64) -> std::io::Result<()> {

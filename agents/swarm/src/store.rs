@@ -1,19 +1,36 @@
-//! Complete, verified packs in a folder, one file each, named by their id.
+//! Verified packs in a folder: complete ones, one file each, named by their id; and those that are on their way, of which each block that
+//! came is verified and may be passed on.
+//!
+//! ```text
+//! bucket ─▶ [Incoming] hashed as a whole ─┐
+//! peer ───▶ [Blocks] verified one by one ─┴▶ complete ─▶ whoever asks
+//!              └─────── as they come ──────────────────▶ whoever asks
+//! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::{self, File},
+    io,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::PackId;
 use tempfile::NamedTempFile;
-use tokio::io::AsyncWriteExt;
+use tokio::{
+    io::{AsyncSeekExt, AsyncWriteExt},
+    sync::watch,
+};
 
-use crate::{BLOCK_BYTES, Error};
+use crate::{
+    Error,
+    blocks::{BLOCK_BYTES, Outline},
+};
+
+/// Of 4 KiB each at most: those of a release that many fetch.
+const OUTLINES_MAX: usize = 1_024;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -23,6 +40,27 @@ struct Inner {
     folder: PathBuf,
     /// What is complete, with its size.
     packs: RwLock<BTreeMap<PackId, u64>>,
+    /// What is on its way in blocks.
+    partial: RwLock<BTreeMap<PackId, Partial>>,
+    /// Outlines that were computed last, so that many who ask for a pack cost one reading of it.
+    outlines: Mutex<VecDeque<(PackId, Arc<Outline>)>>,
+}
+
+/// A pack that is on its way, as whoever passes it on sees it.
+#[derive(Clone)]
+pub(crate) struct Partial {
+    pub(crate) outline: Arc<Outline>,
+    path: PathBuf,
+    /// How many blocks are there, from the first on. Its sender goes when nothing more will come.
+    pub(crate) progress: watch::Receiver<usize>,
+}
+
+/// What can be sent of a pack.
+pub(crate) struct Found {
+    pub(crate) outline: Arc<Outline>,
+    pub(crate) file: File,
+    /// None: all of it is there.
+    pub(crate) progress: Option<watch::Receiver<usize>>,
 }
 
 impl PackStore {
@@ -44,7 +82,8 @@ impl PackStore {
                 }
             }
         }
-        Ok(Self(Arc::new(Inner { folder: folder.to_owned(), packs: RwLock::new(packs) })))
+        let (partial, outlines) = (RwLock::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { folder: folder.to_owned(), packs: RwLock::new(packs), partial, outlines })))
     }
 
     pub fn folder(&self) -> &Path {
@@ -65,6 +104,63 @@ impl PackStore {
     pub fn path(&self, pack: &PackId) -> Option<(PathBuf, u64)> {
         let bytes = *self.read().get(pack)?;
         Some((self.0.folder.join(pack.to_string()), bytes))
+    }
+
+    /// Its size, if there is anything of it.
+    pub(crate) fn size(&self, pack: &PackId) -> Option<u64> {
+        let complete = self.read().get(pack).copied();
+        complete.or_else(|| self.partials().get(pack).map(|partial| partial.outline.bytes()))
+    }
+
+    /// What there is of a pack, complete or on its way. One that is not what its name says any more is forgotten. Blocks.
+    pub(crate) fn find(&self, pack: &PackId) -> io::Result<Option<Found>> {
+        let Some((path, bytes)) = self.path(pack) else {
+            let partial = self.partials().get(pack).cloned();
+            let opened = partial.and_then(|Partial { outline, path, progress }| {
+                Some(Found { outline, file: File::open(path).ok()?, progress: Some(progress) })
+            });
+            return Ok(opened);
+        };
+        // It may have been removed since.
+        let Ok(mut file) = File::open(path) else { return Ok(None) };
+        if let Some(outline) = self.kept_outline(pack) {
+            return Ok(Some(Found { outline, file, progress: None }));
+        }
+        match Outline::read(*pack, bytes, &mut file) {
+            Ok(Some(outline)) => {
+                let outline = Arc::new(outline);
+                self.keep_outline(outline.clone(), *pack);
+                Ok(Some(Found { outline, file, progress: None }))
+            }
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            Ok(None) | Err(_) => {
+                self.forget_damaged(pack)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn kept_outline(&self, pack: &PackId) -> Option<Arc<Outline>> {
+        let kept = self.0.outlines.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(known, _)| known == pack).map(|(_, outline)| outline.clone())
+    }
+
+    fn keep_outline(&self, outline: Arc<Outline>, pack: PackId) {
+        let mut kept = self.0.outlines.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.iter().any(|(known, _)| *known == pack) {
+            return;
+        }
+        if kept.len() >= OUTLINES_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((pack, outline));
+    }
+
+    /// A pack turned out to be damaged on this disk.
+    pub(crate) fn forget_damaged(&self, pack: &PackId) -> io::Result<()> {
+        tracing::error!(%pack, "a pack is damaged on this disk: it is forgotten, and fetched again when it is needed");
+        self.0.outlines.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| known != pack);
+        self.forget(pack)
     }
 
     /// Removes every pack that is not to be kept; answers how many bytes that freed.
@@ -94,6 +190,22 @@ impl PackStore {
         let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
         let file = tokio::fs::File::from_std(temporary.reopen()?);
         Ok(Incoming { store: self.clone(), pack, temporary, file, hasher: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    /// A place for a pack that comes in blocks, which are passed on as they come.
+    pub(crate) fn blocks(&self, pack: PackId, outline: Outline) -> io::Result<Blocks> {
+        let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
+        let file = tokio::fs::File::from_std(temporary.reopen()?);
+        let (outline, progress) = (Arc::new(outline), watch::Sender::new(0));
+        let partial =
+            Partial { outline: outline.clone(), path: temporary.path().to_owned(), progress: progress.subscribe() };
+        // Two fetches may be at it; who was first passes it on.
+        self.partials().entry(pack).or_insert(partial);
+        Ok(Blocks { store: self.clone(), pack, outline, temporary: Some(temporary), file, progress })
+    }
+
+    fn partials(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<PackId, Partial>> {
+        self.0.partial.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<PackId, u64>> {
@@ -150,6 +262,66 @@ impl Incoming {
         let mut packs = self.store.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         packs.insert(self.pack, self.bytes);
         Ok(true)
+    }
+}
+
+/// A pack that comes in blocks. What it holds is verified; it is in the store when it is complete.
+pub(crate) struct Blocks {
+    store: PackStore,
+    pack: PackId,
+    outline: Arc<Outline>,
+    /// Removed with this, unless it was completed.
+    temporary: Option<NamedTempFile>,
+    file: tokio::fs::File,
+    progress: watch::Sender<usize>,
+}
+
+impl Blocks {
+    pub(crate) fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    /// The block that is lacked next; all are there if it is none of the pack's.
+    pub(crate) fn next(&self) -> usize {
+        *self.progress.borrow()
+    }
+
+    /// Takes the next block; false if these are not its bytes.
+    pub(crate) async fn take(&mut self, block: &[u8]) -> io::Result<bool> {
+        let next = self.next();
+        if !self.outline.fits(next, block) {
+            return Ok(false);
+        }
+        // A writing that was cut short may have moved on.
+        self.file.seek(io::SeekFrom::Start((next * BLOCK_BYTES) as u64)).await?;
+        self.file.write_all(block).await?;
+        // Whoever passes it on reads it from the file.
+        self.file.flush().await?;
+        self.progress.send_replace(next + 1);
+        Ok(true)
+    }
+
+    /// Puts the pack into the store, with all its blocks.
+    pub(crate) fn complete(mut self) -> io::Result<u64> {
+        let bytes = self.outline.bytes();
+        let temporary = self.temporary.take().ok_or(io::ErrorKind::NotFound)?;
+        // Not synced, as above. Whoever looks finds one of both.
+        let mut packs = self.store.0.packs.write().unwrap_or_else(PoisonError::into_inner);
+        temporary.persist(self.store.0.folder.join(self.pack.to_string())).map_err(|error| error.error)?;
+        packs.insert(self.pack, bytes);
+        drop(packs);
+        self.store.keep_outline(self.outline.clone(), self.pack);
+        Ok(bytes)
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        let mut partials = self.store.partials();
+        // It may be another's.
+        if partials.get(&self.pack).is_some_and(|partial| partial.progress.same_channel(&self.progress.subscribe())) {
+            partials.remove(&self.pack);
+        }
     }
 }
 

@@ -14,20 +14,21 @@ use longshore_schemas::{
 use longshore_swarm::{
     PackStore,
     fetch::{Fetcher, FromTracker, Link, Received},
-    server,
+    hooks, server,
 };
 use longshore_swarm_policy::fetch::{Config, WantedPack};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-const MAGIC: [u8; 8] = *b"LSSWARM1";
+const MAGIC: [u8; 8] = *b"LSSWARM2";
 const PATIENCE: Duration = Duration::from_secs(30);
+const BLOCK_BYTES: usize = 64 * 1024;
 
 /// Everybody here is of one region, but for [`ABROAD`].
 static EU: LazyLock<World> = LazyLock::new(|| World::new("eu"));
@@ -65,7 +66,7 @@ impl Fetching {
         let policy = Config::new(node("me"), "mine".parse().expect("valid"));
         let (to_region, told) = mpsc::channel(1_000);
         let (tracker, from_tracker) = mpsc::channel(1_000);
-        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"));
+        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"), Arc::new(true.into()));
         Self { folder, store, fetcher, link: Link { to_region, from_tracker }, tracker, told }
     }
 
@@ -111,6 +112,10 @@ fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPack
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     WrongBytes,
+    /// Wrong from the first byte after the head on.
+    WrongOutline,
+    /// Right but for the last byte.
+    WrongLater,
     TooLong,
     TooShort,
     UnknownStatus,
@@ -177,13 +182,23 @@ async fn misbehave(
     stream.flush().await?;
     let found = |length: u64| [&[0], &length.to_be_bytes()[..]].concat();
     let length = bytes.len() as u64;
+    let head = [found(length), hooks::outline(bytes)].concat();
     loop {
-        stream.read_exact(&mut [0; 32]).await?;
+        stream.read_exact(&mut [0; 36]).await?;
         *requests += 1;
         match fault {
             Fault::WrongBytes => {
+                stream.write_all(&head).await?;
+                stream.write_all(&vec![7; bytes.len()]).await?;
+            }
+            Fault::WrongOutline => {
                 stream.write_all(&found(length)).await?;
                 stream.write_all(&vec![7; bytes.len()]).await?;
+            }
+            Fault::WrongLater => {
+                let mut wrong = bytes.to_vec();
+                wrong[bytes.len() - 1] ^= 1;
+                stream.write_all(&[&head[..], &wrong].concat()).await?;
             }
             Fault::TooLong => {
                 stream.write_all(&found(length + 1)).await?;
@@ -192,13 +207,13 @@ async fn misbehave(
             Fault::TooShort => stream.write_all(&[&found(3)[..], b"abc"].concat()).await?,
             Fault::UnknownStatus => stream.write_all(&[9; 9]).await?,
             Fault::Dies => {
-                stream.write_all(&found(length)).await?;
+                stream.write_all(&head).await?;
                 stream.write_all(&bytes[..bytes.len() / 2]).await?;
                 return stream.flush().await;
             }
-            Fault::Silent => stream.write_all(&found(length)).await?,
+            Fault::Silent => stream.write_all(&head).await?,
             Fault::Trickles => {
-                stream.write_all(&found(length)).await?;
+                stream.write_all(&head).await?;
                 for byte in bytes {
                     stream.write_all(&[*byte]).await?;
                     stream.flush().await?;
@@ -206,16 +221,16 @@ async fn misbehave(
                 }
             }
             Fault::BusyTwice if *requests <= 2 => stream.write_all(&[2, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
-            Fault::BusyTwice => stream.write_all(&[&found(length)[..], bytes].concat()).await?,
+            Fault::BusyTwice => stream.write_all(&[&head[..], bytes].concat()).await?,
             Fault::Missing => stream.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0]).await?,
             Fault::NoAnswer => {}
             Fault::Endless => {
-                stream.write_all(&[&found(length)[..], bytes].concat()).await?;
+                stream.write_all(&[&head[..], bytes].concat()).await?;
                 loop {
                     stream.write_all(&[0xA5; 4096]).await?;
                 }
             }
-            Fault::Foreign | Fault::Other => stream.write_all(&[&found(length)[..], bytes].concat()).await?,
+            Fault::Foreign | Fault::Other => stream.write_all(&[&head[..], bytes].concat()).await?,
             Fault::OtherProtocol | Fault::Mute | Fault::Noise => return Ok(()),
         }
         stream.flush().await?;
@@ -260,7 +275,14 @@ async fn comes_from_another_peer(fault: Fault, grade: Grade) {
 
 #[tokio::test]
 async fn a_peer_that_lies_is_reported_and_the_pack_comes_from_another() {
-    for fault in [Fault::WrongBytes, Fault::TooLong, Fault::TooShort, Fault::UnknownStatus] {
+    for fault in [
+        Fault::WrongBytes,
+        Fault::WrongOutline,
+        Fault::WrongLater,
+        Fault::TooLong,
+        Fault::TooShort,
+        Fault::UnknownStatus,
+    ] {
         comes_from_another_peer(fault, Grade::Lied).await;
     }
 }
@@ -310,13 +332,13 @@ async fn clients_without_manners_keep_nobody_from_being_served() {
         let _ = noise.write_all(&[0xA5; 64 * 1024]).await;
         mute.push(noise);
         let mut half = as_peer(address).await;
-        half.write_all(&[&MAGIC[..], &[1; 31]].concat()).await.expect("written");
+        half.write_all(&[&MAGIC[..], &[1; 35]].concat()).await.expect("written");
         half.flush().await.expect("written");
         rude.push(half);
     }
     // Asks for far more than it reads.
     let mut greedy = as_peer(address).await;
-    let asked = [&MAGIC[..], &PackId::of(&bytes).as_bytes().repeat(1_000)].concat();
+    let asked = [&MAGIC[..], &wish(PackId::of(&bytes), 0).repeat(1_000)].concat();
     greedy.write_all(&asked).await.expect("written");
     greedy.flush().await.expect("written");
     let (status, served) = timeout(PATIENCE, ask(address, PackId::of(&bytes))).await.expect("in time");
@@ -347,7 +369,7 @@ async fn only_nodes_of_the_region_are_served() {
     tls.set(tls.credentials(), revoked).expect("valid");
     served(&EU.node("me")).await.expect_err("it is revoked");
     // A connection that there was ends as well.
-    kept.write_all(PackId::of(&bytes).as_bytes()).await.expect("written");
+    kept.write_all(&wish(PackId::of(&bytes), 0)).await.expect("written");
     kept.flush().await.expect("written");
     assert!(kept.read_u8().await.is_err(), "it is revoked");
     assert!(served(&EU.node("other")).await.expect("served").1 == bytes);
@@ -359,15 +381,110 @@ async fn a_pack_that_was_damaged_on_disk_is_noticed_when_it_is_served() {
     let (folder, address) = honest(&bytes).await;
     let (pack, mut damaged) = (PackId::of(&bytes), bytes.clone());
     damaged[600_000] ^= 1;
-    std::fs::write(folder.path().join(pack.to_string()), &damaged).expect("written");
-    let (_, served) = ask(address, pack).await;
-    assert!(served == damaged, "nobody knew");
-    let gone = async {
-        while ask(address, pack).await.0 != 1 {
-            tokio::task::yield_now().await;
+    // Served before or not: nobody gets a wrong byte.
+    for was_served in [false, true] {
+        if was_served {
+            std::fs::write(folder.path().join(pack.to_string()), &bytes).expect("written");
+            let address = serve(PackStore::open(folder.path()).expect("opens"), EU.node("good")).await;
+            assert!(ask(address, pack).await == (0, bytes.clone()));
+            std::fs::write(folder.path().join(pack.to_string()), &damaged).expect("written");
+            request(&mut as_peer(address).await, pack).await.expect_err("it ends before the wrong block");
+            assert_eq!(ask(address, pack).await, (1, vec![]), "it is forgotten");
+        } else {
+            std::fs::write(folder.path().join(pack.to_string()), &damaged).expect("written");
+            assert_eq!(ask(address, pack).await, (1, vec![]));
         }
+        assert!(!folder.path().join(pack.to_string()).exists(), "it is removed");
+    }
+}
+
+/// What a source sends, of which it is told how many blocks, and the first block of each request that it got.
+async fn paced(bytes: Vec<u8>) -> (SocketAddr, watch::Sender<usize>, mpsc::UnboundedReceiver<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+    let address = listener.local_addr().expect("bound");
+    let (pace, asked) = (watch::Sender::new(0), mpsc::unbounded_channel());
+    let (sent, tls) = (pace.clone(), EU.node("bad"));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mut pace, tls, bytes, asked) = (sent.subscribe(), tls.clone(), bytes.clone(), asked.0.clone());
+            tokio::spawn(async move {
+                let mut stream = tls.accept_node(stream).await?.stream;
+                stream.read_exact(&mut [0; 8]).await?;
+                stream.write_all(&MAGIC).await?;
+                stream.flush().await?;
+                let mut request = [0; 36];
+                stream.read_exact(&mut request).await?;
+                let first = u32::from_be_bytes(*request.last_chunk().expect("four bytes"));
+                let _ = asked.send(first);
+                let head = [&[0], &(bytes.len() as u64).to_be_bytes()[..], &hooks::outline(&bytes)].concat();
+                stream.write_all(&head).await?;
+                for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate().skip(first as usize) {
+                    // It dies when it is told that there is nothing more.
+                    let may = pace.wait_for(|sent| *sent > index || *sent == usize::MAX).await;
+                    if may.is_ok_and(|sent| *sent == usize::MAX) {
+                        return Ok(());
+                    }
+                    stream.write_all(block).await?;
+                    stream.flush().await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    (address, pace, asked.1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_is_passed_on_while_it_comes_and_another_source_goes_on_with_it() {
+    let bytes = content();
+    let pack = PackId::of(&bytes);
+    let (slow, pace, mut asked) = paced(bytes.clone()).await;
+    let (other, other_pace, mut asked_of_other) = paced(bytes.clone()).await;
+    let mut fetching = Fetching::new();
+    let own = serve(fetching.store.clone(), EU.node("good")).await;
+    fetching.tell(vec![source("bad", "mine", slow, &bytes)], vec![]).await;
+    let (fetcher, tracker) = (fetching.fetcher.clone(), fetching.tracker.clone());
+    let wanted = vec![WantedPack { pack, bytes: bytes.len() as u64 }];
+    let (link, told) = (&mut fetching.link, &mut fetching.told);
+    let passing_on = async {
+        pace.send_replace(8);
+        let announced = FromNode::HaveMore { artifact: artifact(), packs: vec![pack] };
+        while told.recv().await.expect("open") != announced {}
+        assert_eq!(asked.recv().await, Some(0));
+        // Half of it is here, and somebody wants it: the rest comes by when it comes.
+        let reading = tokio::spawn(async move { request(&mut as_peer(own).await, pack).await });
+        let (mut early, mut begun) = (as_peer(own).await, vec![0; 8 * BLOCK_BYTES]);
+        early.write_all(&[&MAGIC[..], &wish(pack, 0)].concat()).await.expect("written");
+        early.flush().await.expect("written");
+        early.read_exact(&mut vec![0; 8 + 9 + 32 * bytes.len().div_ceil(BLOCK_BYTES)]).await.expect("the outline");
+        early.read_exact(&mut begun).await.expect("what there is");
+        assert!(bytes.starts_with(&begun));
+        // Its source dies, and there is another one.
+        pace.send_replace(usize::MAX);
+        let lost = FromNode::PeerFailed { peer: node("bad"), pack };
+        while told.recv().await.expect("open") != lost {}
+        other_pace.send_replace(1_000);
+        let mut again = source("bad", "mine", other, &bytes);
+        again.address = other.to_string();
+        tracker.send(FromTracker::Sources { peers: vec![again], tickets: vec![] }).await.expect("open");
+        assert_eq!(asked_of_other.recv().await, Some(8), "what came is not fetched again");
+        assert!(reading.await.expect("no panic").expect("served") == (0, bytes.clone()));
+        let rest = bytes.len() - 8 * BLOCK_BYTES;
+        early.read_exact(&mut vec![0; rest]).await.expect("the rest");
     };
-    timeout(PATIENCE, gone).await.expect("it is forgotten");
+    let both = async { tokio::join!(fetcher.fetch(artifact(), wanted, link), passing_on).0 };
+    let received = timeout(PATIENCE, both).await.expect("in time").expect("linked");
+    assert_eq!(received.from_peers_bytes, bytes.len() as u64);
+    assert!(std::fs::read(fetching.folder.path().join(pack.to_string())).expect("stored") == bytes);
+    assert_eq!(std::fs::read_dir(fetching.folder.path()).expect("a folder").count(), 1, "nothing else is left");
+    // From there on, as a peer that has a part of it asks.
+    let (status, tail) = request_from(&mut as_peer(own).await, pack, 18).await.expect("served");
+    assert!(status == 0 && bytes.ends_with(&tail) && tail.len() == bytes.len() - 18 * BLOCK_BYTES);
+    assert_eq!(
+        request_from(&mut as_peer(own).await, pack, 19).await.expect("answered"),
+        (1, vec![]),
+        "it has 19 blocks"
+    );
 }
 
 #[tokio::test]
@@ -492,13 +609,24 @@ async fn ask(address: SocketAddr, pack: PackId) -> (u8, Vec<u8>) {
     request(&mut as_peer(address).await, pack).await.expect("answered")
 }
 
+/// A request: a pack from this block on.
+fn wish(pack: PackId, first: u32) -> Vec<u8> {
+    [&pack.as_bytes()[..], &first.to_be_bytes()].concat()
+}
+
 async fn request(stream: &mut Stream, pack: PackId) -> std::io::Result<(u8, Vec<u8>)> {
+    request_from(stream, pack, 0).await
+}
+
+async fn request_from(stream: &mut Stream, pack: PackId, first: u32) -> std::io::Result<(u8, Vec<u8>)> {
     stream.write_all(&MAGIC).await?;
-    stream.write_all(pack.as_bytes()).await?;
+    stream.write_all(&wish(pack, first)).await?;
     stream.flush().await?;
     stream.read_exact(&mut [0; 8]).await?;
-    let status = stream.read_u8().await?;
-    let mut bytes = vec![0; stream.read_u64().await? as usize];
+    let (status, length) = (stream.read_u8().await?, stream.read_u64().await? as usize);
+    let blocks = length.div_ceil(BLOCK_BYTES);
+    stream.read_exact(&mut vec![0; if blocks > 1 { 32 * blocks } else { 0 }]).await?;
+    let mut bytes = vec![0; length.saturating_sub(first as usize * BLOCK_BYTES)];
     stream.read_exact(&mut bytes).await?;
     Ok((status, bytes))
 }

@@ -282,7 +282,7 @@ impl Region {
                 assert_eq!(Some(&hello.node), peer);
                 let goals = self.0.goals.lock().expect("sound").clone();
                 self.0.heard.send_modify(|heard| heard.hellos.push(hello));
-                let welcome = FromRegion::Welcome { region, beat_seconds: 1 };
+                let welcome = FromRegion::Welcome { region, beat_seconds: 1, streaming: false };
                 std::iter::once(welcome).chain(goals.into_values().map(FromRegion::Goal)).collect()
             }
             FromNode::Beat => {

@@ -80,6 +80,8 @@ pub enum Event {
     Wanted(Vec<WantedPack>),
     /// What the region said.
     Sources { peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
+    /// The first of the pack is verified and served, and what comes of it is passed on.
+    Begun { pack: PackId },
     /// The pack is verified, on disk and served; from whomever.
     Stored { pack: PackId },
     /// A request of this came to nothing.
@@ -153,6 +155,8 @@ struct Missing {
     in_flight: Option<Source>,
     ticket: Option<Ticket>,
     asked_at: Option<Time>,
+    /// The region knows that others can have it from here.
+    announced: bool,
 }
 
 #[derive(Debug)]
@@ -177,6 +181,7 @@ impl Fetch {
         match event {
             Event::Wanted(packs) => self.want(packs, &mut actions),
             Event::Sources { peers, tickets } => self.learn(peers, tickets, &mut actions),
+            Event::Begun { pack } => self.begun(pack, &mut actions),
             Event::Stored { pack } => self.stored(&pack, &mut actions),
             Event::Failed { pack, source, failure } => self.failed(pack, &source, failure, now, &mut actions),
             Event::Reconnected => self.reconnected(),
@@ -208,7 +213,14 @@ impl Fetch {
 
     fn want(&mut self, packs: Vec<WantedPack>, actions: &mut Vec<Action>) {
         for WantedPack { pack, bytes } in packs {
-            let fresh = || Missing { bytes, sources: BTreeSet::new(), in_flight: None, ticket: None, asked_at: None };
+            let fresh = || Missing {
+                bytes,
+                sources: BTreeSet::new(),
+                in_flight: None,
+                ticket: None,
+                asked_at: None,
+                announced: false,
+            };
             self.missing.entry(pack).or_insert_with(fresh);
         }
         if self.missing.is_empty() {
@@ -256,6 +268,15 @@ impl Fetch {
         }
     }
 
+    fn begun(&mut self, pack: PackId, actions: &mut Vec<Action>) {
+        if let Some(missing) =
+            self.missing.get_mut(&pack).filter(|missing| !missing.announced && missing.in_flight.is_some())
+        {
+            missing.announced = true;
+            actions.push(Action::Announce { pack });
+        }
+    }
+
     fn stored(&mut self, pack: &PackId, actions: &mut Vec<Action>) {
         let Some(missing) = self.missing.remove(pack) else { return };
         let from_bucket = missing.in_flight == Some(Source::Bucket);
@@ -265,7 +286,9 @@ impl Fetch {
             (peer.failures_in_a_row, peer.rests_until) = (0, Time::ZERO);
         }
         self.landed(missing.in_flight.as_ref());
-        actions.push(Action::Announce { pack: *pack });
+        if !missing.announced {
+            actions.push(Action::Announce { pack: *pack });
+        }
         if from_bucket || missing.ticket.is_some() {
             actions.push(Action::TicketDone { pack: *pack, ok: true });
         }
@@ -326,7 +349,7 @@ impl Fetch {
     fn reconnected(&mut self) {
         self.asked_at = None;
         for missing in self.missing.values_mut() {
-            (missing.asked_at, missing.ticket) = (None, None);
+            (missing.asked_at, missing.ticket, missing.announced) = (None, None, false);
         }
     }
 
@@ -389,7 +412,8 @@ impl Fetch {
         }
         for pack in &packs {
             if let Some(missing) = self.missing.get_mut(pack) {
-                missing.asked_at = Some(now);
+                // Whoever wants a pack is taken to have nothing of it.
+                (missing.asked_at, missing.announced) = (Some(now), false);
             }
         }
         self.asked_at = Some(now);

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{Random, Subject, kind_of};
 
-const MAGIC: &[u8; 8] = b"LSSWARM1";
+const MAGIC: &[u8; 8] = b"LSSWARM2";
 const PACK: &[u8] = b"the bytes of a pack that is there";
 const FOUND: u8 = 0;
 const MISSING: u8 = 1;
@@ -73,6 +73,7 @@ impl Subject for Server {
         for _ in 0..random.below(5) {
             let pack = if random.one_in(2) { PackId::of(PACK) } else { PackId::of(b"other") };
             bytes.extend_from_slice(pack.as_bytes());
+            bytes.extend_from_slice(&random.pick(&[0, 0, 0, 1, u32::MAX]).to_be_bytes());
         }
         bytes
     }
@@ -95,8 +96,9 @@ async fn converse(stream: DuplexStream, input: &[u8]) -> io::Result<Vec<u8>> {
 fn expected(input: &[u8]) -> Vec<u8> {
     let Some(requests) = input.strip_prefix(MAGIC) else { return Vec::new() };
     let mut answer = MAGIC.to_vec();
-    for request in requests.chunks_exact(32) {
-        let found = request == PackId::of(PACK).as_bytes();
+    for request in requests.chunks_exact(36) {
+        // It has one block, the first.
+        let found = request == [PackId::of(PACK).as_bytes(), &[0; 4][..]].concat();
         answer.push(if found { FOUND } else { MISSING });
         answer.extend_from_slice(&(if found { PACK.len() as u64 } else { 0 }).to_be_bytes());
         answer.extend_from_slice(if found { PACK } else { b"" });

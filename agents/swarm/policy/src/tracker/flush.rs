@@ -18,10 +18,26 @@ use crate::{Time, bits::Bits, mix, pack_number};
 const MESSAGE_NAMES_MAX: usize = 8_000;
 /// Of those who have a pack, how many are compared in the own rack and elsewhere.
 const HOLDERS_COMPARED_MAX: usize = 16;
+/// Of those who wait for a pack, how many are looked at for each that is told of somebody.
+const LOOKED_AT: usize = 8;
+/// Of a rack, how many are compared before one gets a pack for the others; and how many introductions that one is busy with then.
+const RACK_COMPARED_MAX: usize = 64;
+const DUTY: u64 = 4;
 /// Half of what nodes were asked for lately is forgotten after this.
 const LOAD_HALF_LIFE: Duration = Duration::from_secs(1);
+/// Tickets that are lent at the same time in a small region.
+const TICKETS_MIN: usize = 4;
+const NODES_PER_TICKET: usize = 3;
 /// Of those who want a pack, how many are compared before one gets the ticket.
 const TICKET_CANDIDATES_MAX: usize = 64;
+
+/// Who has a pack in the rack of somebody who wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InRack {
+    Here,
+    Comes,
+    Nowhere,
+}
 
 /// What one node will be told about one artifact.
 #[derive(Default)]
@@ -126,7 +142,7 @@ impl Tracker {
             pack.moved_at = now;
         }
         let words = pack.wanters.words();
-        let start = mix(pack_number(&id), pack.complaints) as usize % (64 * words.max(1));
+        let start = self.somewhere(mix(pack_number(&id), pack.complaints));
         let mut next: Vec<Number> = Vec::new();
         if available > 1 {
             // They were told of the only one there was; now they need not all queue there.
@@ -136,14 +152,60 @@ impl Tracker {
         let fan_out = self.config.fan_out.saturating_mul(1 + pack.stalls as usize);
         let room = fan_out.saturating_mul(available).saturating_sub(pack.introduced.len());
         let waiting = |word| pack.wanters.word(word) & !pack.introduced.word(word);
-        next.extend(Bits::select(words, start, waiting).take(room));
+        let by_rack = self.config.streaming && pack.stalls == 0;
+        let looked_at = if by_rack { room.saturating_mul(LOOKED_AT) } else { room };
+        let waiting: Vec<Number> = Bits::select(words, start, waiting).take(looked_at).collect();
         let mut helped = true;
         for wanter in next {
             helped &= self.tell(id, pack, wanter, outbox);
         }
+        let mut told = 0;
+        for wanter in waiting {
+            if told == room {
+                break;
+            }
+            let meant = match by_rack.then(|| self.in_its_rack(pack, wanter)) {
+                None | Some(InRack::Here) => Some(wanter),
+                Some(InRack::Comes) => None,
+                Some(InRack::Nowhere) => self.least_busy_of_rack(pack, wanter, start),
+            };
+            let Some(meant) = meant.filter(|meant| !pack.introduced.contains(*meant)) else { continue };
+            helped &= self.tell(id, pack, meant, outbox);
+            told += 1;
+        }
         // Whether it spreads is looked at again, for it may be that nobody tells.
         self.parked.insert(id, pack.moved_at + self.config.stall);
         helped
+    }
+
+    /// Where a search begins, so that nobody is found more often than others.
+    fn somewhere(&self, seed: u64) -> usize {
+        (seed % self.nodes.len().max(1) as u64) as usize
+    }
+
+    /// A pack crosses a rack's uplink once: while it comes to one of the rack, from afar or from the bucket, the others wait for that one.
+    fn in_its_rack(&self, pack: &Pack, wanter: Number) -> InRack {
+        let Some(rack) = self.node(wanter).and_then(|node| self.racks.get(&node.rack)) else { return InRack::Nowhere };
+        let mut comes = pack.lease.as_ref().is_some_and(|lease| rack.contains(lease.node));
+        for word in 0..rack.words() {
+            let in_rack = rack.word(word);
+            if in_rack & pack.holders.word(word) & !self.banned.word(word) != 0 {
+                return InRack::Here;
+            }
+            comes |= in_rack & pack.introduced.word(word) != 0;
+        }
+        if comes { InRack::Comes } else { InRack::Nowhere }
+    }
+
+    /// Who of the rack gets the pack for it: the others will ask that one.
+    fn least_busy_of_rack(&mut self, pack: &Pack, wanter: Number, start: usize) -> Option<Number> {
+        let rack = self.racks.get(&self.node(wanter)?.rack)?;
+        let waiting = |word| rack.word(word) & pack.wanters.word(word) & !pack.introduced.word(word);
+        let waiting = Bits::select(rack.words(), start, waiting).take(RACK_COMPARED_MAX);
+        let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
+        let (.., number) = waiting.enumerate().map(|(order, number)| (load(number), order, number)).min()?;
+        self.node_mut(number)?.load += DUTY;
+        Some(number)
     }
 
     fn tell(&mut self, id: PackId, pack: &mut Pack, wanter: Number, outbox: &mut Outbox) -> bool {
@@ -178,14 +240,14 @@ impl Tracker {
         true
     }
 
-    /// Own rack before others, then those to whom fewer were sent lately; beyond the usual number of peers only if no
-    /// other has it.
+    /// Those of the own rack; others only if there are none, or if it does not spread. First those to whom fewer were sent lately; beyond
+    /// the usual number of peers only if no other has it.
     fn choose_holders(&self, id: PackId, pack: &Pack, wanter: Number) -> Vec<Number> {
         let Some(node) = self.node(wanter) else { return Vec::new() };
         let nowhere = Bits::default();
         let rack = self.racks.get(&node.rack).unwrap_or(&nowhere);
         let words = pack.holders.words();
-        let start = mix(pack_number(&id), mix(wanter as u64, pack.complaints)) as usize % (64 * words.max(1));
+        let start = self.somewhere(mix(pack_number(&id), mix(wanter as u64, pack.complaints)));
         let able = |word| pack.holders.word(word) & !self.banned.word(word) & !node.shunned.word(word);
         let near = Bits::select(words, start, |word| able(word) & rack.word(word)).take(HOLDERS_COMPARED_MAX);
         let far = Bits::select(words, start, |word| able(word) & !rack.word(word)).take(HOLDERS_COMPARED_MAX);
@@ -195,6 +257,9 @@ impl Tracker {
         let mut candidates: Vec<_> =
             candidates.enumerate().map(|(order, (far, number))| (far, load(number), order, number)).collect();
         candidates.sort_unstable();
+        if self.config.streaming && pack.stalls == 0 && candidates.first().is_some_and(|(far, ..)| !far) {
+            candidates.retain(|(far, ..)| !far);
+        }
         let mut new_peers_left = self.config.node_peers.saturating_sub(node.peers.len());
         let mut chosen = Vec::with_capacity(self.config.pack_peers);
         for (.., number) in &candidates {
@@ -222,13 +287,17 @@ impl Tracker {
         if now < settled {
             return;
         }
+        // Few nodes have the bucket's whole rate with few tickets, and each pack sooner.
+        let small =
+            if self.config.streaming { (self.numbers.len() / NODES_PER_TICKET).max(TICKETS_MIN) } else { usize::MAX };
+        let tickets_max = self.config.tickets_max.min(small);
         let due = self.short.iter().filter_map(|id| {
             let pack = self.packs.get(id)?;
             (pack.ticket_after <= now).then(|| (Reverse(pack.wanters.len()), pack_number(id), *id))
         });
         let most_wanted: BTreeSet<_> = due.collect();
         for (_, _, id) in most_wanted {
-            if self.leased.len() >= self.config.tickets_max {
+            if self.leased.len() >= tickets_max {
                 return;
             }
             self.lend_one(id, outbox);
@@ -238,21 +307,22 @@ impl Tracker {
     fn lend_one(&mut self, id: PackId, outbox: &mut Outbox) {
         let Some(pack) = self.packs.get(&id) else { return };
         let words = pack.wanters.words();
-        let start = mix(pack_number(&id), self.now.as_millis() as u64) as usize % (64 * words.max(1));
+        let start = self.somewhere(mix(pack_number(&id), self.now.as_millis() as u64));
         let willing = |able: fn(&Pack, usize) -> u64| {
             let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & able(pack, word));
-            let free = wanters.filter_map(|number| Some((self.node(number)?.leases, number)));
-            free.take(TICKET_CANDIDATES_MAX).enumerate().map(|(order, (leases, number))| (leases, order, number)).min()
+            let free = wanters.filter_map(|number| Some((self.node(number)?, number))).take(TICKET_CANDIDATES_MAX);
+            free.enumerate().map(|(order, (node, number))| (node.leases, node.load, order, number)).min()
         };
         // Those first whom nobody else can help; then those who did not fail before.
         let chosen = willing(|pack, word| pack.stranded.word(word) & !pack.failed.word(word))
             .or_else(|| willing(|pack, word| !pack.failed.word(word)))
             .or_else(|| willing(|_, _| !0));
-        let Some((_, _, number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) else { return };
+        let Some((.., number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) else { return };
         let Some(artifact) = self.wanted_by(pack, number).first().copied() else { return };
         let until = self.now + self.config.lease;
         if let Some(node) = self.node_mut(number) {
             node.leases += 1;
+            node.load += DUTY;
         }
         if let Some(pack) = self.packs.get_mut(&id) {
             pack.lease = Some(Lease { node: number, until });

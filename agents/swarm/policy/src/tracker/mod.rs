@@ -55,6 +55,15 @@ pub struct Config {
     pub pack_peers: usize,
     /// Peers that a node knows, as long as these suffice.
     pub node_peers: usize,
+    /// Nodes have a pack from its first block on, and pass on what comes: one of a rack gets it for the others.
+    pub streaming: bool,
+}
+
+impl Config {
+    /// For nodes that announce a pack with its first block.
+    pub fn streaming() -> Self {
+        Self { batch: Duration::from_millis(50), streaming: true, ..Self::default() }
+    }
 }
 
 impl Default for Config {
@@ -70,6 +79,7 @@ impl Default for Config {
             fan_out: 2,
             pack_peers: 3,
             node_peers: 8,
+            streaming: false,
         }
     }
 }
