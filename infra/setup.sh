@@ -12,6 +12,7 @@
 #   infra/setup.sh content    packages from four registries and rclone, for the benchmark of publishing
 #   infra/setup.sh pairs      two versions of packages and of a program, and casync, xdelta3, zstd and bsdiff, for the benchmark of updates
 #   infra/setup.sh etcd       etcd, which the benchmark of pushing goals compares with
+#   infra/setup.sh swarm      iproute2 and BitTorrent clients, which the benchmark of the swarm compares with
 #   infra/setup.sh faketime   libfaketime, for the tests of clocks that jump
 #   infra/setup.sh mounts     what tests of power cuts and full disks mount their file systems with
 #   infra/setup.sh netns      iproute2 and curl, for the test on three network namespaces
@@ -126,6 +127,12 @@ foreign() {
 
 etcd() {
   have etcd || debian "etcd, to compare with" etcd-server
+}
+
+swarm() {
+  netns
+  have aria2c && have transmission-daemon && have transmission-create && /usr/bin/python3 -c "import libtorrent" 2>/dev/null ||
+    debian "BitTorrent clients, to compare with" aria2 transmission-daemon transmission-cli python3 python3-libtorrent
 }
 
 streams() {

@@ -14,14 +14,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What is built, in Mbit/s.
+/// What is built, in kbit/s.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) racks: usize,
     pub(crate) nodes_per_rack: usize,
-    pub(crate) node_mbit: u32,
-    pub(crate) uplink_mbit: u32,
-    pub(crate) bucket_mbit: u32,
+    pub(crate) node_kbit: u32,
+    pub(crate) uplink_kbit: u32,
+    pub(crate) bucket_kbit: u32,
 }
 
 impl Layout {
@@ -53,20 +53,20 @@ impl Lab {
         let spine = lab.space("spine")?;
         bridge(&spine)?;
         let bucket = lab.space("bucket")?;
-        lab.attach(&bucket, BUCKET, &spine, "bucket", layout.bucket_mbit)?;
+        lab.attach(&bucket, BUCKET, &spine, "bucket", layout.bucket_kbit)?;
         for rack in 0..layout.racks {
             let name = lab.space(&format!("rack{rack}"))?;
             bridge(&name)?;
-            let (up, down) = (End { space: &name, device: "up" }, format!("rack{rack}"));
+            let (up, down) = (End { space: &name, device: "uplink" }, format!("rack{rack}"));
             link(&up, &End { space: &spine, device: &down })?;
-            for (space, device) in [(&name, "up"), (&spine, down.as_str())] {
+            for (space, device) in [(&name, "uplink"), (&spine, down.as_str())] {
                 ip(&["-n", space, "link", "set", device, "master", "bridge", "up"])?;
-                shape(&End { space, device }, layout.uplink_mbit)?;
+                shape(&End { space, device }, layout.uplink_kbit)?;
             }
             for index in 0..layout.nodes_per_rack {
                 let node = lab.space(&format!("n{}", rack * layout.nodes_per_rack + index))?;
                 let address = lab.address(rack * layout.nodes_per_rack + index);
-                lab.attach(&node, &address, &name, &format!("n{index}"), layout.node_mbit)?;
+                lab.attach(&node, &address, &name, &format!("n{index}"), layout.node_kbit)?;
             }
         }
         let outside = format!("{}-out", lab.mark);
@@ -83,18 +83,25 @@ impl Lab {
         ip(&["netns", "add", &name])?;
         self.names.push(name.clone());
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        // Paced flows would keep the machine's timers busier than its links.
+        let set = |control: &str| {
+            let setting = format!("net.ipv4.tcp_congestion_control={control}");
+            ip(&["netns", "exec", &name, "sysctl", "--quiet", "--write", &setting])
+        };
+        // Where namespaces may not have cubic, what every kernel has.
+        set("cubic").or_else(|_| set("reno"))?;
         Ok(name)
     }
 
     /// A machine, at a switch.
-    fn attach(&self, space: &str, address: &str, switch: &str, port: &str, mbit: u32) -> Result<()> {
+    fn attach(&self, space: &str, address: &str, switch: &str, port: &str, kbit: u32) -> Result<()> {
         let (wire, port) = (End { space, device: "wire" }, End { space: switch, device: port });
         link(&wire, &port)?;
         ip(&["-n", switch, "link", "set", port.device, "master", "bridge", "up"])?;
         ip(&["-n", space, "address", "add", &format!("{address}/16"), "dev", "wire"])?;
         ip(&["-n", space, "link", "set", "wire", "up"])?;
-        shape(&wire, mbit)?;
-        shape(&port, mbit)
+        shape(&wire, kbit)?;
+        shape(&port, kbit)
     }
 
     pub(crate) fn rack_of(&self, node: usize) -> usize {
@@ -126,7 +133,7 @@ impl Lab {
             let links: serde_json::Value = serde_json::from_str(&text)?;
             links[0]["stats64"][direction]["bytes"].as_u64().with_context(|| format!("counters of {device}: {text}"))
         };
-        let racks = (0..self.layout.racks).map(|rack| of(format!("{}-rack{rack}", self.mark), "up", "rx"));
+        let racks = (0..self.layout.racks).map(|rack| of(format!("{}-rack{rack}", self.mark), "uplink", "rx"));
         let racks = racks.collect::<Result<_>>()?;
         Ok(Counted { racks, bucket: of(format!("{}-bucket", self.mark), "wire", "tx")? })
     }
@@ -159,11 +166,11 @@ fn bridge(space: &str) -> Result<()> {
 }
 
 /// What leaves by this end. Segments are cut before they are queued: a burst of 64 KiB would be one packet otherwise.
-fn shape(End { space, device }: &End<'_>, mbit: u32) -> Result<()> {
+fn shape(End { space, device }: &End<'_>, kbit: u32) -> Result<()> {
     ip(&["-n", space, "link", "set", device, "gso_max_size", "16384"])?;
-    let rate = format!("{mbit}mbit");
+    let rate = format!("{kbit}kbit");
     // 16 ms of the link.
-    let queued = (u64::from(mbit) * 2_000).to_string();
+    let queued = (u64::from(kbit) * 2).to_string();
     tc(&["-n", space, "qdisc", "add", "dev", device, "root", "handle", "1:", "htb", "default", "1"])?;
     let class = ["-n", space, "class", "add", "dev", device, "parent", "1:", "classid", "1:1", "htb", "rate", &rate];
     tc(&[&class[..], &["burst", "64k", "cburst", "64k"]].concat())?;

@@ -45,6 +45,8 @@ pub(crate) struct Ours<'a> {
 /// What a node says of a release that it installed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Installed {
+    /// When all bytes were there, verified; and when the release was assembled of them.
+    pub(crate) fetched: f64,
     pub(crate) at: f64,
     pub(crate) needed: f64,
     pub(crate) from_bucket: f64,
@@ -56,7 +58,7 @@ impl<'a> Ours<'a> {
         let api = format!("{}:{API_PORT}", lab.bucket_from_outside());
         let data = folder.join("up");
         let mut up = lab.command(None, binary_path("longshore")?);
-        up.arg("up").arg("--data").arg(&data).args(["--regions", "eu", "--listen", &api]);
+        up.arg("up").arg("--data").arg(&data).args(["--regions", "eu", "--listen", &api, "--streaming"]);
         up.args(["--s3-listen", &format!("{BUCKET}:{S3_PORT}"), "--region-listen", &format!("{BUCKET}:{REGION_PORT}")]);
         let up = start(up, &folder.join("up.log"))?;
         let file: UpFile = wait_for("`longshore up` to be ready", BOUND, async || {
@@ -108,7 +110,7 @@ impl<'a> Ours<'a> {
         .await
     }
 
-    /// To all nodes at once, from the first that hears of it until each has it, verified and in its place.
+    /// To all nodes at once, from the first that hears of it until each has it, verified.
     pub(crate) async fn deploy(&self, artifact: ArtifactId) -> Result<(Round, Vec<Installed>)> {
         let nodes = 0..self.lab.layout.nodes();
         let seen: Vec<usize> = nodes.clone().map(|node| Ok(self.lines(node)?.len())).collect::<Result<_>>()?;
@@ -121,15 +123,23 @@ impl<'a> Ours<'a> {
                 let goal = lines.iter().find(|line| line["message"] == "goal");
                 let done =
                     |line: &&Value| line["message"] == "release installed" && line["artifact"] == artifact.to_string();
-                let (Some(goal), Some(done)) = (goal, lines.iter().find(done)) else { return Ok(None) };
-                Ok(Some((at(goal)?, read(done)?)))
+                let here =
+                    |line: &&Value| line["message"] == "all packs are here" && line["artifact"] == artifact.to_string();
+                let (Some(goal), Some(here), Some(done)) = (goal, lines.iter().find(here), lines.iter().find(done))
+                else {
+                    return Ok(None);
+                };
+                Ok(Some((at(goal)?, read(here, done)?)))
             })
             .await?;
             begun = begun.min(heard);
             installed.push(found);
         }
         let share = busy.share()?;
-        let seconds = installed.iter().map(|found| found.at - begun).collect();
+        let seconds = installed.iter().map(|found| found.fetched - begun).collect();
+        for found in &mut installed {
+            found.at -= begun;
+        }
         Ok((Round { seconds, busy: share, before, after: self.lab.counted()? }, installed))
     }
 
@@ -150,9 +160,14 @@ fn log_of(folder: &Path, node: usize) -> PathBuf {
     folder.join(format!("n{node}.log"))
 }
 
-fn read(line: &Value) -> Result<Installed> {
+fn read(here: &Value, line: &Value) -> Result<Installed> {
     let number = |key: &str| line[key].as_f64().with_context(|| format!("{key} in {line}"));
-    Ok(Installed { at: at(line)?, needed: number("needed_bytes")?, from_bucket: number("from_bucket_bytes")? })
+    Ok(Installed {
+        fetched: at(here)?,
+        at: at(line)?,
+        needed: number("needed_bytes")?,
+        from_bucket: number("from_bucket_bytes")?,
+    })
 }
 
 /// Seconds since the beginning of the day before, so that midnight is no end of the world.

@@ -21,7 +21,7 @@ const TRACKER_PORT: u16 = 6_969;
 const PEER_PORT: u16 = 6_881;
 /// Until every client runs and has told the tracker so.
 const READY: Duration = Duration::from_secs(4);
-const BOUND: Duration = Duration::from_secs(90);
+const BOUND: Duration = Duration::from_secs(120);
 /// What the bucket has sent then is content.
 const BEGUN_BYTES: u64 = 256 * 1024;
 const POLL: Duration = Duration::from_millis(10);
@@ -133,8 +133,8 @@ fn make_torrent(work: &Path, file: &Path) -> Result<PathBuf> {
 }
 
 fn start_tracker(lab: &Lab, work: &Path) -> Result<Guarded> {
-    let mut tracker = lab.command(None, "opentracker");
-    tracker.args(["-i", BUCKET, "-p", &TRACKER_PORT.to_string(), "-d"]).arg(work);
+    let mut tracker = lab.command(None, std::env::current_exe()?);
+    tracker.args(["play", "tracker", &TRACKER_PORT.to_string()]);
     log_to(&mut tracker, work)?;
     Ok(Guarded(tracker.spawn()?))
 }
@@ -151,7 +151,7 @@ fn client(lab: &Lab, tool: Tool, node: Option<usize>, home: &Path, torrent: &Pat
     let mut command = match tool {
         Tool::Aria2 => aria2(lab, node, home, torrent)?,
         Tool::Libtorrent => {
-            let mut command = lab.command(node, "python3");
+            let mut command = lab.command(node, "/usr/bin/python3");
             let role = if node.is_some() { "leech" } else { "seed" };
             command.args(["-c", LIBTORRENT]).arg(torrent).arg(home).args([role, &format!("{address}:{PEER_PORT}")]);
             command
