@@ -233,7 +233,7 @@ fn text_for(field: &str, random: &mut Random) -> String {
     match field {
         "artifact" | "held" | "to" | "pack" => blake3::hash(&random.bytes(1)).to_hex().to_string(),
         "queue" | "name" | "worker" | "region" | "regions" | "added" | "zone" | "zones" | "rack" | "node" | "nodes"
-        | "lost" | "returned" | "service" | "request" | "claim" | "deploy" | "id" => {
+        | "lost" | "returned" | "service" | "request" | "query" | "claim" | "deploy" | "id" => {
             (*random.pick(&["default", "a", "web.front_end-2", "x-17"])).to_owned()
         }
         _ => (*random.pick(&["", "some text", "line\nline", "\u{0}", "ü\u{10ffff}"])).to_owned(),
