@@ -47,16 +47,15 @@ impl Queries {
 
     /// The answer goes to the region once it is there; of what is not believed, there is none.
     pub fn take(&self, envelope: Envelope, region: RegionName, to_region: mpsc::Sender<FromNode>) {
+        if envelope.payload.len() > QUERY.envelope_bytes_max() {
+            tracing::warn!(bytes = envelope.payload.len(), "a query is too large");
+            return;
+        }
         let shared = self.0.clone();
-        let is_small = envelope.payload.len() <= QUERY.envelope_bytes_max();
         let Ok(turn) = shared.turns.clone().try_acquire_owned() else {
             tracing::warn!("more queries at once than this node answers");
             return;
         };
-        if !is_small {
-            tracing::warn!(bytes = envelope.payload.len(), "a query is too large");
-            return;
-        }
         tokio::spawn(async move {
             let _turn = turn;
             let work = shared.clone();

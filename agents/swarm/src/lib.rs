@@ -6,7 +6,7 @@
 //!   region ◀─link─▶ [fetch::run] ───┴──▶ peer client ──TLS──▶ other nodes' [server]
 //!                        │          └──▶ bucket, by ticket
 //!                        ▼ verified
-//!                   [PackStore] ◀── [server] serves what is complete
+//!                   [PackStore] ◀── [server] serves what is verified
 //! ```
 //!
 //! - [`frames`]: JSON frames, for the stream between a node and its region; both sides use them.
@@ -16,7 +16,8 @@
 //! - [`fetch`]: carries out what the policy decides, for one artifact.
 //! - `pace`: how slow a source may be.
 //!
-//! Nobody is trusted. A block is verified before it is in the store, and passed on as soon as it is: a pack streams through a node. What was damaged
+//! Nobody is trusted. A block is verified before it is in the store, and served only then; whether a pack is announced with its first block, so that it streams
+//! through the node, the region says. What was damaged
 //! on this disk since then is noticed when it is served, and forgotten. Sources that lie, send nothing, a byte a second, or more than was
 //! asked for are given up within seconds, the region is told, and the pack comes from elsewhere. Which pack comes next and from
 //! whom is not decided here.

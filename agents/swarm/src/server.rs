@@ -150,9 +150,7 @@ where
     let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
     let looked = store.clone();
     let found = tokio::task::spawn_blocking(move || looked.find(&pack)).await.map_err(std::io::Error::other)??;
-    let Some(found) = found.filter(|found| first < found.outline.blocks()) else {
-        return head(stream, Status::Missing, 0).await;
-    };
+    let Some(found) = found else { return head(stream, Status::Missing, 0).await };
     let bytes = found.outline.bytes();
     head(stream, Status::Found, bytes).await?;
     tokio::time::timeout_at(deadline(bytes), send(stream, store, pack, found, first)).await?

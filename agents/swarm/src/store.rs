@@ -42,7 +42,7 @@ struct Inner {
     packs: RwLock<BTreeMap<PackId, u64>>,
     /// What is on its way in blocks.
     partial: RwLock<BTreeMap<PackId, Partial>>,
-    /// Outlines that were computed last, so that many who ask for a pack cost one reading of it.
+    /// Outlines that were computed last, so that many who ask for a pack cost one reading of it. Each is its pack's for ever.
     outlines: Mutex<VecDeque<(PackId, Arc<Outline>)>>,
 }
 
@@ -159,13 +159,12 @@ impl PackStore {
     /// A pack turned out to be damaged on this disk.
     pub(crate) fn forget_damaged(&self, pack: &PackId) -> io::Result<()> {
         tracing::error!(%pack, "a pack is damaged on this disk: it is forgotten, and fetched again when it is needed");
-        self.0.outlines.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| known != pack);
         self.forget(pack)
     }
 
     /// Removes every pack that is not to be kept; answers how many bytes that freed.
     pub fn retain(&self, keep: &BTreeSet<PackId>) -> u64 {
-        let mut packs = self.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut packs = self.0.packs.write().unwrap_or_else(PoisonError::into_inner);
         let mut freed = 0;
         packs.retain(|pack, bytes| {
             let kept = keep.contains(pack) || fs::remove_file(self.0.folder.join(pack.to_string())).is_err();
@@ -177,12 +176,21 @@ impl PackStore {
 
     /// Drops a pack whose bytes turned out to be damaged since they were verified.
     pub fn forget(&self, pack: &PackId) -> io::Result<()> {
-        let mut packs = self.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut packs = self.0.packs.write().unwrap_or_else(PoisonError::into_inner);
         packs.remove(pack);
         match fs::remove_file(self.0.folder.join(pack.to_string())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Has it as a whole: whoever looks finds its file. Not synced: after a power cut the store is verified again, and a release is synced
+    /// when it is assembled.
+    fn admit(&self, pack: PackId, bytes: u64, temporary: NamedTempFile) -> io::Result<()> {
+        let mut packs = self.0.packs.write().unwrap_or_else(PoisonError::into_inner);
+        temporary.persist(self.0.folder.join(pack.to_string())).map_err(|error| error.error)?;
+        packs.insert(pack, bytes);
+        Ok(())
     }
 
     /// A place for a pack that is on its way.
@@ -209,7 +217,7 @@ impl PackStore {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<PackId, u64>> {
-        self.0.packs.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.packs.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -256,11 +264,7 @@ impl Incoming {
             return Ok(false);
         }
         self.file.flush().await?;
-        // Not synced: after a power cut the store is verified again, and a release is synced when it is assembled.
-        let path = self.store.0.folder.join(self.pack.to_string());
-        self.temporary.persist(&path).map_err(|error| error.error)?;
-        let mut packs = self.store.0.packs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        packs.insert(self.pack, self.bytes);
+        self.store.admit(self.pack, self.bytes, self.temporary)?;
         Ok(true)
     }
 }
@@ -305,11 +309,7 @@ impl Blocks {
     pub(crate) fn complete(mut self) -> io::Result<u64> {
         let bytes = self.outline.bytes();
         let temporary = self.temporary.take().ok_or(io::ErrorKind::NotFound)?;
-        // Not synced, as above. Whoever looks finds one of both.
-        let mut packs = self.store.0.packs.write().unwrap_or_else(PoisonError::into_inner);
-        temporary.persist(self.store.0.folder.join(self.pack.to_string())).map_err(|error| error.error)?;
-        packs.insert(self.pack, bytes);
-        drop(packs);
+        self.store.admit(self.pack, bytes, temporary)?;
         self.store.keep_outline(self.outline.clone(), self.pack);
         Ok(bytes)
     }

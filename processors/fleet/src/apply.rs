@@ -10,7 +10,8 @@ use crate::{
     SHARD_EVENTS_MAX,
     levels::{exchange, failure_text, is_eligible, recount, share},
     tables::{
-        self, COHORTS, EVENTS, NODES, NUMBERS, Node, SERVICES, SHARDS, STATUSES, ShardCohort, ShardEvent, Status, What,
+        self, COHORTS, EVENTS, NODES, NUMBERS, Node, SERVICES, SHARDS, STATUSES, Shard, ShardCohort, ShardEvent,
+        Status, What,
     },
 };
 
@@ -48,15 +49,18 @@ fn node_joined(state: &mut dyn StoreMut, fact: &NodeJoined, at: Timestamp) -> Ap
 }
 
 /// As the last event of the shard; the oldest goes where there are too many.
-fn remember(state: &mut dyn StoreMut, region: &RegionName, shard: u32, event: &ShardEvent) -> Applied {
-    let shard_key = (region.clone(), shard);
-    let mut row = SHARDS.expect(state.as_store(), &shard_key)?;
+fn remember(
+    state: &mut dyn StoreMut,
+    (region, shard): (&RegionName, u32),
+    mut row: Shard,
+    event: &ShardEvent,
+) -> Applied {
     EVENTS.put(state, &(region.clone(), shard, row.events), event)?;
     if let Some(oldest) = row.events.checked_sub(SHARD_EVENTS_MAX) {
         EVENTS.delete(state, &(region.clone(), shard, oldest));
     }
     row.events += 1;
-    SHARDS.put(state, &shard_key, &row)
+    SHARDS.put(state, &(region.clone(), shard), &row)
 }
 
 fn nodes_reported(state: &mut dyn StoreMut, fact: &NodesReported, at: Timestamp) -> Applied {
@@ -84,7 +88,8 @@ fn nodes_reported(state: &mut dyn StoreMut, fact: &NodesReported, at: Timestamp)
         COHORTS.put(state, &cohort_key, &cohort)?;
     }
     let event = ShardEvent { at, nodes: fact.nodes.clone(), what: What::Said(fact.service.clone(), status) };
-    remember(state, &fact.region, fact.shard, &event)
+    let row = SHARDS.expect(state.as_store(), &(fact.region.clone(), fact.shard))?;
+    remember(state, (&fact.region, fact.shard), row, &event)
 }
 
 fn set_lost(
@@ -95,8 +100,7 @@ fn set_lost(
     lost: bool,
     at: Timestamp,
 ) -> Applied {
-    let shard_key = (region.clone(), shard);
-    let mut row = SHARDS.expect(state.as_store(), &shard_key)?;
+    let mut row = SHARDS.expect(state.as_store(), &(region.clone(), shard))?;
     let mut cohorts = Cohorts::load(state, region, shard)?;
     for number in nodes.iter() {
         let key = (region.clone(), shard, number);
@@ -109,10 +113,9 @@ fn set_lost(
         NODES.put(state, &key, &after)?;
         cohorts.node_changed(state, number, Some(&before), &after)?;
     }
-    SHARDS.put(state, &shard_key, &row)?;
     cohorts.store(state)?;
     let what = if lost { What::Lost } else { What::Returned };
-    remember(state, region, shard, &ShardEvent { at, nodes: nodes.clone(), what })
+    remember(state, (region, shard), row, &ShardEvent { at, nodes: nodes.clone(), what })
 }
 
 fn cohort_set(state: &mut dyn StoreMut, fact: &CohortSet) -> Applied {
