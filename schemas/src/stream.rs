@@ -143,29 +143,41 @@ pub struct NodeReport {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromRegion {
     /// The node's certificate in PEM, for the key that its request named.
-    Certified { certificate: String },
+    Certified {
+        certificate: String,
+    },
     /// Whom to believe from now on: the region's authorities in PEM, and nodes that are not believed whatever they show.
-    Trust { authorities: String, revoked: BTreeSet<NodeId> },
+    Trust {
+        authorities: String,
+        revoked: BTreeSet<NodeId>,
+    },
     Welcome {
         region: RegionName,
         beat_seconds: u32,
-        /// Whether packs are passed on while they come.
-        #[serde(default)]
-        streaming: bool,
     },
     /// The connection ends; `retry_seconds` is None if trying again cannot help.
-    Refused { reason: String, retry_seconds: Option<u32> },
+    Refused {
+        reason: String,
+        retry_seconds: Option<u32>,
+    },
     /// Always the newest of its service; believed for its signature alone.
     Goal(Envelope),
     /// A query of somebody's; believed for its signature alone.
     Query(Envelope),
     /// None: the region does not have the artifact.
-    Root { artifact: ArtifactId, root: Option<serde_json::Value> },
+    Root {
+        artifact: ArtifactId,
+        root: Option<serde_json::Value>,
+    },
     /// Adds to the sources that were told before.
-    Sources { artifact: ArtifactId, peers: Vec<PeerPacks>, tickets: Vec<Ticket> },
+    Sources {
+        artifact: ArtifactId,
+        peers: Vec<PeerPacks>,
+        tickets: Vec<Ticket>,
+    },
 }
 
-/// A peer and which of the wanted packs it has.
+/// A peer and which of the wanted packs it has, or will have: then it lets the node wait there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerPacks {
     pub node: NodeId,
@@ -173,6 +185,9 @@ pub struct PeerPacks {
     pub address: String,
     pub rack: RackName,
     pub packs: Vec<PackId>,
+    /// By the region's plan, these come from this one, and not from whoever was planned before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub planned: bool,
 }
 
 /// Leave to read one pack from the regional bucket, once, until it expires.
@@ -181,4 +196,7 @@ pub struct Ticket {
     pub pack: PackId,
     pub bytes: u64,
     pub url: String,
+    /// What verifies its blocks of 64 KiB one by one, in base64, if the region has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outline: Option<String>,
 }

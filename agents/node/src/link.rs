@@ -8,10 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, LazyLock, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -182,8 +179,6 @@ pub struct Connector {
     pub queries: Queries,
     pub outbox: mpsc::Receiver<FromNode>,
     pub store: longshore_swarm::PackStore,
-    /// Whether the region wants packs to be passed on while they come.
-    pub streaming: Arc<AtomicBool>,
     /// Goals that were not believed, the last of each service.
     pub refused: BTreeMap<ServiceName, Envelope>,
 }
@@ -321,8 +316,7 @@ impl Connector {
                 let says = format!("it says that it is {region}, and this node is one of {own}");
                 return Err(Error::Refused(says).into());
             }
-            FromRegion::Welcome { region, beat_seconds, streaming } => {
-                self.streaming.store(streaming, Ordering::Relaxed);
+            FromRegion::Welcome { region, beat_seconds } => {
                 tracing::info!(%region, "connected");
                 Duration::from_secs(beat_seconds.max(1).into())
             }

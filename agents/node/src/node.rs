@@ -5,7 +5,7 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -89,8 +89,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let bucket = client(reqwest::Client::builder())?;
     let (exchange, outbox) = Exchange::new();
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
-    let streaming = Arc::new(AtomicBool::new(false));
-    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls, streaming.clone());
+    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls);
     let reports = Reports::default();
     let shared = Arc::new(Shared {
         node: config.node.clone(),
@@ -132,7 +131,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         queries,
         outbox,
         store,
-        streaming,
         refused: BTreeMap::new(),
     };
     let tasks = TaskTracker::new();

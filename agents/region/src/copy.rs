@@ -16,6 +16,7 @@
 //! The root in a region's bucket says that every pack it names is there: nodes may begin once they find it.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -25,7 +26,11 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use longshore_artifact::{ArtifactRoot, PACK_BYTES_MAX, PackRef, ROOT_BYTES_MAX, pack_key, root_key};
+use longshore_artifact::{
+    ArtifactRoot, PACK_BYTES_MAX, PackRef, ROOT_BYTES_MAX,
+    outline::{Outline, outline_key},
+    pack_key, root_key,
+};
 use longshore_collector::{announce, condemned, is_condemned};
 use longshore_region_policy::turns::Source;
 use longshore_s3::{Bucket, Error as BucketError};
@@ -233,7 +238,20 @@ impl Copy {
 
     async fn put(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
         let key = pack_key(pack);
-        self.own.put(&key, content).await.map_err(|source| CopyError::Write { key, source })
+        self.own.put(&key, content.clone()).await.map_err(|source| CopyError::Write { key, source })?;
+        self.put_outline(pack, content).await
+    }
+
+    /// Whoever reads the pack from the bucket verifies and passes on each block as it comes.
+    async fn put_outline(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
+        if Outline::len_of(content.len() as u64) == 0 {
+            return Ok(());
+        }
+        let (pack, key) = (*pack, outline_key(pack));
+        let outlining = move || Outline::read(pack, content.len() as u64, &content[..]);
+        let outline = tokio::task::spawn_blocking(outlining).await.map_err(io::Error::other).and_then(|read| read);
+        let Ok(Some(outline)) = outline else { return Err(CopyError::WrongBytes { pack, moved: false }) };
+        self.own.put(&key, outline.to_bytes().into()).await.map_err(|source| CopyError::Write { key, source })
     }
 
     /// A turn to copy the pack; `None` if somebody else did, while it was waited for.
@@ -271,16 +289,18 @@ impl Copy {
         }
         let written = |source| CopyError::Write { key: incoming.clone(), source };
         let right = match self.own.get(&incoming, bytes).await {
-            Ok(content) => content.len() as u64 == bytes && PackId::of(&content) == *pack,
-            Err(BucketError::TooLarge { .. }) => false,
+            Ok(content) => (content.len() as u64 == bytes && PackId::of(&content) == *pack).then_some(content),
+            Err(BucketError::TooLarge { .. }) => None,
             Err(source) => return Err(written(source)),
         };
-        if right {
+        let is_right = right.is_some();
+        if let Some(content) = right {
             let copied = self.own.copy_from(&self.own, &incoming, &key).await;
             copied.map_err(|source| CopyError::Write { key, source })?;
+            self.put_outline(pack, content).await?;
         }
         self.own.delete(&incoming).await.map_err(written)?;
-        Ok(right)
+        Ok(is_right)
     }
 
     /// A pack of the main bucket. Wrong bytes are moved away, so that whoever has the right ones can put them there.

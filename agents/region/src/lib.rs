@@ -129,8 +129,6 @@ pub struct Limits {
     pub copy_bytes_per_second: u64,
     /// Whether a service that has both buckets is asked to copy by itself.
     pub copies_by_service: bool,
-    /// Whether nodes pass packs on while they get them, and one of a rack gets them for the others.
-    pub streaming: bool,
     /// Read of replicas to look at them, by each process.
     pub scrub_bytes_per_second: u64,
     /// Between the beginnings of two looks at an artifact, at least.
@@ -249,7 +247,6 @@ impl Default for Limits {
             artifact_copies_max: count(&ARTIFACT_COPIES),
             copy_bytes_per_second: COPY_RATE.default * MIB,
             copies_by_service: true,
-            streaming: false,
             scrub_bytes_per_second: SCRUB_RATE.default * KIB,
             scrub_interval: Duration::from_secs(10 * 60),
             collect_interval: Duration::from_secs(6 * 60 * 60),

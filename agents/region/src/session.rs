@@ -159,8 +159,8 @@ async fn introduce(
             Ok(peer) => {
                 // Rounded up: a node that beats too often does no harm.
                 let beat_seconds = u32::try_from(sessions.beat.as_secs()).unwrap_or(u32::MAX).max(1);
-                let (region, streaming) = (sessions.region.clone(), sessions.streaming);
-                outgoing.send(FromRegion::Welcome { region, beat_seconds, streaming }).await?;
+                let region = sessions.region.clone();
+                outgoing.send(FromRegion::Welcome { region, beat_seconds }).await?;
                 return Ok(Some((hello, peer)));
             }
             Err(refusal) => Err(refusal),

@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use longshore_artifact::pack_key;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use futures::future::join_all;
+use longshore_artifact::{
+    outline::{OUTLINE_BYTES_MAX, Outline, outline_key},
+    pack_key,
+};
 use longshore_s3::Bucket;
 use longshore_schemas::{
     ArtifactId, PackId,
@@ -16,13 +21,18 @@ use longshore_swarm_policy::{
     Tracker,
     tracker::{Action, Config, Event},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Limits, nodes::Sessions, roots::Roots};
 
 /// Events that wait for the tracker; sessions wait when it is full.
 pub(crate) const QUEUE_MAX: usize = 1_024;
+/// So long a ticket waits for the bucket to give the pack's outline.
+const OUTLINE_MAX: Duration = Duration::from_secs(2);
 
 static TICKETS: LazyLock<Counters<0>> = LazyLock::new(|| {
     Counters::new("longshore_region_tickets", "Leave given to nodes to read a pack from the bucket", [])
@@ -38,11 +48,16 @@ pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
 pub(crate) struct Actor {
     tracker: Tracker,
     queue: mpsc::Receiver<Event>,
+    signer: Arc<Signer>,
+    started: Instant,
+}
+
+/// Tells nodes what the tracker says, with tickets that the bucket takes.
+struct Signer {
     sessions: Arc<Sessions>,
     roots: Arc<Roots>,
     bucket: Bucket,
     ticket_lifetime: Duration,
-    started: Instant,
 }
 
 impl Actor {
@@ -53,9 +68,8 @@ impl Actor {
         bucket: Bucket,
         limits: &Limits,
     ) -> Self {
-        let config = if limits.streaming { Config::streaming() } else { Config::default() };
-        let (tracker, ticket_lifetime) = (Tracker::new(config), limits.ticket_lifetime);
-        Self { tracker, queue, sessions, roots, bucket, ticket_lifetime, started: Instant::now() }
+        let signer = Signer { sessions, roots, bucket, ticket_lifetime: limits.ticket_lifetime };
+        Self { tracker: Tracker::new(Config::default()), queue, signer: Arc::new(signer), started: Instant::now() }
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
@@ -76,18 +90,27 @@ impl Actor {
                 () = shutdown.cancelled() => return,
             };
             for action in self.tracker.on(event, self.started.elapsed()) {
-                self.perform(action).await;
+                self.perform(action);
             }
         }
     }
 
-    async fn perform(&self, action: Action) {
+    fn perform(&self, action: Action) {
         match action {
             Action::Sources { node, artifact, peers, tickets } => {
-                let tickets = self.sign(&artifact, &tickets).await;
-                TICKETS.count([], tickets.len() as u64);
                 tracing::debug!(%node, %artifact, peers = peers.len(), tickets = tickets.len(), "sources told");
-                self.sessions.tell(&node, FromRegion::Sources { artifact, peers, tickets });
+                if !peers.is_empty() {
+                    self.signer.sessions.tell(&node, FromRegion::Sources { artifact, peers, tickets: Vec::new() });
+                }
+                if !tickets.is_empty() {
+                    // The bucket is asked meanwhile: nobody else waits for that. There are no more of these than tickets.
+                    let signer = self.signer.clone();
+                    tokio::spawn(async move {
+                        let tickets = signer.sign(&artifact, &tickets).await;
+                        TICKETS.count([], tickets.len() as u64);
+                        signer.sessions.tell(&node, FromRegion::Sources { artifact, peers: Vec::new(), tickets });
+                    });
+                }
             }
             Action::Ban { node } => {
                 BANS.count([], 1);
@@ -95,24 +118,43 @@ impl Actor {
             }
         }
     }
+}
 
+impl Signer {
     /// A ticket that cannot be signed is lent again once its lease is over.
     async fn sign(&self, artifact: &ArtifactId, packs: &[PackId]) -> Vec<Ticket> {
-        if packs.is_empty() {
-            return Vec::new();
-        }
         let Some(root) = self.roots.get(artifact).await else {
             tracing::warn!(%artifact, "the artifact's root is gone; no tickets");
             return Vec::new();
         };
-        let mut tickets = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let Some(bytes) = root.size(pack) else { continue };
-            match self.bucket.presign_get(&pack_key(pack), self.ticket_lifetime).await {
-                Ok(signed) => tickets.push(Ticket { pack: *pack, bytes, url: signed.url }),
-                Err(error) => tracing::warn!(%artifact, %pack, %error, "a ticket cannot be signed"),
-            }
+        let sized = packs.iter().filter_map(|pack| Some((*pack, root.size(pack)?)));
+        let signed = join_all(sized.map(|(pack, bytes)| self.ticket(pack, bytes))).await;
+        signed.into_iter().flatten().collect()
+    }
+
+    async fn ticket(&self, pack: PackId, bytes: u64) -> Option<Ticket> {
+        let signed = self.bucket.presign_get(&pack_key(&pack), self.ticket_lifetime).await;
+        let signed = signed.inspect_err(|error| tracing::warn!(%pack, %error, "a ticket cannot be signed")).ok()?;
+        Some(Ticket { pack, bytes, url: signed.url, outline: self.outline(pack, bytes).await })
+    }
+
+    /// Without it the pack is verified as a whole, and passed on once all of it is there.
+    async fn outline(&self, pack: PackId, bytes: u64) -> Option<String> {
+        let key = outline_key(&pack);
+        let stored = match Outline::len_of(bytes) {
+            0 => Vec::new().into(),
+            _ => match timeout(OUTLINE_MAX, self.bucket.get(&key, OUTLINE_BYTES_MAX as u64)).await.ok()? {
+                Ok(stored) => stored,
+                Err(error) => {
+                    tracing::info!(%pack, %error, "no outline of a pack");
+                    return None;
+                }
+            },
+        };
+        let right = Outline::from_bytes(pack, bytes, &stored);
+        if right.is_none() {
+            tracing::warn!(%key, "what the bucket has there is not the pack's outline");
         }
-        tickets
+        right.map(|_| BASE64_STANDARD.encode(&stored))
     }
 }

@@ -6,15 +6,16 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
-use longshore_artifact::PACK_BYTES_MAX;
+use longshore_artifact::{
+    PACK_BYTES_MAX,
+    outline::{BLOCK_BYTES, Outline},
+};
 use longshore_identity::Tls;
 use longshore_schemas::{
     ArtifactId, PackId,
@@ -22,12 +23,12 @@ use longshore_schemas::{
 };
 use longshore_swarm_policy::{
     Fetch,
-    fetch::{Action, Config, Event, Failure, Source, WantedPack},
+    fetch::{ASK_PACKS_MAX, Action, Config, Event, Failure, Source, WantedPack},
 };
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header::RANGE};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, timeout},
 };
 
@@ -76,8 +77,6 @@ pub struct Fetcher {
     policy: Config,
     peers: Arc<Peers>,
     http: reqwest::Client,
-    /// Whether packs are passed on while they come.
-    streaming: Arc<AtomicBool>,
 }
 
 /// Packs of one fetch of which some came, and whose source failed: the next one goes on with them. Meanwhile they are passed on.
@@ -85,14 +84,8 @@ type Begun = Arc<Mutex<BTreeMap<PackId, Blocks>>>;
 
 impl Fetcher {
     /// Other nodes are reached with `tls`, the region's bucket with `http`.
-    pub fn new(
-        store: PackStore,
-        policy: Config,
-        http: reqwest::Client,
-        tls: Arc<Tls>,
-        streaming: Arc<AtomicBool>,
-    ) -> Self {
-        Self { store, policy, peers: Arc::new(Peers::new(tls)), http, streaming }
+    pub fn new(store: PackStore, policy: Config, http: reqwest::Client, tls: Arc<Tls>) -> Self {
+        Self { store, policy, peers: Arc::new(Peers::new(tls)), http }
     }
 
     pub fn store(&self) -> &PackStore {
@@ -111,12 +104,15 @@ impl Fetcher {
         if wanted.is_empty() {
             return Ok(Received::default());
         }
-        let mut farewell = Farewell { to_region: link.to_region.clone(), artifact, due: true };
+        // Others may wait for them here.
+        let _expected = self.store.expect(wanted.iter().map(|wanted| wanted.pack).collect());
         let mut run = Run {
             fetcher: self,
             artifact,
             fetch: Fetch::new(self.policy.clone()),
+            to_region: link.to_region.clone(),
             transfers: JoinSet::new(),
+            from_peers: BTreeMap::new(),
             begun_packs: Begun::default(),
             passed_on: mpsc::unbounded_channel(),
             begun: Instant::now(),
@@ -130,25 +126,8 @@ impl Fetcher {
             run.happened(event);
         }
         run.outbox.push(FromNode::Done { artifact });
-        run.send(link).await?;
-        farewell.due = false;
+        run.send().await?;
         Ok(run.received)
-    }
-}
-
-/// Tells the region that nothing more is wanted when a fetch is dropped, so that no tickets wait for it.
-struct Farewell {
-    to_region: mpsc::Sender<FromNode>,
-    artifact: ArtifactId,
-    due: bool,
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        if self.due {
-            // With no place for it, the tickets' leases end by themselves.
-            let _ = self.to_region.try_send(FromNode::Done { artifact: self.artifact });
-        }
     }
 }
 
@@ -156,7 +135,10 @@ struct Run<'a> {
     fetcher: &'a Fetcher,
     artifact: ArtifactId,
     fetch: Fetch,
+    to_region: mpsc::Sender<FromNode>,
     transfers: JoinSet<Transfer>,
+    /// What ends a transfer from a peer.
+    from_peers: BTreeMap<PackId, AbortHandle>,
     begun_packs: Begun,
     /// Packs that can be passed on from now on: no more of them than transfers.
     passed_on: (mpsc::UnboundedSender<PackId>, mpsc::UnboundedReceiver<PackId>),
@@ -172,10 +154,24 @@ struct Transfer {
     result: Result<u64, FetchFailure>,
 }
 
+/// A fetch that is dropped tells the region that nothing more is wanted, so that no tickets wait for it, and that what it passed on is no more.
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let artifact = self.artifact;
+        let packs: Vec<PackId> = self.fetch.promised().take(ASK_PACKS_MAX).collect();
+        let gone = (!packs.is_empty()).then_some(FromNode::SourcesWanted { artifact, packs });
+        let done = (self.fetch.missing() > 0).then_some(FromNode::Done { artifact });
+        for message in gone.into_iter().chain(done) {
+            // With no place for it, the tickets' leases end by themselves.
+            let _ = self.to_region.try_send(message);
+        }
+    }
+}
+
 impl Run<'_> {
     /// Waits for whatever comes first.
     async fn next(&mut self, link: &mut Link) -> Result<Event, Error> {
-        self.send(link).await?;
+        self.send().await?;
         let wake = self.fetch.next_wake().map(|at| self.begun + at);
         let sleep = async {
             match wake {
@@ -186,7 +182,7 @@ impl Run<'_> {
         tokio::select! {
             Some(ended) = self.transfers.join_next() => match ended {
                 Ok(transfer) => self.ended(transfer),
-                // Transfers neither panic nor are they cancelled while this runs.
+                Err(error) if error.is_cancelled() => Ok(Event::Tick),
                 Err(error) => { tracing::error!(%error, "a transfer died"); Ok(Event::Tick) }
             },
             Some(pack) = self.passed_on.1.recv() => {
@@ -201,19 +197,22 @@ impl Run<'_> {
         }
     }
 
-    async fn send(&mut self, link: &Link) -> Result<(), Error> {
+    async fn send(&mut self) -> Result<(), Error> {
         for message in self.outbox.drain(..) {
-            link.to_region.send(message).await.map_err(|_| Error::Unlinked)?;
+            self.to_region.send(message).await.map_err(|_| Error::Unlinked)?;
         }
         Ok(())
     }
 
     /// An error if this node cannot store anything: whoever wants the packs has to say so.
     fn ended(&mut self, Transfer { pack, source, result }: Transfer) -> Result<Event, Error> {
+        if matches!(source, Source::Peer(_)) {
+            self.from_peers.remove(&pack);
+        }
         let event = match result {
             Ok(bytes) => {
                 // What came of it otherwise.
-                self.begun_packs.lock().unwrap_or_else(PoisonError::into_inner).remove(&pack);
+                drop(taken(&self.begun_packs, &pack));
                 match source {
                     Source::Peer(_) => self.received.from_peers_bytes += bytes,
                     Source::Bucket => self.received.from_bucket_bytes += bytes,
@@ -260,14 +259,11 @@ impl Run<'_> {
             Action::FromPeer { peer, address, pack, bytes } => {
                 let fetcher = self.fetcher.clone();
                 let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
-                self.transfers.spawn(async move {
-                    let lock = || begun_packs.lock().unwrap_or_else(PoisonError::into_inner);
-                    let mut begun = lock().remove(&pack);
+                let transfer = self.transfers.spawn(async move {
+                    let mut begun = taken(&begun_packs, &pack);
                     // Nobody listens any more once the fetch is over.
                     let mut passes_on = || {
-                        if fetcher.streaming.load(Ordering::Relaxed) {
-                            let _ = passed_on.send(pack);
-                        }
+                        let _ = passed_on.send(pack);
                     };
                     let ask = Ask {
                         store: &fetcher.store,
@@ -278,16 +274,26 @@ impl Run<'_> {
                         passes_on: &mut passes_on,
                     };
                     let result = fetcher.peers.fetch(&peer, &address, ask).await;
-                    if let Some(begun) = begun {
-                        lock().insert(pack, begun);
-                    }
+                    keep(&begun_packs, pack, begun);
                     Transfer { pack, source: Source::Peer(peer), result }
                 });
+                self.from_peers.insert(pack, transfer);
+            }
+            Action::Drop { pack } => {
+                if let Some(transfer) = self.from_peers.remove(&pack) {
+                    transfer.abort();
+                }
             }
             Action::FromBucket { ticket } => {
                 let fetcher = self.fetcher.clone();
+                let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
                 self.transfers.spawn(async move {
-                    let result = from_bucket(&fetcher, &ticket).await;
+                    let mut begun = taken(&begun_packs, &ticket.pack);
+                    let mut passes_on = || {
+                        let _ = passed_on.send(ticket.pack);
+                    };
+                    let result = from_bucket(&fetcher, &ticket, &mut begun, &mut passes_on).await;
+                    keep(&begun_packs, ticket.pack, begun);
                     Transfer { pack: ticket.pack, source: Source::Bucket, result }
                 });
             }
@@ -303,37 +309,119 @@ impl Run<'_> {
     }
 }
 
-/// Reads a pack from the regional bucket, with leave.
-async fn from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFailure> {
+fn taken(begun: &Begun, pack: &PackId) -> Option<Blocks> {
+    begun.lock().unwrap_or_else(PoisonError::into_inner).remove(pack)
+}
+
+fn keep(all: &Begun, pack: PackId, begun: Option<Blocks>) {
+    if let Some(begun) = begun {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(pack, begun);
+    }
+}
+
+/// Reads a pack from the regional bucket, with leave: in blocks that are passed on as they come, if its outline is known, or as a whole.
+async fn from_bucket(
+    fetcher: &Fetcher,
+    ticket: &Ticket,
+    begun: &mut Option<Blocks>,
+    passes_on: &mut (dyn FnMut() + Send),
+) -> Result<u64, FetchFailure> {
+    let outline = ticket.outline.as_deref().and_then(|outline| BASE64_STANDARD.decode(outline).ok());
+    let outline = outline.and_then(|outline| Outline::from_bytes(ticket.pack, ticket.bytes, &outline));
     let reading = async {
+        match outline.filter(|_| begun.is_none()) {
+            Some(outline) => *begun = Some(fetcher.store.blocks(outline).map_err(FetchFailure::own)?),
+            None if begun.is_none() => return whole_from_bucket(fetcher, ticket).await,
+            None => {}
+        }
+        let Some(blocks) = begun.as_mut() else { return Err(FetchFailure::own(io::ErrorKind::NotFound.into())) };
+        blocks_from_bucket(fetcher, ticket, blocks, passes_on).await?;
+        let complete = begun.take().map(Blocks::complete);
+        complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
+    };
+    let until = deadline(ticket.bytes) + Duration::from_secs(5);
+    tokio::time::timeout_at(until, reading).await.unwrap_or_else(|_| Err(FetchFailure::unreachable(&"too slow")))
+}
+
+/// A pack that comes out of the bucket, from some byte on.
+struct Response {
+    response: reqwest::Response,
+    pace: Pace,
+}
+
+impl Response {
+    async fn begin(fetcher: &Fetcher, ticket: &Ticket, from: u64) -> Result<Self, FetchFailure> {
         let lost = |error: &dyn std::fmt::Display| FetchFailure::unreachable(error);
-        let response = timeout(STALL, fetcher.http.get(&ticket.url).send()).await;
+        let mut request = fetcher.http.get(&ticket.url);
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let response = timeout(STALL, request.send()).await;
         let response = response.map_err(|_| lost(&"the bucket does not answer"))?;
         let response = response.map_err(|error| lost(&error.without_url()))?;
         let status = response.status();
-        if !status.is_success() {
+        let expected = if from > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        if status != expected {
             // Anything else says nothing of the pack: the ticket may be too old, or the bucket overloaded.
             let failure = if status == StatusCode::NOT_FOUND { Failure::Missing } else { Failure::Unreachable };
             return Err(FetchFailure::new(failure, format!("the bucket answered {status}")));
         }
-        let mut response = response;
-        let mut incoming = fetcher.store.incoming(ticket.pack).map_err(FetchFailure::own)?;
-        let mut pace = Pace::start();
-        loop {
-            let chunk = async { response.chunk().await.map_err(|error| io::Error::other(error.without_url())) };
-            let count = |block: &Option<Bytes>| block.as_ref().map_or(0, Bytes::len);
-            let Some(block) = pace.next(chunk, count).await? else { break };
-            if incoming.bytes() + block.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
+        Ok(Self { response, pace: Pace::start() })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, FetchFailure> {
+        let response = &mut self.response;
+        let chunk = async { response.chunk().await.map_err(|error| io::Error::other(error.without_url())) };
+        let count = |block: &Option<Bytes>| block.as_ref().map_or(0, Bytes::len);
+        Ok(self.pace.next(chunk, count).await?)
+    }
+}
+
+async fn blocks_from_bucket(
+    fetcher: &Fetcher,
+    ticket: &Ticket,
+    blocks: &mut Blocks,
+    passes_on: &mut (dyn FnMut() + Send),
+) -> Result<(), FetchFailure> {
+    let lied = || FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's");
+    let mut response = Response::begin(fetcher, ticket, (blocks.next() * BLOCK_BYTES) as u64).await?;
+    let (mut block, mut is_told) = (Vec::with_capacity(BLOCK_BYTES), false);
+    while let Some(mut came) = response.next().await? {
+        while !came.is_empty() {
+            if blocks.next() == blocks.outline().blocks() {
                 return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
             }
-            incoming.write(&block).await.map_err(FetchFailure::own)?;
+            let length = blocks.outline().length(blocks.next());
+            block.extend_from_slice(&came.split_to(came.len().min(length - block.len())));
+            if block.len() < length {
+                continue;
+            }
+            block = blocks.take(block).await.map_err(FetchFailure::own)?.ok_or_else(lied)?;
+            block.clear();
+            if !is_told {
+                passes_on();
+                is_told = true;
+            }
         }
-        let bytes = incoming.bytes();
-        match incoming.admit().await.map_err(FetchFailure::own)? {
-            true => Ok(bytes),
-            false => Err(FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's")),
+    }
+    if blocks.next() < blocks.outline().blocks() {
+        return Err(lied());
+    }
+    Ok(())
+}
+
+async fn whole_from_bucket(fetcher: &Fetcher, ticket: &Ticket) -> Result<u64, FetchFailure> {
+    let mut response = Response::begin(fetcher, ticket, 0).await?;
+    let mut incoming = fetcher.store.incoming(ticket.pack).map_err(FetchFailure::own)?;
+    while let Some(came) = response.next().await? {
+        if incoming.bytes() + came.len() as u64 > ticket.bytes.min(PACK_BYTES_MAX as u64) {
+            return Err(FetchFailure::new(Failure::Lied, "the bucket sent more bytes than the pack has"));
         }
-    };
-    let until = deadline(ticket.bytes) + Duration::from_secs(5);
-    tokio::time::timeout_at(until, reading).await.unwrap_or_else(|_| Err(FetchFailure::unreachable(&"too slow")))
+        incoming.write(&came).await.map_err(FetchFailure::own)?;
+    }
+    let bytes = incoming.bytes();
+    match incoming.admit().await.map_err(FetchFailure::own)? {
+        true => Ok(bytes),
+        false => Err(FetchFailure::new(Failure::Lied, "the bucket's bytes are not the pack's")),
+    }
 }

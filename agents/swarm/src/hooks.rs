@@ -1,5 +1,6 @@
 //! Both ends of the peers' protocol over any stream, for tests that play the other end with bytes of their choice.
 
+use longshore_artifact::outline::Outline;
 use longshore_schemas::PackId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -8,7 +9,6 @@ use tokio::{
 
 use crate::{
     PackStore,
-    blocks::Outline,
     peer::{self, Ask},
     server,
 };
@@ -24,7 +24,7 @@ where
 /// What a server sends of a pack before its blocks.
 pub fn outline(bytes: &[u8]) -> Vec<u8> {
     let outline = Outline::read(PackId::of(bytes), bytes.len() as u64, bytes).ok().flatten();
-    outline.map(|outline| outline.values().as_flattened().to_vec()).unwrap_or_default()
+    outline.map(|outline| outline.to_bytes()).unwrap_or_default()
 }
 
 /// Asks for one pack, after the greeting, and puts it into the store; or says why it did not come.

@@ -10,19 +10,17 @@
 //! ```
 //!
 //! - [`frames`]: JSON frames, for the stream between a node and its region; both sides use them.
-//! - `blocks`: what verifies a pack block by block; a wrong byte is noticed within 64 KiB.
 //! - [`PackStore`]: verified packs in a folder, and those on their way.
 //! - [`server`]: serves them to peers.
 //! - [`fetch`]: carries out what the policy decides, for one artifact.
 //! - `pace`: how slow a source may be.
 //!
-//! Nobody is trusted. A block is verified before it is in the store, and served only then; whether a pack is announced with its first block, so that it streams
-//! through the node, the region says. What was damaged
+//! Nobody is trusted. A block of 64 KiB is verified before it is in the store, and served only then; so a pack streams through a node, which is the
+//! source of others before it has all of it. What was damaged
 //! on this disk since then is noticed when it is served, and forgotten. Sources that lie, send nothing, a byte a second, or more than was
 //! asked for are given up within seconds, the region is told, and the pack comes from elsewhere. Which pack comes next and from
 //! whom is not decided here.
 
-mod blocks;
 pub mod fetch;
 pub mod frames;
 #[doc(hidden)]

@@ -2,7 +2,9 @@
 //!
 //! Both sides first send [`MAGIC`]. Then the client sends requests, as many as it likes: a pack's id, 32 bytes, and the first block that it
 //! lacks, 4 bytes. The server answers each in order: a status byte, the size in 8 bytes, and for [`Status::Found`] the pack's outline,
-//! 32 bytes for each block if there are several, and the blocks from that one on. A server that gets the pack itself sends them as they come.
+//! 32 bytes for each block if there are several, and the blocks from that one on: a byte that says how many follow, and those. A server that gets the pack
+//! itself sends them as they come. While nothing is there it says [`Status::Coming`], or a count of [`COMING`], every so often; and a count of
+//! [`GONE`] if no more will come, which ends the answer.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +16,7 @@ use std::{
 };
 
 use futures::poll;
-use longshore_artifact::PACK_BYTES_MAX;
+use longshore_artifact::{PACK_BYTES_MAX, outline::Outline};
 use longshore_identity::{Handshaken, Peer, Stream, Tls};
 use longshore_schemas::{NodeId, PackId};
 use longshore_swarm_policy::fetch::Failure;
@@ -26,14 +28,20 @@ use tokio::{
 
 use crate::{
     PATIENCE, PackStore, RATE_MIN, STALL,
-    blocks::{BLOCK_BYTES, Outline},
     pace::{Pace, Stopped},
     store::Blocks,
 };
 
-pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM2";
+pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM3";
 /// Of one request.
 pub(crate) const REQUEST_BYTES: usize = 36;
+/// In the place of a count of blocks: the next one comes, or no more do.
+pub(crate) const COMING: u8 = 0;
+pub(crate) const GONE: u8 = 255;
+/// So often a server says that something still comes.
+pub(crate) const BEAT: Duration = Duration::from_millis(500);
+/// So long it is waited for; the policy asks elsewhere before, if anything else comes.
+pub(crate) const COMING_MAX: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept for the next pack, of all peers; beyond that the oldest is closed.
 const IDLE_MAX: usize = 64;
@@ -43,6 +51,8 @@ pub(crate) enum Status {
     Found = 0,
     Missing = 1,
     Busy = 2,
+    /// Another answer follows, once there is something of the pack.
+    Coming = 3,
 }
 
 /// Why a pack did not come: what the policy is told, and what a person reads.
@@ -70,7 +80,7 @@ impl FetchFailure {
 
 /// When a transfer of so many bytes must be over.
 pub(crate) fn deadline(bytes: u64) -> Instant {
-    Instant::now() + PATIENCE + Duration::from_secs(bytes / RATE_MIN)
+    Instant::now() + COMING_MAX + PATIENCE + Duration::from_secs(bytes / RATE_MIN)
 }
 
 /// Connections to peers, used again for the next pack.
@@ -199,9 +209,16 @@ where
     request[32..].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_be_bytes());
     stream.write_all(&request).await.map_err(lost)?;
     stream.flush().await.map_err(lost)?;
+    let mut waits = Waits::default();
     let mut head = [0; 9];
-    stalled(stream.read_exact(&mut head)).await?;
-    ask.answered = true;
+    loop {
+        stalled(stream.read_exact(&mut head)).await?;
+        ask.answered = true;
+        if head[0] != Status::Coming as u8 {
+            break;
+        }
+        waits.still()?;
+    }
     let length = u64::from_be_bytes(*head.last_chunk().expect("nine bytes end in eight"));
     match head[0] {
         status if status == Status::Found as u8 => {}
@@ -213,35 +230,100 @@ where
         let offered = format!("it offered {length} bytes, the pack has {}", ask.bytes);
         return Err(FetchFailure::new(Failure::Lied, offered));
     }
+    read_blocks(stream, ask, waits).await
+}
+
+/// What follows the head of a pack that was found.
+async fn read_blocks<S>(stream: &mut S, ask: &mut Ask<'_>, mut waits: Waits) -> Result<u64, FetchFailure>
+where
+    S: AsyncRead + Unpin,
+{
     let mut pace = Pace::start();
     let outline = read_outline(stream, (ask.pack, ask.bytes), &mut pace).await?;
-    let blocks = match ask.begun {
+    let mut blocks = match ask.begun.take() {
         Some(blocks) => blocks,
-        None => ask.begun.insert(ask.store.blocks(ask.pack, outline).map_err(FetchFailure::own)?),
+        None => ask.store.blocks(outline).map_err(FetchFailure::own)?,
     };
-    let (mut block, mut is_told) = (vec![0; BLOCK_BYTES], false);
+    let read = read_into(stream, &mut blocks, &mut waits, &mut pace, ask.passes_on).await;
+    if let Err(failure) = read {
+        // The next source goes on with it.
+        *ask.begun = Some(blocks);
+        return Err(failure);
+    }
+    blocks.complete().map_err(FetchFailure::own)
+}
+
+async fn read_into<S>(
+    stream: &mut S,
+    blocks: &mut Blocks,
+    waits: &mut Waits,
+    pace: &mut Pace,
+    passes_on: &mut (dyn FnMut() + Send),
+) -> Result<(), FetchFailure>
+where
+    S: AsyncRead + Unpin,
+{
+    let (mut block, mut is_told) = (Vec::new(), false);
     while blocks.next() < blocks.outline().blocks() {
-        let block = &mut block[..blocks.outline().length(blocks.next())];
-        read_whole(stream, block, &mut pace).await?;
-        if !blocks.take(block).await.map_err(FetchFailure::own)? {
-            return Err(FetchFailure::new(Failure::Lied, "the bytes are not the pack's"));
-        }
-        if !is_told {
-            (ask.passes_on)();
-            is_told = true;
+        let mut count = [0];
+        read_whole(stream, &mut count, pace).await?;
+        let left = blocks.outline().blocks() - blocks.next();
+        match count[0] {
+            COMING => {
+                waits.still()?;
+                *pace = Pace::start();
+            }
+            GONE => return Err(FetchFailure::new(Failure::Waiting, "it gets no more of it itself")),
+            count if usize::from(count) > left => {
+                return Err(FetchFailure::new(Failure::Lied, format!("it has {count} blocks where {left} are left")));
+            }
+            count => {
+                for _ in 0..count {
+                    block.resize(blocks.outline().length(blocks.next()), 0);
+                    read_whole(stream, &mut block, pace).await?;
+                    let taken = blocks.take(block).await.map_err(FetchFailure::own)?;
+                    let lied = || FetchFailure::new(Failure::Lied, "the bytes are not the pack's");
+                    block = taken.ok_or_else(lied)?;
+                    waits.over();
+                    if !is_told {
+                        passes_on();
+                        is_told = true;
+                    }
+                }
+            }
         }
     }
-    let complete = ask.begun.take().map(Blocks::complete);
-    complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
+    Ok(())
+}
+
+/// How long a peer has had nothing to give.
+#[derive(Default)]
+struct Waits {
+    since: Option<Instant>,
+}
+
+impl Waits {
+    fn still(&mut self) -> Result<(), FetchFailure> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < COMING_MAX {
+            return Ok(());
+        }
+        let reason = format!("it has got nothing itself for {} s", COMING_MAX.as_secs());
+        Err(FetchFailure::new(Failure::Waiting, reason))
+    }
+
+    fn over(&mut self) {
+        self.since = None;
+    }
 }
 
 async fn read_outline<S>(stream: &mut S, (pack, bytes): (PackId, u64), pace: &mut Pace) -> Result<Outline, FetchFailure>
 where
     S: AsyncRead + Unpin,
 {
-    let mut values = vec![[0; 32]; Outline::len_of(bytes)];
-    read_whole(stream, values.as_flattened_mut(), pace).await?;
-    let outline = Outline::new(pack, bytes, values);
+    let mut values = vec![0; 32 * Outline::len_of(bytes)];
+    read_whole(stream, &mut values, pace).await?;
+    let outline = Outline::from_bytes(pack, bytes, &values);
     outline.ok_or_else(|| FetchFailure::new(Failure::Lied, "the outline is not the pack's"))
 }
 

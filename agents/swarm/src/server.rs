@@ -3,24 +3,25 @@
 //! Who has not shown yet that it is a node takes none of the places of those who have.
 //!
 //! Each block is hashed before it is sent. A pack that was damaged on the disk since it was verified fools nobody, and is forgotten. Of a pack
-//! that is on its way here, what has come is sent, and what comes as it comes.
+//! that is on its way here, what has come is sent, and what comes as it comes. Who asks for one that this node is about to get waits for it, and is
+//! told so every now and then.
 
-use std::{io::SeekFrom, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs::File, net::SocketAddr, os::unix::fs::FileExt, pin::pin, sync::Arc, time::Duration};
 
+use longshore_artifact::outline::{BLOCK_BYTES, Outline, blocks};
 use longshore_identity::{Handshaken, Tls};
 use longshore_schemas::PackId;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, PackStore,
-    blocks::{BLOCK_BYTES, blocks},
-    peer::{MAGIC, REQUEST_BYTES, Status, deadline},
+    peer::{BEAT, COMING, COMING_MAX, GONE, MAGIC, REQUEST_BYTES, Status, deadline},
     store::Found,
 };
 
@@ -28,10 +29,11 @@ use crate::{
 const CONNECTIONS_MAX: usize = 256;
 /// Connections of those who have not shown who they are; further ones are closed.
 const STRANGERS_MAX: usize = 256;
-/// Packs sent at once; further requests are answered `Busy`.
+/// Packs sent at once; further requests wait for a while, and are answered `Busy` then.
 const UPLOADS_MAX: usize = 64;
-/// So long the next block of a pack that is on its way may take; less than what the peer waits for.
-const COMING: Duration = Duration::from_secs(4);
+const PLACE_MAX: Duration = Duration::from_secs(5);
+/// Blocks that are read from the disk at a time.
+const BLOCKS_AT_ONCE: usize = 4;
 /// A connection without a request for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
@@ -143,49 +145,134 @@ async fn answer<S>(
 where
     S: AsyncWrite + Unpin,
 {
+    if !comes(stream, store, &pack).await? {
+        return head(stream, Status::Missing, 0).await;
+    }
     // Nothing is read for who asks for what the pack does not have.
     if store.size(&pack).is_none_or(|bytes| first >= blocks(bytes)) {
         return head(stream, Status::Missing, 0).await;
     }
-    let Ok(_upload) = uploads.try_acquire() else { return head(stream, Status::Busy, 0).await };
+    let Some(_upload) = place(stream, uploads).await? else { return head(stream, Status::Busy, 0).await };
     let looked = store.clone();
     let found = tokio::task::spawn_blocking(move || looked.find(&pack)).await.map_err(std::io::Error::other)??;
     let Some(found) = found else { return head(stream, Status::Missing, 0).await };
     let bytes = found.outline.bytes();
     head(stream, Status::Found, bytes).await?;
-    tokio::time::timeout_at(deadline(bytes), send(stream, store, pack, found, first)).await?
+    tokio::time::timeout_at(deadline(bytes), send(stream, store, found, first)).await?
+}
+
+/// A place among those who are served; who waits for one is told so. None: it takes too long.
+async fn place<'a>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    uploads: &'a Semaphore,
+) -> std::io::Result<Option<SemaphorePermit<'a>>> {
+    let mut place = pin!(uploads.acquire());
+    let until = tokio::time::Instant::now() + PLACE_MAX;
+    loop {
+        match timeout(BEAT, place.as_mut()).await {
+            Ok(place) => return Ok(place.ok()),
+            Err(_) if tokio::time::Instant::now() >= until => return Ok(None),
+            Err(_) => head(stream, Status::Coming, 0).await?,
+        }
+    }
+}
+
+/// Waits until something of a pack is there, if it is expected here. `false` if nothing will be.
+async fn comes(stream: &mut (impl AsyncWrite + Unpin), store: &PackStore, pack: &PackId) -> std::io::Result<bool> {
+    let until = tokio::time::Instant::now() + COMING_MAX;
+    loop {
+        let Some(news) = store.news(pack) else { return Ok(store.size(pack).is_some()) };
+        let mut happens = pin!(news.notified());
+        happens.as_mut().enable();
+        if store.size(pack).is_some() {
+            return Ok(true);
+        }
+        if timeout(BEAT, happens).await.is_err() {
+            if tokio::time::Instant::now() >= until {
+                return Ok(false);
+            }
+            head(stream, Status::Coming, 0).await?;
+        }
+    }
 }
 
 /// The outline, and the blocks from `first` on.
 async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     store: &PackStore,
-    pack: PackId,
     found: Found,
     first: usize,
 ) -> std::io::Result<()> {
     let Found { outline, file, mut progress } = found;
-    stream.write_all(outline.values().as_flattened()).await?;
-    let (mut file, mut block) = (tokio::fs::File::from_std(file), vec![0; BLOCK_BYTES]);
-    file.seek(SeekFrom::Start((first * BLOCK_BYTES) as u64)).await?;
-    for index in first..outline.blocks() {
-        if let Some(progress) = &mut progress
-            && *progress.borrow() <= index
-        {
-            // What there is goes out meanwhile.
-            stream.flush().await?;
-            let coming = timeout(COMING, progress.wait_for(|there| *there > index)).await?;
-            coming.map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
-        }
-        let block = &mut block[..outline.length(index)];
-        file.read_exact(block).await?;
-        if !outline.fits(index, block) {
-            store.forget_damaged(&pack)?;
-            return Err(std::io::ErrorKind::InvalidData.into());
-        }
-        stream.write_all(block).await?;
+    stream.write_all(&outline.to_bytes()).await?;
+    let (file, mut next, mut read) = (Arc::new(file), first, Vec::new());
+    while next < outline.blocks() {
+        let there = match &mut progress {
+            None => outline.blocks(),
+            Some(progress) => match next_block(stream, progress, next).await? {
+                Some(there) => there,
+                None => {
+                    stream.write_all(&[GONE]).await?;
+                    return stream.flush().await;
+                }
+            },
+        };
+        let count = (there - next).min(BLOCKS_AT_ONCE);
+        read = match read_verified(&file, &outline, next, count, read).await? {
+            Some(read) => read,
+            None => {
+                store.forget_damaged(&outline.pack())?;
+                return Err(std::io::ErrorKind::InvalidData.into());
+            }
+        };
+        stream.write_all(&[u8::try_from(count).unwrap_or(COMING)]).await?;
+        stream.write_all(&read).await?;
+        next += count;
     }
     stream.flush().await
+}
+
+/// Waits until there are more blocks than so many; how many there are. None if no more will come.
+async fn next_block(
+    stream: &mut (impl AsyncWrite + Unpin),
+    progress: &mut watch::Receiver<usize>,
+    next: usize,
+) -> std::io::Result<Option<usize>> {
+    if *progress.borrow() <= next {
+        // What there is goes out meanwhile.
+        stream.flush().await?;
+    }
+    let until = tokio::time::Instant::now() + COMING_MAX;
+    loop {
+        let waited = timeout(BEAT, progress.wait_for(|there| *there > next)).await;
+        match waited.map(|there| there.map(|there| *there)) {
+            Ok(Ok(there)) => return Ok(Some(there)),
+            Ok(Err(_)) => return Ok(None),
+            Err(_) if tokio::time::Instant::now() >= until => return Ok(None),
+            Err(_) => {
+                stream.write_all(&[COMING]).await?;
+                stream.flush().await?;
+            }
+        }
+    }
+}
+
+/// So many blocks from one on, into memory that was used before; None if the disk has other bytes there.
+async fn read_verified(
+    file: &Arc<File>,
+    outline: &Arc<Outline>,
+    first: usize,
+    count: usize,
+    mut into: Vec<u8>,
+) -> std::io::Result<Option<Vec<u8>>> {
+    let (file, outline) = (file.clone(), outline.clone());
+    let reading = move || -> std::io::Result<_> {
+        into.resize((first..first + count).map(|index| outline.length(index)).sum(), 0);
+        file.read_exact_at(&mut into, (first * BLOCK_BYTES) as u64)?;
+        let right = into.chunks(BLOCK_BYTES).zip(first..).all(|(block, index)| outline.fits(index, block));
+        Ok(right.then_some(into))
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(std::io::Error::other)?
 }
 
 async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64) -> std::io::Result<()> {

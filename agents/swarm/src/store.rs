@@ -2,32 +2,35 @@
 //! came is verified and may be passed on.
 //!
 //! ```text
-//! bucket ─▶ [Incoming] hashed as a whole ─┐
-//! peer ───▶ [Blocks] verified one by one ─┴▶ complete ─▶ whoever asks
-//!              └─────── as they come ──────────────────▶ whoever asks
+//! bucket, no outline ─▶ [Incoming] hashed as a whole ─┐
+//! bucket or peer ─────▶ [Blocks] verified one by one ─┴▶ complete ─▶ whoever asks
+//!                          └─────── as they come ──────────────────▶ whoever asks, and whoever waits
 //! ```
+//!
+//! Who asks for a pack that is expected here may wait for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
     io,
     io::Read,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use longshore_artifact::PACK_BYTES_MAX;
+use longshore_artifact::{
+    PACK_BYTES_MAX,
+    outline::{BLOCK_BYTES, Outline},
+};
 use longshore_schemas::PackId;
 use tempfile::NamedTempFile;
 use tokio::{
-    io::{AsyncSeekExt, AsyncWriteExt},
-    sync::watch,
+    io::AsyncWriteExt,
+    sync::{Notify, watch},
 };
 
-use crate::{
-    Error,
-    blocks::{BLOCK_BYTES, Outline},
-};
+use crate::Error;
 
 /// Of 4 KiB each at most: those of a release that many fetch.
 const OUTLINES_MAX: usize = 1_024;
@@ -44,6 +47,14 @@ struct Inner {
     partial: RwLock<BTreeMap<PackId, Partial>>,
     /// Outlines that were computed last, so that many who ask for a pack cost one reading of it. Each is its pack's for ever.
     outlines: Mutex<VecDeque<(PackId, Arc<Outline>)>>,
+    /// What somebody here fetches: how many do, and what wakes those who wait for it.
+    expected: Mutex<BTreeMap<PackId, (usize, Arc<Notify>)>>,
+}
+
+/// As long as this is held, others may wait here for these packs.
+pub(crate) struct Expectation {
+    store: PackStore,
+    packs: Vec<PackId>,
 }
 
 /// A pack that is on its way, as whoever passes it on sees it.
@@ -82,8 +93,13 @@ impl PackStore {
                 }
             }
         }
-        let (partial, outlines) = (RwLock::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { folder: folder.to_owned(), packs: RwLock::new(packs), partial, outlines })))
+        Ok(Self(Arc::new(Inner {
+            folder: folder.to_owned(),
+            packs: RwLock::new(packs),
+            partial: RwLock::default(),
+            outlines: Mutex::default(),
+            expected: Mutex::default(),
+        })))
     }
 
     pub fn folder(&self) -> &Path {
@@ -110,6 +126,30 @@ impl PackStore {
     pub(crate) fn size(&self, pack: &PackId) -> Option<u64> {
         let complete = self.read().get(pack).copied();
         complete.or_else(|| self.partials().get(pack).map(|partial| partial.outline.bytes()))
+    }
+
+    pub(crate) fn expect(&self, packs: Vec<PackId>) -> Expectation {
+        let mut expected = self.expected();
+        for pack in &packs {
+            expected.entry(*pack).or_default().0 += 1;
+        }
+        drop(expected);
+        Expectation { store: self.clone(), packs }
+    }
+
+    /// What tells that something happened about a pack that is expected here; None if it is not.
+    pub(crate) fn news(&self, pack: &PackId) -> Option<Arc<Notify>> {
+        self.expected().get(pack).map(|(_, news)| news.clone())
+    }
+
+    fn tell_of(&self, pack: &PackId) {
+        if let Some((_, news)) = self.expected().get(pack) {
+            news.notify_waiters();
+        }
+    }
+
+    fn expected(&self) -> std::sync::MutexGuard<'_, BTreeMap<PackId, (usize, Arc<Notify>)>> {
+        self.0.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What there is of a pack, complete or on its way. One that is not what its name says any more is forgotten. Blocks.
@@ -190,6 +230,8 @@ impl PackStore {
         let mut packs = self.0.packs.write().unwrap_or_else(PoisonError::into_inner);
         temporary.persist(self.0.folder.join(pack.to_string())).map_err(|error| error.error)?;
         packs.insert(pack, bytes);
+        drop(packs);
+        self.tell_of(&pack);
         Ok(())
     }
 
@@ -201,15 +243,17 @@ impl PackStore {
     }
 
     /// A place for a pack that comes in blocks, which are passed on as they come.
-    pub(crate) fn blocks(&self, pack: PackId, outline: Outline) -> io::Result<Blocks> {
+    pub(crate) fn blocks(&self, outline: Outline) -> io::Result<Blocks> {
         let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
-        let file = tokio::fs::File::from_std(temporary.reopen()?);
+        let file = Arc::new(temporary.reopen()?);
         let (outline, progress) = (Arc::new(outline), watch::Sender::new(0));
         let partial =
             Partial { outline: outline.clone(), path: temporary.path().to_owned(), progress: progress.subscribe() };
+        let pack = outline.pack();
         // Two fetches may be at it; who was first passes it on.
         self.partials().entry(pack).or_insert(partial);
-        Ok(Blocks { store: self.clone(), pack, outline, temporary: Some(temporary), file, progress })
+        self.tell_of(&pack);
+        Ok(Blocks { store: self.clone(), outline, temporary: Some(temporary), file, progress })
     }
 
     fn partials(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<PackId, Partial>> {
@@ -272,11 +316,10 @@ impl Incoming {
 /// A pack that comes in blocks. What it holds is verified; it is in the store when it is complete.
 pub(crate) struct Blocks {
     store: PackStore,
-    pack: PackId,
     outline: Arc<Outline>,
     /// Removed with this, unless it was completed.
     temporary: Option<NamedTempFile>,
-    file: tokio::fs::File,
+    file: Arc<File>,
     progress: watch::Sender<usize>,
 }
 
@@ -290,27 +333,29 @@ impl Blocks {
         *self.progress.borrow()
     }
 
-    /// Takes the next block; false if these are not its bytes.
-    pub(crate) async fn take(&mut self, block: &[u8]) -> io::Result<bool> {
-        let next = self.next();
-        if !self.outline.fits(next, block) {
-            return Ok(false);
+    /// Takes the next block, and gives its memory back; None if these are not its bytes.
+    pub(crate) async fn take(&mut self, block: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+        let (next, outline, file) = (self.next(), self.outline.clone(), self.file.clone());
+        let taking = move || -> io::Result<_> {
+            if !outline.fits(next, &block) {
+                return Ok(None);
+            }
+            file.write_all_at(&block, (next * BLOCK_BYTES) as u64)?;
+            Ok(Some(block))
+        };
+        let taken = tokio::task::spawn_blocking(taking).await.map_err(io::Error::other)??;
+        if taken.is_some() {
+            self.progress.send_replace(next + 1);
         }
-        // A writing that was cut short may have moved on.
-        self.file.seek(io::SeekFrom::Start((next * BLOCK_BYTES) as u64)).await?;
-        self.file.write_all(block).await?;
-        // Whoever passes it on reads it from the file.
-        self.file.flush().await?;
-        self.progress.send_replace(next + 1);
-        Ok(true)
+        Ok(taken)
     }
 
     /// Puts the pack into the store, with all its blocks.
     pub(crate) fn complete(mut self) -> io::Result<u64> {
         let bytes = self.outline.bytes();
         let temporary = self.temporary.take().ok_or(io::ErrorKind::NotFound)?;
-        self.store.admit(self.pack, bytes, temporary)?;
-        self.store.keep_outline(self.outline.clone(), self.pack);
+        self.store.admit(self.outline.pack(), bytes, temporary)?;
+        self.store.keep_outline(self.outline.clone(), self.outline.pack());
         Ok(bytes)
     }
 }
@@ -319,8 +364,23 @@ impl Drop for Blocks {
     fn drop(&mut self) {
         let mut partials = self.store.partials();
         // It may be another's.
-        if partials.get(&self.pack).is_some_and(|partial| partial.progress.same_channel(&self.progress.subscribe())) {
-            partials.remove(&self.pack);
+        let pack = self.outline.pack();
+        if partials.get(&pack).is_some_and(|partial| partial.progress.same_channel(&self.progress.subscribe())) {
+            partials.remove(&pack);
+        }
+    }
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        let mut expected = self.store.expected();
+        for pack in &self.packs {
+            let Some((fetches, news)) = expected.get_mut(pack) else { continue };
+            *fetches -= 1;
+            if *fetches == 0 {
+                news.notify_waiters();
+                expected.remove(pack);
+            }
         }
     }
 }

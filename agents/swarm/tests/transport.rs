@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use longshore_identity::{Stream, Tls, Trust, testing::World};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
@@ -26,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const MAGIC: [u8; 8] = *b"LSSWARM2";
+const MAGIC: [u8; 8] = *b"LSSWARM3";
 const PATIENCE: Duration = Duration::from_secs(30);
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -66,7 +67,7 @@ impl Fetching {
         let policy = Config::new(node("me"), "mine".parse().expect("valid"));
         let (to_region, told) = mpsc::channel(1_000);
         let (tracker, from_tracker) = mpsc::channel(1_000);
-        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"), Arc::new(true.into()));
+        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"));
         Self { folder, store, fetcher, link: Link { to_region, from_tracker }, tracker, told }
     }
 
@@ -106,7 +107,13 @@ async fn serve(store: PackStore, tls: Arc<Tls>) -> SocketAddr {
 
 fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPacks {
     let packs = vec![PackId::of(bytes)];
-    PeerPacks { node: node(name), address: address.to_string(), rack: rack.parse().expect("valid"), packs }
+    PeerPacks {
+        node: node(name),
+        address: address.to_string(),
+        rack: rack.parse().expect("valid"),
+        packs,
+        planned: false,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -182,7 +189,8 @@ async fn misbehave(
     stream.flush().await?;
     let found = |length: u64| [&[0], &length.to_be_bytes()[..]].concat();
     let length = bytes.len() as u64;
-    let head = [found(length), hooks::outline(bytes)].concat();
+    let blocks = u8::try_from(bytes.len().div_ceil(BLOCK_BYTES)).expect("a pack");
+    let head = [found(length), hooks::outline(bytes), vec![blocks]].concat();
     loop {
         stream.read_exact(&mut [0; 36]).await?;
         *requests += 1;
@@ -424,6 +432,7 @@ async fn paced(bytes: Vec<u8>) -> (SocketAddr, watch::Sender<usize>, mpsc::Unbou
                     if may.is_ok_and(|sent| *sent == usize::MAX) {
                         return Ok(());
                     }
+                    stream.write_all(&[1]).await?;
                     stream.write_all(block).await?;
                     stream.flush().await?;
                 }
@@ -453,11 +462,11 @@ async fn a_pack_is_passed_on_while_it_comes_and_another_source_goes_on_with_it()
         assert_eq!(asked.recv().await, Some(0));
         // Half of it is here, and somebody wants it: the rest comes by when it comes.
         let reading = tokio::spawn(async move { request(&mut as_peer(own).await, pack).await });
-        let (mut early, mut begun) = (as_peer(own).await, vec![0; 8 * BLOCK_BYTES]);
+        let mut early = as_peer(own).await;
         early.write_all(&[&MAGIC[..], &wish(pack, 0)].concat()).await.expect("written");
         early.flush().await.expect("written");
         early.read_exact(&mut vec![0; 8 + 9 + 32 * bytes.len().div_ceil(BLOCK_BYTES)]).await.expect("the outline");
-        early.read_exact(&mut begun).await.expect("what there is");
+        let begun = read_blocks(&mut early, 8 * BLOCK_BYTES).await.expect("what there is");
         assert!(bytes.starts_with(&begun));
         // Its source dies, and there is another one.
         pace.send_replace(usize::MAX);
@@ -470,7 +479,7 @@ async fn a_pack_is_passed_on_while_it_comes_and_another_source_goes_on_with_it()
         assert_eq!(asked_of_other.recv().await, Some(8), "what came is not fetched again");
         assert!(reading.await.expect("no panic").expect("served") == (0, bytes.clone()));
         let rest = bytes.len() - 8 * BLOCK_BYTES;
-        early.read_exact(&mut vec![0; rest]).await.expect("the rest");
+        read_blocks(&mut early, rest).await.expect("the rest");
     };
     let both = async { tokio::join!(fetcher.fetch(artifact(), wanted, link), passing_on).0 };
     let received = timeout(PATIENCE, both).await.expect("in time").expect("linked");
@@ -516,8 +525,10 @@ async fn many_packs_come_over_few_connections() {
     assert_eq!(fetched.expect("in time").expect("linked").from_peers_bytes, 500_000);
 }
 
-/// Answers each path of its table with a status and a body; `/cut` promises more than it sends, `/slow` sends a byte at a time.
-async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
+/// Answers each path of its table with a status and a body; `/cut` and `/half` promise more than they send, `/slow` sends a byte at a time.
+/// Tells from which byte on it was asked, if not from the first.
+async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> (SocketAddr, mpsc::UnboundedReceiver<usize>) {
+    let (asked, begins) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -529,7 +540,14 @@ async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
             let head = String::from_utf8_lossy(&head).into_owned();
             let path = head.split(' ').nth(1).unwrap_or_default();
             let (_, status, body) = answers.iter().find(|(known, ..)| *known == path).expect("a known path");
-            let length = body.len() + if matches!(path, "/cut" | "/slow") { 1_000_000 } else { 0 };
+            let (mut status, mut body) = (*status, &body[..]);
+            let from =
+                head.to_lowercase().lines().find_map(|line| Some(line.strip_prefix("range: bytes=")?.to_owned()));
+            if let Some(from) = from.and_then(|from| from.strip_suffix('-')?.parse::<usize>().ok()) {
+                let _ = asked.send(from);
+                (status, body) = (206, &body[from..]);
+            }
+            let length = body.len() + if matches!(path, "/cut" | "/half" | "/slow") { 1_000_000 } else { 0 };
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             // The client may hang up early.
             let _ = stream.write_all(head.as_bytes()).await;
@@ -543,7 +561,7 @@ async fn bucket(answers: Vec<(&'static str, u16, Vec<u8>)>) -> SocketAddr {
             }
         }
     });
-    address
+    (address, begins)
 }
 
 #[tokio::test]
@@ -551,18 +569,27 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
     let bytes = content();
     let pack = PackId::of(&bytes);
     let longer = [&bytes[..], b"more"].concat();
-    let address = bucket(vec![
+    let (address, mut begins) = bucket(vec![
         ("/wrong", 200, vec![7; bytes.len()]),
         ("/long", 200, longer),
         ("/cut", 200, bytes[..1_000].to_vec()),
+        ("/half", 200, bytes[..10 * BLOCK_BYTES + 1_000].to_vec()),
         ("/none", 404, vec![]),
         ("/busy", 503, vec![]),
         ("/slow", 200, vec![]),
         ("/good", 200, bytes.clone()),
     ])
     .await;
-    for bad in ["wrong", "long", "cut", "none", "busy", "slow"] {
-        let ticket = |path: &str| Ticket { pack, bytes: bytes.len() as u64, url: format!("http://{address}/{path}") };
+    let outline = Some(BASE64_STANDARD.encode(hooks::outline(&bytes)));
+    // With an outline that is right, with a wrong one, and without any.
+    let outlines = [outline, Some("AAAA".to_owned()), None];
+    let cases = ["wrong", "long", "cut", "half", "none", "busy", "slow"];
+    for (bad, outline) in cases.into_iter().flat_map(|bad| outlines.iter().map(move |outline| (bad, outline))) {
+        let ticket = |path: &str| {
+            let url = format!("http://{address}/{path}");
+            Ticket { pack, bytes: bytes.len() as u64, url, outline: outline.clone() }
+        };
+        let in_blocks = outline.as_ref().is_some_and(|outline| outline.len() > 4);
         let mut fetching = Fetching::new();
         fetching.tell(vec![], vec![ticket(bad)]).await;
         let (tracker, wanted) = (fetching.tracker.clone(), vec![WantedPack { pack, bytes: bytes.len() as u64 }]);
@@ -575,13 +602,13 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
                     FromNode::TicketDone { ok: true, .. } => panic!("{bad}: this was not the pack"),
                     FromNode::TicketDone { ok: false, .. } => break,
                     FromNode::PackDamaged { .. } => damaged = true,
-                    FromNode::HaveMore { .. } => panic!("{bad}: the pack cannot be there"),
+                    FromNode::HaveMore { .. } => assert!(in_blocks, "{bad}: the pack cannot be there"),
                     _ => {}
                 }
             }
             assert_eq!(
                 damaged,
-                !matches!(bad, "cut" | "busy" | "slow"),
+                !matches!(bad, "cut" | "half" | "busy" | "slow"),
                 "{bad}: only what the bucket holds is told of"
             );
             assert!(!fetching.store.contains(&pack), "{bad}");
@@ -590,6 +617,10 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
         let both = async { tokio::join!(fetcher.fetch(artifact(), wanted, link), region).0 };
         let received = timeout(PATIENCE, both).await.expect("in time").expect("linked");
         assert_eq!(received, Received { from_peers_bytes: 0, from_bucket_bytes: bytes.len() as u64 }, "{bad}");
+        assert!(std::fs::read(fetching.folder.path().join(pack.to_string())).expect("stored") == bytes, "{bad}");
+        if bad == "half" {
+            assert_eq!(begins.try_recv().ok(), in_blocks.then_some(10 * BLOCK_BYTES), "what came is not read again");
+        }
         let mut rest = Vec::new();
         while let Ok(message) = fetching.told.try_recv() {
             rest.push(message);
@@ -626,9 +657,20 @@ async fn request_from(stream: &mut Stream, pack: PackId, first: u32) -> std::io:
     let (status, length) = (stream.read_u8().await?, stream.read_u64().await? as usize);
     let blocks = length.div_ceil(BLOCK_BYTES);
     stream.read_exact(&mut vec![0; if blocks > 1 { 32 * blocks } else { 0 }]).await?;
-    let mut bytes = vec![0; length.saturating_sub(first as usize * BLOCK_BYTES)];
-    stream.read_exact(&mut bytes).await?;
+    let bytes = read_blocks(stream, length.saturating_sub(first as usize * BLOCK_BYTES)).await?;
     Ok((status, bytes))
+}
+
+/// So many bytes, in blocks that come as they come.
+async fn read_blocks(stream: &mut Stream, bytes: usize) -> std::io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    while read.len() < bytes {
+        let count = usize::from(stream.read_u8().await?);
+        let begin = read.len();
+        read.resize(bytes.min(begin + count * BLOCK_BYTES), 0);
+        stream.read_exact(&mut read[begin..]).await?;
+    }
+    Ok(read)
 }
 
 #[tokio::test]
@@ -650,6 +692,70 @@ async fn nothing_is_served_before_it_is_whole_and_true() {
     assert!(ask(address, pack).await == (0, bytes));
     store.forget(&pack).expect("removed");
     assert_eq!(ask(address, pack).await, missing, "forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_a_node_is_about_to_get_waits_there() {
+    let bytes = content();
+    let pack = PackId::of(&bytes);
+    let mut fetching = Fetching::new();
+    let own = serve(fetching.store.clone(), EU.node("good")).await;
+    assert_eq!(ask(own, pack).await, (1, vec![]), "nobody wants it yet");
+    let (_folder, other) = honest(&bytes).await;
+    let wanted = vec![WantedPack { pack, bytes: bytes.len() as u64 }];
+    let (fetcher, tracker) = (fetching.fetcher.clone(), fetching.tracker.clone());
+    let (link, told) = (&mut fetching.link, &mut fetching.told);
+    let waiting = async {
+        while !matches!(told.recv().await.expect("open"), FromNode::SourcesWanted { .. }) {}
+        let mut early = as_peer(own).await;
+        early.write_all(&[&MAGIC[..], &wish(pack, 0)].concat()).await.expect("written");
+        early.flush().await.expect("written");
+        early.read_exact(&mut [0; 8]).await.expect("greeted");
+        for _ in 0..2 {
+            let mut head = [9; 9];
+            early.read_exact(&mut head).await.expect("told to wait");
+            assert_eq!(head, [3, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        let peers = vec![source("good", "mine", other, &bytes)];
+        tracker.send(FromTracker::Sources { peers, tickets: vec![] }).await.expect("open");
+        let mut status = 3;
+        while status == 3 {
+            status = early.read_u8().await.expect("answered");
+            early.read_u64().await.expect("answered");
+        }
+        assert_eq!(status, 0);
+        early.read_exact(&mut vec![0; hooks::outline(&bytes).len()]).await.expect("the outline");
+        assert!(read_blocks(&mut early, bytes.len()).await.expect("the pack") == bytes);
+    };
+    let both = async { tokio::join!(fetcher.fetch(artifact(), wanted, link), waiting).0 };
+    timeout(PATIENCE, both).await.expect("in time").expect("linked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_at_a_node_that_gives_up_is_let_go_and_the_region_told() {
+    let bytes = content();
+    let pack = PackId::of(&bytes);
+    let (slow, pace, _asked) = paced(bytes.clone()).await;
+    let mut fetching = Fetching::new();
+    let own = serve(fetching.store.clone(), EU.node("good")).await;
+    fetching.tell(vec![source("bad", "mine", slow, &bytes)], vec![]).await;
+    pace.send_replace(3);
+    let wanted = vec![WantedPack { pack, bytes: bytes.len() as u64 }];
+    let told = &mut fetching.told;
+    let begun = async {
+        let announced = FromNode::HaveMore { artifact: artifact(), packs: vec![pack] };
+        while told.recv().await.expect("open") != announced {}
+    };
+    tokio::select! {
+        _ = fetching.fetcher.fetch(artifact(), wanted, &mut fetching.link) => panic!("it does not come"),
+        heard = timeout(PATIENCE, begun) => heard.expect("in time"),
+    }
+    let told = timeout(PATIENCE, async { (fetching.told.recv().await, fetching.told.recv().await) }).await;
+    let wanted_again = FromNode::SourcesWanted { artifact: artifact(), packs: vec![pack] };
+    let expected = (Some(wanted_again), Some(FromNode::Done { artifact: artifact() }));
+    assert_eq!(told.expect("in time"), expected, "nothing of it is here any more");
+    assert_eq!(ask(own, pack).await, (1, vec![]));
+    assert_eq!(std::fs::read_dir(fetching.folder.path()).expect("a folder").count(), 0, "nothing is left");
 }
 
 #[tokio::test]

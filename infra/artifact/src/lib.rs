@@ -10,6 +10,7 @@
 //!   are one artifact, whoever built them.
 //! - A **chunk** is a run of 16–256 KiB of one file, cut by content (FastCDC) and named by its BLAKE3.
 //! - A **pack** holds a few MiB of chunks, each compressed alone where that helps; its name is the BLAKE3 of its bytes.
+//! - An **outline** ([`outline`]) verifies a pack block by block, before all of it is there.
 //! - The **layout** says in which pack and range each chunk of the manifest lies. It may point into packs of earlier
 //!   artifacts: that is how unchanged data is not uploaded again.
 //! - The **root** is the small JSON object that names the packs of all three. A large manifest travels compressed by an earlier
@@ -32,6 +33,7 @@ mod keyed;
 mod layout;
 mod manifest;
 mod need;
+pub mod outline;
 mod packed;
 mod part;
 mod patch;

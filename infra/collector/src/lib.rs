@@ -24,6 +24,7 @@ use longshore_artifact::{
         ANNOUNCED_PREFIX, Answer, CONDEMNED_LASTS, CONDEMNED_PREFIX, Effect, Listed, ROUNDS_PREFIX, Round,
         Settings as RoundSettings,
     },
+    outline::outline_key,
     pack_key, root_key,
 };
 use longshore_s3::{Bucket, Object};
@@ -350,7 +351,10 @@ impl Collector {
                 }
                 self.delete(artifacts.iter().map(root_key).collect()).await?
             }
-            Effect::DeletePacks(packs) => self.delete(packs.iter().map(pack_key).collect()).await?,
+            Effect::DeletePacks(packs) => {
+                let keys = packs.iter().flat_map(|pack| [pack_key(pack), outline_key(pack)]);
+                self.delete(keys.collect()).await?
+            }
             Effect::End => Answer::Done,
         })
     }

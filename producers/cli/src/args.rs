@@ -118,9 +118,6 @@ pub(crate) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
-    /// Nodes pass packs on while they get them; among nodes that are trusted
-    #[arg(long, hide_short_help = true)]
-    pub(crate) streaming: bool,
     /// Where the API and the console listen
     #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
     pub(crate) listen: std::net::SocketAddr,

@@ -153,7 +153,6 @@ impl Up {
                 retention: &settings.retention,
                 // All buckets are on one disk here, which would do it twice; and the bytes of each hop are to be seen.
                 copies_by_service: false,
-                streaming: args.streaming,
             };
             let running = parts.start(&roles_stop).await?;
             ports.keep(region.as_str(), running.address())?;

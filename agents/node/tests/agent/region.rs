@@ -213,7 +213,7 @@ impl Region {
     pub(crate) fn only_peer(&self, peer: &Hello) {
         let packs = self.0.packs.0.lock().expect("sound").keys().copied().collect();
         let address = format!("{}:{}", peer.host, peer.swarm_port);
-        let peer = PeerPacks { node: peer.node.clone(), address, rack: peer.rack.clone(), packs };
+        let peer = PeerPacks { node: peer.node.clone(), address, rack: peer.rack.clone(), packs, planned: false };
         *self.0.peers.lock().expect("sound") = vec![peer];
     }
 
@@ -282,7 +282,7 @@ impl Region {
                 assert_eq!(Some(&hello.node), peer);
                 let goals = self.0.goals.lock().expect("sound").clone();
                 self.0.heard.send_modify(|heard| heard.hellos.push(hello));
-                let welcome = FromRegion::Welcome { region, beat_seconds: 1, streaming: false };
+                let welcome = FromRegion::Welcome { region, beat_seconds: 1 };
                 std::iter::once(welcome).chain(goals.into_values().map(FromRegion::Goal)).collect()
             }
             FromNode::Beat => {
@@ -314,7 +314,7 @@ impl Region {
         let all = self.0.packs.0.lock().expect("sound");
         let ticket = |pack: PackId| {
             let bytes = all.get(&pack)?.len() as u64;
-            Some(Ticket { pack, bytes, url: format!("http://{}/{pack}", self.0.bucket) })
+            Some(Ticket { pack, bytes, url: format!("http://{}/{pack}", self.0.bucket), outline: None })
         };
         let tickets = if peers.is_empty() { packs.into_iter().filter_map(ticket).collect() } else { vec![] };
         FromRegion::Sources { artifact, peers, tickets }

@@ -6,12 +6,12 @@
 //!              └───────────── Failed ─────────────┘   (back-off, another source, or AskSources)
 //! ```
 //!
-//! A pack is in flight from one source at a time. The rarest of the missing packs come first, ties in an order that
-//! each node's seed makes its own, so that nodes that start together end up with different packs to give. Peers that
+//! A pack is in flight from one source at a time. All nodes take the packs in the same order, which is random: each gets them from
+//! one that is a little ahead, and those that are on their way somewhere are the ones that are asked for. Peers that
 //! fail rest for a while, those that lie are never asked again. What nobody known has is asked of the region.
 //!
 //! It does not know how bytes move or how long that may take: whoever carries out the actions reports every
-//! [`Action::FromPeer`] and [`Action::FromBucket`] back, exactly once, as [`Event::Stored`] or [`Event::Failed`].
+//! [`Action::FromPeer`] and [`Action::FromBucket`] back, exactly once, as [`Event::Stored`] or [`Event::Failed`], unless [`Action::Drop`] ended it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +27,15 @@ use crate::{Time, mix, name_number, pack_number};
 
 /// Rest of a peer that was busy.
 const BUSY_REST: Duration = Duration::from_millis(250);
+/// A peer that is busy so often, one time after the other, helps nobody.
+const BUSY_MAX: u32 = 8;
 /// Rest of a peer that failed; doubles with each failure in a row.
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(60);
+/// A node that waits for packs, and got nothing of any for so long, asks elsewhere.
+const STUCK: Duration = Duration::from_secs(5);
+/// As many packs may come while one is waited for.
+const OVERTAKEN_MAX: u64 = 32;
 /// The region is asked again for the same pack after this.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// The region is not asked more often than this.
@@ -45,19 +51,23 @@ const PACK_PEERS_MAX: usize = 16;
 pub struct Config {
     pub node: NodeId,
     pub rack: RackName,
-    /// Makes this node's order its own.
+    /// Makes this node's choice among equal peers its own.
     pub seed: u64,
     /// Requests under way at one peer.
     pub peer_requests_max: usize,
-    /// Requests under way in all, tickets included.
+    /// Requests under way at peers.
     pub requests_max: usize,
+    /// Requests under way at the bucket.
+    pub bucket_requests_max: usize,
+    /// Of these, requests at peers of which nothing came yet.
+    pub waiting_max: usize,
 }
 
 impl Config {
     /// The usual limits; the seed comes from the node's name.
     pub fn new(node: NodeId, rack: RackName) -> Self {
         let seed = name_number(node.as_str());
-        Self { node, rack, seed, peer_requests_max: 4, requests_max: 16 }
+        Self { node, rack, seed, peer_requests_max: 4, requests_max: 16, bucket_requests_max: 4, waiting_max: 8 }
     }
 }
 
@@ -98,6 +108,8 @@ pub enum Failure {
     Missing,
     /// The peer serves as many as it can.
     Busy,
+    /// The peer is to get the pack itself, and has got nothing for too long.
+    Waiting,
     /// No connection, a broken one, nothing for too long, too slow.
     Unreachable,
     /// The bytes were not those of the pack.
@@ -114,6 +126,10 @@ pub enum Action {
     },
     FromBucket {
         ticket: Ticket,
+    },
+    /// Stop the transfer of this pack from a peer, of which nothing came; it is not to be reported.
+    Drop {
+        pack: PackId,
     },
     /// Send [`longshore_schemas::stream::FromNode::SourcesWanted`].
     AskSources {
@@ -142,36 +158,97 @@ pub enum Action {
 pub struct Fetch {
     config: Config,
     missing: BTreeMap<PackId, Missing>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Vec<Peer>,
+    numbers: BTreeMap<NodeId, PeerNumber>,
+    /// Requests under way at peers, and at the bucket.
     in_flight: usize,
+    from_bucket: usize,
+    /// Packs that were asked for at a peer, and of which nothing came yet.
+    waiting: BTreeSet<Turn>,
+    /// When something of a pack came that was waited for, and how many packs came in all.
+    progressed_at: Time,
+    stored: u64,
+    /// Packs with a ticket that is not used yet.
+    tickets: BTreeSet<Turn>,
+    /// Idle packs that no usable peer has, and when the region may be asked for them.
+    unsourced: BTreeSet<(Time, PackId)>,
     asked_at: Option<Time>,
     now: Time,
+}
+
+type PeerNumber = usize;
+
+/// A pack's place in everybody's order.
+type Turn = (u64, PackId);
+
+fn turn(pack: PackId) -> Turn {
+    (pack_number(&pack), pack)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flight {
+    Peer(PeerNumber),
+    Bucket,
 }
 
 #[derive(Debug)]
 struct Missing {
     bytes: u64,
-    sources: BTreeSet<NodeId>,
-    in_flight: Option<Source>,
+    sources: Vec<PeerNumber>,
+    /// The one of them that the plan has.
+    planned: Option<PeerNumber>,
+    in_flight: Option<Flight>,
+    /// When it was asked for, and how many packs had come by then.
+    departed: (Time, u64),
     ticket: Option<Ticket>,
     asked_at: Option<Time>,
+    /// Its place in `unsourced`.
+    ask_at: Option<Time>,
+    /// Some of it came.
+    begun: bool,
     /// The region knows that others can have it from here.
     announced: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
+    id: NodeId,
+    /// Of its name.
+    number: u64,
     address: String,
     same_rack: bool,
     in_flight: usize,
     failures_in_a_row: u32,
+    busy_in_a_row: u32,
     rests_until: Time,
     lied: bool,
+    /// Idle packs that it has or gets.
+    offers: BTreeSet<Turn>,
+}
+
+impl Peer {
+    fn is_hopeful(&self) -> bool {
+        !self.lied && self.failures_in_a_row == 0
+    }
 }
 
 impl Fetch {
     pub fn new(config: Config) -> Self {
-        Self { config, missing: BTreeMap::new(), peers: BTreeMap::new(), in_flight: 0, asked_at: None, now: Time::ZERO }
+        Self {
+            config,
+            missing: BTreeMap::new(),
+            peers: Vec::new(),
+            numbers: BTreeMap::new(),
+            in_flight: 0,
+            from_bucket: 0,
+            waiting: BTreeSet::new(),
+            progressed_at: Time::ZERO,
+            stored: 0,
+            tickets: BTreeSet::new(),
+            unsourced: BTreeSet::new(),
+            asked_at: None,
+            now: Time::ZERO,
+        }
     }
 
     pub fn on(&mut self, event: Event, now: Time) -> Vec<Action> {
@@ -183,22 +260,23 @@ impl Fetch {
             Event::Sources { peers, tickets } => self.learn(peers, tickets, &mut actions),
             Event::Begun { pack } => self.begun(pack, &mut actions),
             Event::Stored { pack } => self.stored(&pack, &mut actions),
-            Event::Failed { pack, source, failure } => self.failed(pack, &source, failure, now, &mut actions),
+            Event::Failed { pack, source, failure } => self.failed(pack, &source, failure, &mut actions),
             Event::Reconnected => self.reconnected(),
             Event::Tick => {}
         }
-        self.request(now, &mut actions);
-        self.ask(now, &mut actions);
+        self.give_up(&mut actions);
+        self.request(&mut actions);
+        self.ask(&mut actions);
         actions
     }
 
     /// When to send [`Event::Tick`] if nothing else happens before; `None` if time alone changes nothing.
     pub fn next_wake(&self) -> Option<Time> {
-        let idle = self.missing.values().filter(|missing| missing.in_flight.is_none());
-        let due = idle.filter_map(|missing| self.ask_due(missing)).min();
-        let rested = self.peers.values().filter(|peer| !peer.lied && peer.rests_until > self.now);
-        let rested = rested.map(|peer| peer.rests_until).min();
-        due.into_iter().chain(rested).min()
+        let due = self.unsourced.first().map(|(due, _)| (*due).max(self.ask_paced()));
+        let rests = |peer: &&Peer| !peer.lied && peer.rests_until > self.now && !peer.offers.is_empty();
+        let rested = self.peers.iter().filter(rests).map(|peer| peer.rests_until).min();
+        let stuck = self.waiting.iter().filter_map(|(_, pack)| self.stuck_at(self.missing.get(pack)?)).min();
+        due.into_iter().chain(rested).chain(stuck).min()
     }
 
     /// Packs that are still missing, those in flight included.
@@ -208,88 +286,201 @@ impl Fetch {
 
     /// Requests that have not been reported back yet.
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.in_flight + self.from_bucket
+    }
+
+    /// Packs of which the region was told, and that are not there as a whole.
+    pub fn promised(&self) -> impl Iterator<Item = PackId> {
+        self.missing.iter().filter(|(_, missing)| missing.announced).map(|(pack, _)| *pack)
     }
 
     fn want(&mut self, packs: Vec<WantedPack>, actions: &mut Vec<Action>) {
         for WantedPack { pack, bytes } in packs {
             let fresh = || Missing {
                 bytes,
-                sources: BTreeSet::new(),
+                sources: Vec::new(),
+                planned: None,
                 in_flight: None,
+                departed: (Time::ZERO, 0),
                 ticket: None,
                 asked_at: None,
+                ask_at: None,
+                begun: false,
                 announced: false,
             };
             self.missing.entry(pack).or_insert_with(fresh);
+            self.file(pack);
         }
         if self.missing.is_empty() {
             actions.push(Action::Complete);
         }
     }
 
-    fn learn(&mut self, peers: Vec<PeerPacks>, tickets: Vec<Ticket>, actions: &mut Vec<Action>) {
-        for told in peers {
-            let known = self.peers.contains_key(&told.node);
-            if told.node == self.config.node || (!known && self.peers.len() >= PEERS_MAX) {
-                continue;
-            }
-            let same_rack = told.rack == self.config.rack;
-            let peer = self.peers.entry(told.node.clone()).or_insert_with(|| Peer {
-                address: String::new(),
-                same_rack,
-                in_flight: 0,
-                failures_in_a_row: 0,
-                rests_until: Time::ZERO,
-                lied: false,
-            });
-            if peer.address != told.address {
-                // The node was started anew: what was wrong with the old one says nothing of this one.
-                (peer.address, peer.failures_in_a_row, peer.rests_until) = (told.address, 0, Time::ZERO);
-            }
-            if peer.lied {
-                continue;
-            }
-            for pack in told.packs {
-                let wanted = self.missing.get_mut(&pack);
-                if let Some(missing) = wanted.filter(|missing| missing.sources.len() < PACK_PEERS_MAX) {
-                    missing.sources.insert(told.node.clone());
-                }
+    /// Puts a pack where those look for it who choose what is next.
+    fn file(&mut self, pack: PackId) {
+        let Some(missing) = self.missing.get_mut(&pack) else { return };
+        if let Some(old) = missing.ask_at.take() {
+            self.unsourced.remove(&(old, pack));
+        }
+        let idle = missing.in_flight.is_none();
+        let mut hopeful = false;
+        for number in &missing.sources {
+            let peer = &mut self.peers[*number];
+            hopeful |= peer.is_hopeful();
+            if idle {
+                peer.offers.insert(turn(pack));
+            } else {
+                peer.offers.remove(&turn(pack));
             }
         }
+        if idle && missing.ticket.is_some() {
+            self.tickets.insert(turn(pack));
+        } else {
+            self.tickets.remove(&turn(pack));
+        }
+        // A peer that merely rests for a moment is worth waiting for.
+        if idle && missing.ticket.is_none() && !hopeful {
+            let due = missing.asked_at.map_or(Time::ZERO, |at| at + ASK_AGAIN);
+            missing.ask_at = Some(due);
+            self.unsourced.insert((due, pack));
+        }
+    }
+
+    /// After something changed about a peer.
+    fn file_all_of(&mut self, peer: PeerNumber) {
+        let has = |(pack, missing): (&PackId, &Missing)| missing.sources.contains(&peer).then_some(*pack);
+        let packs: Vec<PackId> = self.missing.iter().filter_map(has).collect();
+        for pack in packs {
+            self.file(pack);
+        }
+    }
+
+    fn learn(&mut self, peers: Vec<PeerPacks>, tickets: Vec<Ticket>, actions: &mut Vec<Action>) {
+        for told in peers {
+            self.learn_peer(told, actions);
+        }
         for ticket in tickets {
-            match self.missing.get_mut(&ticket.pack) {
-                Some(missing) if missing.in_flight.is_none() => missing.ticket = Some(ticket),
-                // It is on its way already, by an earlier ticket.
-                Some(missing) if missing.in_flight == Some(Source::Bucket) => {}
-                // A peer was faster: the region may lend it to another.
-                _ => actions.push(Action::TicketDone { pack: ticket.pack, ok: false }),
+            self.learn_ticket(ticket, actions);
+        }
+    }
+
+    fn learn_peer(&mut self, told: PeerPacks, actions: &mut Vec<Action>) {
+        let known = self.numbers.get(&told.node).copied();
+        if told.node == self.config.node || (known.is_none() && self.peers.len() >= PEERS_MAX) {
+            return;
+        }
+        let number = known.unwrap_or_else(|| {
+            self.numbers.insert(told.node.clone(), self.peers.len());
+            self.peers.push(Peer {
+                number: name_number(told.node.as_str()),
+                id: told.node,
+                address: told.address.clone(),
+                same_rack: told.rack == self.config.rack,
+                in_flight: 0,
+                failures_in_a_row: 0,
+                busy_in_a_row: 0,
+                rests_until: Time::ZERO,
+                lied: false,
+                offers: BTreeSet::new(),
+            });
+            self.peers.len() - 1
+        });
+        let peer = &mut self.peers[number];
+        if peer.address != told.address {
+            // The node was started anew: what was wrong with the old one says nothing of this one.
+            (peer.address, peer.failures_in_a_row, peer.rests_until) = (told.address, 0, Time::ZERO);
+            self.file_all_of(number);
+        }
+        if self.peers[number].lied {
+            return;
+        }
+        for pack in told.packs {
+            if told.planned {
+                self.replan(pack, number, actions);
+            }
+            let wanted = self.missing.get_mut(&pack).filter(|missing| !missing.sources.contains(&number));
+            if let Some(missing) = wanted.filter(|missing| missing.sources.len() < PACK_PEERS_MAX) {
+                missing.sources.push(number);
+                self.file(pack);
             }
         }
     }
 
+    /// The pack comes from this peer by the plan, and not from the one before, unless that one is giving it already.
+    fn replan(&mut self, pack: PackId, number: PeerNumber, actions: &mut Vec<Action>) {
+        let Some(missing) = self.missing.get_mut(&pack) else { return };
+        let Some(before) = missing.planned.replace(number).filter(|before| *before != number) else { return };
+        let flight = missing.in_flight.filter(|flight| *flight == Flight::Peer(before));
+        if flight.is_some() && missing.begun {
+            return;
+        }
+        if flight.is_some() {
+            missing.in_flight = None;
+            self.landed(pack, flight);
+            actions.push(Action::Drop { pack });
+        }
+        self.drop_source(pack, before);
+    }
+
+    fn learn_ticket(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
+        let pack = ticket.pack;
+        let give_back = Action::TicketDone { pack, ok: false };
+        let Some(missing) = self.missing.get_mut(&pack) else { return actions.push(give_back) };
+        let flight = missing.in_flight;
+        match flight {
+            // It is on its way already, by an earlier ticket.
+            Some(Flight::Bucket) => return,
+            // A peer was faster: the region may lend it to another.
+            Some(Flight::Peer(_)) if missing.begun => return actions.push(give_back),
+            // That peer waits for it too.
+            Some(Flight::Peer(_)) => {
+                missing.in_flight = None;
+                self.landed(pack, flight);
+                actions.push(Action::Drop { pack });
+            }
+            None => {}
+        }
+        if let Some(missing) = self.missing.get_mut(&pack) {
+            missing.ticket = Some(ticket);
+        }
+        self.file(pack);
+    }
+
     fn begun(&mut self, pack: PackId, actions: &mut Vec<Action>) {
-        if let Some(missing) =
-            self.missing.get_mut(&pack).filter(|missing| !missing.announced && missing.in_flight.is_some())
-        {
-            missing.announced = true;
-            actions.push(Action::Announce { pack });
+        if let Some(missing) = self.missing.get_mut(&pack).filter(|missing| missing.in_flight.is_some()) {
+            missing.begun = true;
+            self.waiting.remove(&turn(pack));
+            self.progressed_at = self.now;
+            if !missing.announced {
+                missing.announced = true;
+                actions.push(Action::Announce { pack });
+            }
         }
     }
 
     fn stored(&mut self, pack: &PackId, actions: &mut Vec<Action>) {
         let Some(missing) = self.missing.remove(pack) else { return };
-        let from_bucket = missing.in_flight == Some(Source::Bucket);
-        if let Some(Source::Peer(peer)) = &missing.in_flight
-            && let Some(peer) = self.peers.get_mut(peer)
-        {
-            (peer.failures_in_a_row, peer.rests_until) = (0, Time::ZERO);
+        for number in &missing.sources {
+            self.peers[*number].offers.remove(&turn(*pack));
         }
-        self.landed(missing.in_flight.as_ref());
+        self.tickets.remove(&turn(*pack));
+        if let Some(ask_at) = missing.ask_at {
+            self.unsourced.remove(&(ask_at, *pack));
+        }
+        if let Some(Flight::Peer(number)) = missing.in_flight {
+            let peer = &mut self.peers[number];
+            let recovered = peer.failures_in_a_row > 0;
+            (peer.failures_in_a_row, peer.busy_in_a_row, peer.rests_until) = (0, 0, Time::ZERO);
+            if recovered {
+                self.file_all_of(number);
+            }
+        }
+        self.landed(*pack, missing.in_flight);
+        (self.progressed_at, self.stored) = (self.now, self.stored + 1);
         if !missing.announced {
             actions.push(Action::Announce { pack: *pack });
         }
-        if from_bucket || missing.ticket.is_some() {
+        if missing.in_flight == Some(Flight::Bucket) || missing.ticket.is_some() {
             actions.push(Action::TicketDone { pack: *pack, ok: true });
         }
         if self.missing.is_empty() {
@@ -297,137 +488,179 @@ impl Fetch {
         }
     }
 
-    fn failed(&mut self, pack: PackId, source: &Source, failure: Failure, now: Time, actions: &mut Vec<Action>) {
-        let flew = self.missing.get_mut(&pack).filter(|missing| missing.in_flight.as_ref() == Some(source));
+    fn failed(&mut self, pack: PackId, source: &Source, failure: Failure, actions: &mut Vec<Action>) {
+        let flight = match source {
+            Source::Peer(node) => self.numbers.get(node).map(|number| Flight::Peer(*number)),
+            Source::Bucket => Some(Flight::Bucket),
+        };
+        let flew = self.missing.get_mut(&pack).filter(|missing| flight.is_some() && missing.in_flight == flight);
         let Some(missing) = flew else { return };
         missing.in_flight = None;
-        self.landed(Some(source));
-        match source {
-            Source::Bucket => actions.push(Action::TicketDone { pack, ok: false }),
-            Source::Peer(node) => self.blame(pack, node, failure, now, actions),
+        self.landed(pack, flight);
+        self.file(pack);
+        match flight {
+            Some(Flight::Peer(number)) => self.blame(pack, number, failure, actions),
+            _ => actions.push(Action::TicketDone { pack, ok: false }),
         }
     }
 
-    fn landed(&mut self, source: Option<&Source>) {
-        let Some(source) = source else { return };
-        self.in_flight -= 1;
-        if let Source::Peer(peer) = source
-            && let Some(peer) = self.peers.get_mut(peer)
-        {
-            peer.in_flight -= 1;
-        }
-    }
-
-    fn blame(&mut self, pack: PackId, node: &NodeId, failure: Failure, now: Time, actions: &mut Vec<Action>) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        let keeps_pack = match failure {
-            Failure::Missing => false,
-            Failure::Busy => {
-                peer.rests_until = now + BUSY_REST;
-                true
+    fn landed(&mut self, pack: PackId, flight: Option<Flight>) {
+        self.waiting.remove(&turn(pack));
+        match flight {
+            Some(Flight::Peer(number)) => {
+                self.in_flight -= 1;
+                self.peers[number].in_flight -= 1;
             }
-            Failure::Unreachable => {
+            Some(Flight::Bucket) => self.from_bucket -= 1,
+            None => {}
+        }
+    }
+
+    fn blame(&mut self, pack: PackId, number: PeerNumber, failure: Failure, actions: &mut Vec<Action>) {
+        let peer = &mut self.peers[number];
+        peer.busy_in_a_row = if failure == Failure::Busy { peer.busy_in_a_row + 1 } else { 0 };
+        match failure {
+            Failure::Missing => self.drop_source(pack, number),
+            Failure::Busy if peer.busy_in_a_row < BUSY_MAX => peer.rests_until = self.now + BUSY_REST,
+            Failure::Busy | Failure::Unreachable | Failure::Waiting => {
                 let rest = REST_MIN * 2u32.pow(peer.failures_in_a_row.min(6));
                 peer.failures_in_a_row += 1;
-                peer.rests_until = now + rest.min(REST_MAX);
-                false
+                peer.rests_until = self.now + rest.min(REST_MAX);
+                self.drop_source(pack, number);
+                self.file_all_of(number);
             }
             Failure::Lied => {
                 peer.lied = true;
-                actions.push(Action::ReportLie { peer: node.clone(), pack });
-                for missing in self.missing.values_mut() {
-                    missing.sources.remove(node);
+                actions.push(Action::ReportLie { peer: peer.id.clone(), pack });
+                let packs: Vec<PackId> = self.missing.keys().copied().collect();
+                for pack in packs {
+                    self.drop_source(pack, number);
                 }
-                return;
             }
-        };
-        if !keeps_pack && let Some(missing) = self.missing.get_mut(&pack) {
-            missing.sources.remove(node);
+        }
+    }
+
+    fn drop_source(&mut self, pack: PackId, number: PeerNumber) {
+        if let Some(missing) = self.missing.get_mut(&pack) {
+            missing.sources.retain(|known| *known != number);
+            self.peers[number].offers.remove(&turn(pack));
+            self.file(pack);
         }
     }
 
     fn reconnected(&mut self) {
         self.asked_at = None;
-        for missing in self.missing.values_mut() {
-            (missing.asked_at, missing.ticket, missing.announced) = (None, None, false);
+        let packs: Vec<PackId> = self.missing.keys().copied().collect();
+        for pack in packs {
+            if let Some(missing) = self.missing.get_mut(&pack) {
+                (missing.asked_at, missing.ticket, missing.announced) = (None, None, false);
+            }
+            self.file(pack);
         }
     }
 
-    /// Fills the free places: tickets first, for others wait for those packs; then the rarest packs.
-    fn request(&mut self, now: Time, actions: &mut Vec<Action>) {
-        for (_, missing) in self.missing.iter_mut().filter(|(_, missing)| missing.ticket.is_some()) {
-            if self.in_flight >= self.config.requests_max {
-                return;
+    /// Leaves peers that have had nothing to give, while others came by, or for so long that they may never have.
+    fn give_up(&mut self, actions: &mut Vec<Action>) {
+        let overdue = |pack: &PackId| {
+            let missing = self.missing.get(pack)?;
+            let overtaken = self.stored - missing.departed.1 > OVERTAKEN_MAX;
+            (overtaken || self.stuck_at(missing).is_some_and(|at| at <= self.now))
+                .then_some((*pack, missing.in_flight?))
+        };
+        let overdue: Vec<_> = self.waiting.iter().filter_map(|(_, pack)| overdue(pack)).collect();
+        for (pack, flight) in overdue {
+            if let Some(missing) = self.missing.get_mut(&pack) {
+                missing.in_flight = None;
             }
-            if let Some(ticket) = missing.ticket.take() {
-                missing.in_flight = Some(Source::Bucket);
-                self.in_flight += 1;
+            self.landed(pack, Some(flight));
+            self.file(pack);
+            actions.push(Action::Drop { pack });
+            if let Flight::Peer(number) = flight {
+                self.blame(pack, number, Failure::Waiting, actions);
+            }
+        }
+    }
+
+    /// None: something comes, if not this.
+    fn stuck_at(&self, missing: &Missing) -> Option<Time> {
+        let all_wait = self.in_flight == self.waiting.len() && self.from_bucket == 0;
+        all_wait.then(|| missing.departed.0.max(self.progressed_at) + STUCK)
+    }
+
+    /// Uses tickets, for others wait for those packs, a few at a time, so that each is there sooner; then fills the free places with what comes first of what peers have.
+    fn request(&mut self, actions: &mut Vec<Action>) {
+        while self.from_bucket < self.config.bucket_requests_max
+            && let Some((_, pack)) = self.tickets.pop_first()
+        {
+            let ticket = self.missing.get_mut(&pack).and_then(|missing| missing.ticket.take());
+            if let Some(ticket) = ticket {
+                self.depart(pack, Flight::Bucket);
                 actions.push(Action::FromBucket { ticket });
             }
         }
-        if self.in_flight >= self.config.requests_max {
-            return;
-        }
-        let idle = self.missing.iter().filter(|(_, m)| m.in_flight.is_none() && !m.sources.is_empty());
-        let mut rarest: Vec<(usize, u64, PackId)> =
-            idle.map(|(pack, m)| (m.sources.len(), mix(self.config.seed, pack_number(pack)), *pack)).collect();
-        rarest.sort_unstable();
-        for (_, _, pack) in rarest {
-            if self.in_flight >= self.config.requests_max {
+        while self.in_flight < self.config.requests_max {
+            if let Some((pack, number)) = self.next().filter(|_| self.waiting.len() < self.config.waiting_max) {
+                self.depart(pack, Flight::Peer(number));
+                let (peer, bytes) = (&self.peers[number], self.missing.get(&pack).map_or(0, |missing| missing.bytes));
+                let (address, peer) = (peer.address.clone(), peer.id.clone());
+                actions.push(Action::FromPeer { peer, address, pack, bytes });
+            } else {
                 return;
             }
-            if let Some(peer) = self.choose_peer(&pack, now) {
-                self.send(pack, peer, actions);
-            }
         }
     }
 
-    /// The least busy peer that has the pack, those of the own rack before others.
-    fn choose_peer(&self, pack: &PackId, now: Time) -> Option<NodeId> {
-        let salt = self.config.seed ^ pack_number(pack);
-        let able = self.missing.get(pack)?.sources.iter().filter_map(|node| {
-            let peer = self.peers.get(node)?;
-            let free = !peer.lied && peer.rests_until <= now && peer.in_flight < self.config.peer_requests_max;
-            free.then(|| ((!peer.same_rack, peer.in_flight, mix(salt, name_number(node.as_str()))), node))
+    /// The first pack that a free peer has; of several such peers one of the own rack before others, and the least busy one.
+    fn next(&self) -> Option<(PackId, PeerNumber)> {
+        let free = self.peers.iter().enumerate().filter(|(_, peer)| {
+            !peer.lied && peer.rests_until <= self.now && peer.in_flight < self.config.peer_requests_max
         });
-        able.min().map(|(_, node)| node.clone())
+        let first = free.filter_map(|(number, peer)| {
+            let turn = *peer.offers.first()?;
+            let salt = mix(self.config.seed ^ turn.0, peer.number);
+            Some(((turn, !peer.same_rack, peer.in_flight, salt), number))
+        });
+        first.min().map(|(((_, pack), ..), number)| (pack, number))
     }
 
-    fn send(&mut self, pack: PackId, node: NodeId, actions: &mut Vec<Action>) {
-        let (Some(missing), Some(peer)) = (self.missing.get_mut(&pack), self.peers.get_mut(&node)) else { return };
-        missing.in_flight = Some(Source::Peer(node.clone()));
-        peer.in_flight += 1;
-        self.in_flight += 1;
-        let (address, bytes) = (peer.address.clone(), missing.bytes);
-        actions.push(Action::FromPeer { peer: node, address, pack, bytes });
+    fn depart(&mut self, pack: PackId, flight: Flight) {
+        if let Some(missing) = self.missing.get_mut(&pack) {
+            missing.in_flight = Some(flight);
+            missing.departed = (self.now, self.stored);
+            match flight {
+                Flight::Peer(number) => {
+                    self.in_flight += 1;
+                    self.peers[number].in_flight += 1;
+                    self.waiting.insert(turn(pack));
+                }
+                Flight::Bucket => self.from_bucket += 1,
+            }
+            self.file(pack);
+        }
     }
 
-    /// Asks for what no usable peer has. A peer that merely rests for a moment is worth waiting for.
-    fn ask(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let idle = self.missing.iter().filter(|(_, missing)| missing.in_flight.is_none());
-        let due = idle.filter(|(_, missing)| self.ask_due(missing).is_some_and(|due| due <= now));
-        let packs: Vec<PackId> = due.map(|(pack, _)| *pack).take(ASK_PACKS_MAX).collect();
+    /// Asks for what no usable peer has.
+    fn ask(&mut self, actions: &mut Vec<Action>) {
+        if self.ask_paced() > self.now {
+            return;
+        }
+        let due = self.unsourced.iter().take_while(|(due, _)| *due <= self.now);
+        let packs: Vec<PackId> = due.map(|(_, pack)| *pack).take(ASK_PACKS_MAX).collect();
         if packs.is_empty() {
             return;
         }
         for pack in &packs {
             if let Some(missing) = self.missing.get_mut(pack) {
                 // Whoever wants a pack is taken to have nothing of it.
-                (missing.asked_at, missing.announced) = (Some(now), false);
+                (missing.asked_at, missing.announced) = (Some(self.now), false);
             }
+            self.file(*pack);
         }
-        self.asked_at = Some(now);
+        self.asked_at = Some(self.now);
         actions.push(Action::AskSources { packs });
     }
 
-    /// When the region should be asked for an idle pack; `None` while a peer is expected to give it.
-    fn ask_due(&self, missing: &Missing) -> Option<Time> {
-        let hopeful = |node| self.peers.get(node).is_some_and(|peer| !peer.lied && peer.failures_in_a_row == 0);
-        if missing.ticket.is_some() || missing.sources.iter().any(hopeful) {
-            return None;
-        }
-        let again = missing.asked_at.map_or(Time::ZERO, |at| at + ASK_AGAIN);
-        let paced = self.asked_at.map_or(Time::ZERO, |at| at + ASK_INTERVAL);
-        Some(again.max(paced))
+    fn ask_paced(&self) -> Time {
+        self.asked_at.map_or(Time::ZERO, |at| at + ASK_INTERVAL)
     }
 }

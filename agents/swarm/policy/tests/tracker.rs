@@ -29,7 +29,8 @@ fn packs(numbers: &[u8]) -> Vec<PackId> {
 impl Region {
     /// Long enough after its start to lend tickets.
     fn new(nodes: &[&str]) -> Self {
-        let mut region = Self { tracker: Tracker::new(Config::default()), now: Time::ZERO };
+        let config = Config { gather: Duration::ZERO, node_tickets_max: 4, ..Config::default() };
+        let mut region = Self { tracker: Tracker::new(config), now: Time::ZERO };
         for name in nodes {
             region.on(Event::Joined {
                 node: node(name),
@@ -51,6 +52,10 @@ impl Region {
 
     fn have(&mut self, name: &str, numbers: &[u8]) -> Vec<String> {
         self.on(Event::Have { node: node(name), artifact: artifact(), packs: packs(numbers) })
+    }
+
+    fn have_more(&mut self, name: &str, number: u8) -> Vec<String> {
+        self.on(Event::HaveMore { node: node(name), artifact: artifact(), packs: packs(&[number]) })
     }
 
     fn ticket_done(&mut self, name: &str, number: u8, ok: bool) -> Vec<String> {
@@ -106,14 +111,19 @@ fn a_lone_node_gets_tickets_for_everything_a_few_at_a_time() {
 }
 
 #[test]
-fn a_pack_has_one_ticket_and_whoever_has_it_is_told() {
+fn a_pack_has_one_ticket_and_whoever_gets_it_is_told() {
     let mut region = Region::new(&["a", "b"]);
     assert_eq!(region.want("a", &[1]), ["a: ticket 1"]);
-    assert_eq!(region.want("b", &[1]), [""; 0]);
-    assert_eq!(region.pass(20_000), [""; 0]);
-    let mut told = region.ticket_done("a", 1, true);
+    let mut told = region.want("b", &[1]);
     told.extend(region.pass(300));
-    assert_eq!(told, ["b: a has 1"]);
+    assert_eq!(told, ["b: a has 1"], "by the plan: it will");
+    region.have_more("a", 1);
+    assert_eq!(region.pass(20_000), [""; 0]);
+    region.ticket_done("a", 1, true);
+    assert_eq!(region.pass(60_000), [""; 0]);
+    let mut told = region.want("b", &[1]);
+    told.extend(region.pass(300));
+    assert_eq!(told, ["b: a has 1"], "now because it has");
 }
 
 #[test]
@@ -121,8 +131,9 @@ fn a_ticket_that_is_over_goes_to_another() {
     let mut region = Region::new(&["a", "b"]);
     region.want("a", &[1]);
     region.want("b", &[1]);
-    assert_eq!(region.pass(29_000), [""; 0]);
-    assert_eq!(region.pass(2_000), ["b: ticket 1"]);
+    region.pass(300);
+    assert_eq!(region.pass(9_000), [""; 0]);
+    assert_eq!(region.pass(1_000), ["b: ticket 1"]);
     region.ticket_done("b", 1, false);
     assert_eq!(region.pass(2_000).len(), 1, "and is lent again when it comes back");
 }
@@ -133,7 +144,7 @@ fn a_node_that_leaves_takes_its_ticket_and_its_packs_along() {
     region.have("c", &[2]);
     region.want("a", &[1]);
     region.pass(500);
-    assert_eq!(region.want("b", &[1, 2]), ["b: c has 2"]);
+    assert_eq!(region.want("b", &[1, 2]), ["b: a has 1 c has 2"]);
     region.on(Event::Left { node: node("a") });
     assert_eq!(region.pass(300), ["b: ticket 1"]);
     region.on(Event::Left { node: node("c") });
@@ -176,6 +187,9 @@ fn two_accusers_ban_and_strangers_cannot_accuse() {
     region.pass(300);
     region.want("b", &[1, 2]);
     region.pass(300);
+    // It was sent to `a`, which did not help.
+    region.want("b", &[1, 2]);
+    region.pass(300);
     let mut said = region.on(lied("a"));
     said.extend(region.on(lied("a")));
     assert!(!said.iter().any(|said| said.starts_with("ban")), "{said:?}");
@@ -200,10 +214,11 @@ fn sent_to_bad(wanters: &[&str]) -> Region {
     region.pass(300);
     for wanter in wanters {
         let mut said = region.want(wanter, &[1]);
-        // Not all are sent there at once; by then the first have complained.
+        // Those who came first get it for the others, who have to complain; and not all are sent there at once.
         while !said.iter().any(|said| said.starts_with(&format!("{wanter}: bad has 1"))) {
             assert!(region.now < Duration::from_secs(60), "{wanter} is not sent there: {said:?}");
-            said = region.pass(1_000);
+            said = region.want(wanter, &[1]);
+            said.extend(region.pass(1_000));
         }
     }
     region
@@ -227,11 +242,11 @@ fn a_ban_ends_and_connecting_anew_does_not_lift_it() {
 }
 
 #[test]
-fn whoever_finds_a_peer_failing_gets_a_ticket_and_three_of_them_keep_all_others_away() {
+fn a_peer_that_is_found_failing_brings_a_ticket_and_three_of_them_keep_all_others_away() {
     let mut region = sent_to_bad(&["a", "b", "c"]);
     let mut said = accuse(&mut region, "a", false);
     said.extend(region.pass(500));
-    assert_eq!(said, ["a: ticket 1"], "at once");
+    assert_eq!(said, ["b: ticket 1"], "at once: the first of the plan, from whom it comes to the others");
     assert_eq!(region.tracker.counts().resting, 0, "one word bans nobody");
     accuse(&mut region, "b", false);
     accuse(&mut region, "c", false);

@@ -48,8 +48,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) retention: &'a RetentionSettings,
     /// Whether a service that has both buckets copies by itself.
     pub(crate) copies_by_service: bool,
-    /// Whether nodes pass packs on while they get them.
-    pub(crate) streaming: bool,
 }
 
 impl Parts<'_> {
@@ -69,7 +67,6 @@ impl Parts<'_> {
             data_dir: self.data_dir,
             limits: RegionLimits {
                 copies_by_service: self.copies_by_service,
-                streaming: self.streaming,
                 collect_interval: self.retention.every(),
                 collection: self.retention.collected(),
                 ..RegionLimits::of(self.limits)
@@ -119,7 +116,6 @@ async fn run_checked(checked: Checked, stop: CancellationToken) -> anyhow::Resul
         limits: &limits,
         retention: &settings.retention,
         copies_by_service: settings.region.copies_by_service,
-        streaming: settings.region.streaming,
     };
     let Some(running) = stores::region(&parts, &stop).await? else { return Ok(()) };
     output::message(&format!("longshore region {region} takes nodes at {}", running.address()));

@@ -10,7 +10,7 @@
 //! [schema_registry]                      # url, username, password: where schemas are registered, too
 //! [s3]                                   # endpoint, region, path_style, main_bucket, regional_bucket, encryption, kms_key, keys
 //! [api]                                  # listen, allow_file_repositories
-//! [region]                               # name, listen, metrics_listen, bucket, copies_by_service, streaming; [region.s3] where it differs from [s3]
+//! [region]                               # name, listen, metrics_listen, bucket, copies_by_service; [region.s3] where it differs from [s3]
 //! [worker]                               # silence, beat, confirm
 //! [snapshots]                            # interval, facts, keep
 //! [provenance]                           # key_file, or key: what control nodes sign provenance with
@@ -84,7 +84,6 @@ const KEYS: &[&str] = &[
     "region.metrics_listen",
     "region.bucket",
     "region.copies_by_service",
-    "region.streaming",
     "region.s3.endpoint",
     "region.s3.region",
     "region.s3.path_style",
@@ -209,8 +208,6 @@ pub(crate) struct RegionSettings {
     bucket: Option<String>,
     /// Whether an S3 service that has both buckets is asked to copy by itself, where it can.
     pub(crate) copies_by_service: bool,
-    /// Whether nodes pass packs on while they get them.
-    pub(crate) streaming: bool,
     s3: RegionalS3,
 }
 
@@ -218,7 +215,7 @@ impl Default for RegionSettings {
     fn default() -> Self {
         let (name, metrics_listen, bucket, s3) = Default::default();
         let listen = ([127, 0, 0, 1], 7171).into();
-        Self { name, listen, metrics_listen, bucket, copies_by_service: true, streaming: false, s3 }
+        Self { name, listen, metrics_listen, bucket, copies_by_service: true, s3 }
     }
 }
 

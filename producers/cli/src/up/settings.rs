@@ -66,7 +66,6 @@ mod tests {
         std::fs::write(&path, file).expect("written");
         let flag = |name: &str| flags.iter().find(|(key, _)| *key == name).map(|(_, text)| (*text).to_owned());
         let args = UpArgs {
-            streaming: false,
             listen: ([127, 0, 0, 1], 0).into(),
             regions: Vec::new(),
             s3_listen: ([127, 0, 0, 1], 0).into(),

@@ -11,10 +11,13 @@ use tokio::{
 
 use crate::{Random, Subject, kind_of};
 
-const MAGIC: &[u8; 8] = b"LSSWARM2";
+const MAGIC: &[u8; 8] = b"LSSWARM3";
 const PACK: &[u8] = b"the bytes of a pack that is there";
 const FOUND: u8 = 0;
 const MISSING: u8 = 1;
+const COMING: u8 = 3;
+/// In the place of a count of blocks.
+const NOTHING_YET: u8 = 0;
 /// What the connection holds in each direction.
 const WIRE_BYTES: usize = 64 * 1024;
 /// Longer than anything waits here: nobody keeps the other waiting, but hangs up.
@@ -101,9 +104,25 @@ fn expected(input: &[u8]) -> Vec<u8> {
         let found = request == [PackId::of(PACK).as_bytes(), &[0; 4][..]].concat();
         answer.push(if found { FOUND } else { MISSING });
         answer.extend_from_slice(&(if found { PACK.len() as u64 } else { 0 }).to_be_bytes());
-        answer.extend_from_slice(if found { PACK } else { b"" });
+        if found {
+            answer.push(1);
+            answer.extend_from_slice(PACK);
+        }
     }
     answer
+}
+
+/// Whether that is the pack, however often it was said before that it comes.
+fn is_right(mut answer: &[u8]) -> bool {
+    while let [COMING, rest @ ..] = answer {
+        answer = rest.get(8..).unwrap_or_default();
+    }
+    let found = [&[FOUND][..], &(PACK.len() as u64).to_be_bytes()].concat();
+    let Some(mut blocks) = answer.strip_prefix(&found[..]) else { return false };
+    while let [NOTHING_YET, rest @ ..] = blocks {
+        blocks = rest;
+    }
+    blocks.strip_prefix(&[1]).is_some_and(|block| block.starts_with(PACK))
 }
 
 struct Client(World);
@@ -128,10 +147,7 @@ impl Subject for Client {
             tokio::time::timeout(PATIENCE, async { tokio::join!(answering, asking).1 }).await
         });
         let asked = asked.map_err(|_| "the client waits for a peer that hung up".to_owned())?;
-        let mut right = vec![FOUND];
-        right.extend_from_slice(&(PACK.len() as u64).to_be_bytes());
-        right.extend_from_slice(PACK);
-        let good = input.starts_with(&right);
+        let good = is_right(input);
         if asked.is_ok() != good || store.contains(&pack) != good {
             return Err(format!(
                 "the answer is {}, and the client says {asked:?}",
@@ -147,9 +163,14 @@ impl Subject for Client {
     }
 
     fn generate(&mut self, random: &mut Random) -> Vec<u8> {
-        let mut bytes = vec![*random.pick(&[FOUND, FOUND, FOUND, MISSING, 2, 3, 255])];
+        let mut bytes = Vec::new();
+        for _ in 0..*random.pick(&[0, 0, 1, 3]) {
+            bytes.extend_from_slice(&[COMING, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        bytes.push(*random.pick(&[FOUND, FOUND, FOUND, MISSING, 2, COMING, 255]));
         let length = *random.pick(&[PACK.len() as u64, PACK.len() as u64, 0, 1, 1 << 23, u64::MAX]);
         bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(random.pick::<&[u8]>(&[&[1], &[1], &[NOTHING_YET, NOTHING_YET, 1], &[2], &[255], &[]]));
         bytes.extend_from_slice(if random.one_in(4) { b"something else" } else { PACK });
         bytes
     }

@@ -10,7 +10,8 @@ use longshore_schemas::{ArtifactId, PackId, stream::PeerPacks};
 
 use super::{
     Action, Tracker,
-    state::{Lease, Number, Pack},
+    plan::Plan,
+    state::{Artifact, Lease, Number, Pack},
 };
 use crate::{Time, bits::Bits, mix, pack_number};
 
@@ -18,31 +19,16 @@ use crate::{Time, bits::Bits, mix, pack_number};
 const MESSAGE_NAMES_MAX: usize = 8_000;
 /// Of those who have a pack, how many are compared in the own rack and elsewhere.
 const HOLDERS_COMPARED_MAX: usize = 16;
-/// Of those who wait for a pack, how many are looked at for each that is told of somebody.
-const LOOKED_AT: usize = 8;
-/// Of a rack, how many are compared before one gets a pack for the others; and how many introductions that one is busy with then.
-const RACK_COMPARED_MAX: usize = 64;
-const DUTY: u64 = 4;
 /// Half of what nodes were asked for lately is forgotten after this.
 const LOAD_HALF_LIFE: Duration = Duration::from_secs(1);
-/// Tickets that are lent at the same time in a small region.
-const TICKETS_MIN: usize = 4;
-const NODES_PER_TICKET: usize = 3;
 /// Of those who want a pack, how many are compared before one gets the ticket.
 const TICKET_CANDIDATES_MAX: usize = 64;
-
-/// Who has a pack in the rack of somebody who wants it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InRack {
-    Here,
-    Comes,
-    Nowhere,
-}
 
 /// What one node will be told about one artifact.
 #[derive(Default)]
 struct Told {
-    peers: BTreeMap<Number, Vec<PackId>>,
+    /// By who has the packs, and whether that is by the plan.
+    peers: BTreeMap<(Number, bool), Vec<PackId>>,
     tickets: Vec<PackId>,
 }
 
@@ -52,6 +38,8 @@ impl Tracker {
     pub(super) fn flush(&mut self, actions: &mut Vec<Action>) {
         let now = self.now;
         self.end_leases(now);
+        let mut outbox = Outbox::new();
+        self.plan(&mut outbox);
         let mut packs = std::mem::take(&mut self.dirty);
         let due: Vec<PackId> = self.parked.iter().filter(|(_, at)| **at <= now).map(|(pack, _)| *pack).collect();
         packs.extend(due);
@@ -60,13 +48,58 @@ impl Tracker {
         }
         self.flushed = Some(now);
         self.forget_load(now);
-        let mut outbox = Outbox::new();
         for pack in packs {
             self.parked.remove(&pack);
             self.review(pack, &mut outbox);
         }
         self.lend(&mut outbox);
         self.deliver(outbox, actions);
+    }
+
+    /// Those who want something newly are told at once from whom they will get it, and those whose source is another one now.
+    fn plan(&mut self, outbox: &mut Outbox) {
+        let due = |(id, artifact): (&ArtifactId, &Artifact)| {
+            (!artifact.unplanned.is_empty() || !artifact.changed.is_empty()).then_some(*id)
+        };
+        let artifacts: Vec<ArtifactId> = self.artifacts.iter().filter_map(due).collect();
+        for id in artifacts {
+            let Some(artifact) = self.artifacts.get_mut(&id) else { continue };
+            let (wanted, mut changed) =
+                (std::mem::take(&mut artifact.unplanned), std::mem::take(&mut artifact.changed));
+            // Taken out while the nodes are told.
+            let mut plan = std::mem::take(&mut artifact.plan);
+            let new = wanted.keys().filter(|number| !plan.contains(**number) && !self.banned.contains(**number));
+            let newcomers: Vec<_> =
+                new.filter_map(|number| Some((*number, self.node(*number)?.rack.clone()))).collect();
+            plan.admit(&newcomers, &mut changed);
+            for (number, packs) in &wanted {
+                plan.deal(packs);
+                for pack in packs {
+                    self.place(id, &plan, *number, *pack, outbox);
+                }
+            }
+            for (number, stripe) in changed.into_iter().filter(|(number, _)| !wanted.contains_key(number)) {
+                for pack in plan.packs(stripe) {
+                    self.place(id, &plan, number, *pack, outbox);
+                }
+            }
+            if let Some(artifact) = self.artifacts.get_mut(&id) {
+                artifact.plan = plan;
+            }
+        }
+    }
+
+    fn place(&mut self, artifact: ArtifactId, plan: &Plan, number: Number, id: PackId, outbox: &mut Outbox) {
+        let Some(parent) = plan.parent(number, &id).filter(|parent| !self.banned.contains(*parent)) else { return };
+        let Some(node) = self.nodes.get_mut(number).and_then(Option::as_mut) else { return };
+        let Some(pack) = self.packs.get_mut(&id).filter(|pack| pack.wanters.contains(number)) else { return };
+        let comes_there = pack.holders.contains(parent) || pack.wanters.contains(parent);
+        if !comes_there || node.shunned.contains(parent) || pack.introduced.contains(number) {
+            return;
+        }
+        pack.placed.insert(number);
+        node.peers.insert(parent);
+        outbox.entry((number, artifact)).or_default().peers.entry((parent, true)).or_default().push(id);
     }
 
     /// The earliest time at which a pack that is short of a ticket may get one.
@@ -87,15 +120,24 @@ impl Tracker {
         }
     }
 
+    /// When it is lent to another, if nothing happens until then.
+    pub(super) fn lease_end(&self, lease: &Lease) -> Time {
+        let used_at = self.node(lease.node).map_or(Time::ZERO, |node| node.ticket_used_at);
+        match lease.begun_at {
+            Some(begun_at) => begun_at + self.config.lease,
+            None => lease.lent_at.max(used_at) + self.config.begin,
+        }
+    }
+
     fn end_leases(&mut self, now: Time) {
         let over = |pack: &&PackId| {
             let lease = self.packs.get(*pack).and_then(|pack| pack.lease.as_ref());
-            lease.is_some_and(|lease| lease.until <= now)
+            lease.is_some_and(|lease| self.lease_end(lease) <= now)
         };
         let over: Vec<PackId> = self.leased.iter().filter(over).copied().collect();
         for pack in over {
             if let Some(known) = self.packs.get_mut(&pack)
-                && let Some(lease) = &known.lease
+                && let Some(lease) = known.lease.as_ref().filter(|lease| lease.begun_at.is_none())
             {
                 known.failed.insert(lease.node);
             }
@@ -151,27 +193,11 @@ impl Tracker {
         }
         let fan_out = self.config.fan_out.saturating_mul(1 + pack.stalls as usize);
         let room = fan_out.saturating_mul(available).saturating_sub(pack.introduced.len());
-        let waiting = |word| pack.wanters.word(word) & !pack.introduced.word(word);
-        let by_rack = self.config.streaming && pack.stalls == 0;
-        let looked_at = if by_rack { room.saturating_mul(LOOKED_AT) } else { room };
-        let waiting: Vec<Number> = Bits::select(words, start, waiting).take(looked_at).collect();
+        let waiting = |word| pack.wanters.word(word) & !pack.introduced.word(word) & !pack.placed.word(word);
+        let waiting: Vec<Number> = Bits::select(words, start, waiting).take(room.min(pack.waiting())).collect();
         let mut helped = true;
-        for wanter in next {
+        for wanter in next.into_iter().chain(waiting) {
             helped &= self.tell(id, pack, wanter, outbox);
-        }
-        let mut told = 0;
-        for wanter in waiting {
-            if told == room {
-                break;
-            }
-            let meant = match by_rack.then(|| self.in_its_rack(pack, wanter)) {
-                None | Some(InRack::Here) => Some(wanter),
-                Some(InRack::Comes) => None,
-                Some(InRack::Nowhere) => self.least_busy_of_rack(pack, wanter, start),
-            };
-            let Some(meant) = meant.filter(|meant| !pack.introduced.contains(*meant)) else { continue };
-            helped &= self.tell(id, pack, meant, outbox);
-            told += 1;
         }
         // Whether it spreads is looked at again, for it may be that nobody tells.
         self.parked.insert(id, pack.moved_at + self.config.stall);
@@ -183,50 +209,25 @@ impl Tracker {
         (seed % self.nodes.len().max(1) as u64) as usize
     }
 
-    /// A pack crosses a rack's uplink once: while it comes to one of the rack, from afar or from the bucket, the others wait for that one.
-    fn in_its_rack(&self, pack: &Pack, wanter: Number) -> InRack {
-        let Some(rack) = self.node(wanter).and_then(|node| self.racks.get(&node.rack)) else { return InRack::Nowhere };
-        let mut comes = pack.lease.as_ref().is_some_and(|lease| rack.contains(lease.node));
-        for word in 0..rack.words() {
-            let in_rack = rack.word(word);
-            if in_rack & pack.holders.word(word) & !self.banned.word(word) != 0 {
-                return InRack::Here;
-            }
-            comes |= in_rack & pack.introduced.word(word) != 0;
-        }
-        if comes { InRack::Comes } else { InRack::Nowhere }
-    }
-
-    /// Who of the rack gets the pack for it: the others will ask that one.
-    fn least_busy_of_rack(&mut self, pack: &Pack, wanter: Number, start: usize) -> Option<Number> {
-        let rack = self.racks.get(&self.node(wanter)?.rack)?;
-        let waiting = |word| rack.word(word) & pack.wanters.word(word) & !pack.introduced.word(word);
-        let waiting = Bits::select(rack.words(), start, waiting).take(RACK_COMPARED_MAX);
-        let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
-        let (.., number) = waiting.enumerate().map(|(order, number)| (load(number), order, number)).min()?;
-        self.node_mut(number)?.load += DUTY;
-        Some(number)
-    }
-
     fn tell(&mut self, id: PackId, pack: &mut Pack, wanter: Number, outbox: &mut Outbox) -> bool {
         let now = self.now;
         if let Some(node) = self.node_mut(wanter) {
             node.forgive(now);
         }
-        let holders = self.choose_holders(id, pack, wanter);
+        let (holders, all_near) = self.choose_holders(id, pack, wanter);
         if holders.is_empty() {
             pack.stranded.insert(wanter);
             return false;
         }
         pack.stranded.remove(wanter);
         pack.introduced.insert(wanter);
-        if holders.len() > 1 {
+        if holders.len() > 1 || all_near {
             pack.settled.insert(wanter);
         }
         for artifact in self.wanted_by(pack, wanter) {
             let told = outbox.entry((wanter, artifact)).or_default();
             for holder in &holders {
-                told.peers.entry(*holder).or_default().push(id);
+                told.peers.entry((*holder, false)).or_default().push(id);
             }
         }
         for holder in holders {
@@ -240,10 +241,11 @@ impl Tracker {
         true
     }
 
-    /// Those of the own rack; others only if there are none, or if it does not spread. First those to whom fewer were sent lately; beyond
+    /// Those of the own rack, and whether these are all that matter; others only if there are none, if it does not spread, or if those told
+    /// before did not help. First those to whom fewer were sent lately; beyond
     /// the usual number of peers only if no other has it.
-    fn choose_holders(&self, id: PackId, pack: &Pack, wanter: Number) -> Vec<Number> {
-        let Some(node) = self.node(wanter) else { return Vec::new() };
+    fn choose_holders(&self, id: PackId, pack: &Pack, wanter: Number) -> (Vec<Number>, bool) {
+        let Some(node) = self.node(wanter) else { return (Vec::new(), false) };
         let nowhere = Bits::default();
         let rack = self.racks.get(&node.rack).unwrap_or(&nowhere);
         let words = pack.holders.words();
@@ -252,12 +254,19 @@ impl Tracker {
         let near = Bits::select(words, start, |word| able(word) & rack.word(word)).take(HOLDERS_COMPARED_MAX);
         let far = Bits::select(words, start, |word| able(word) & !rack.word(word)).take(HOLDERS_COMPARED_MAX);
         let candidates = near.map(|number| (false, number)).chain(far.map(|number| (true, number)));
-        let candidates = candidates.filter(|(_, number)| *number != wanter);
+        // Who gets it by way of the wanter may be waiting for it.
+        let is_behind = |number| {
+            let plans = pack.artifacts.iter().filter_map(|artifact| self.artifacts.get(artifact));
+            plans.map(|artifact| &artifact.plan).any(|plan| plan.is_ahead(wanter, number, &id))
+        };
+        let candidates = candidates.filter(|(_, number)| *number != wanter && !is_behind(*number));
         let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
         let mut candidates: Vec<_> =
             candidates.enumerate().map(|(order, (far, number))| (far, load(number), order, number)).collect();
         candidates.sort_unstable();
-        if self.config.streaming && pack.stalls == 0 && candidates.first().is_some_and(|(far, ..)| !far) {
+        let only_near = pack.stalls == 0 && !pack.unhelped.contains(wanter);
+        let all_near = only_near && candidates.first().is_some_and(|(far, ..)| !far);
+        if all_near {
             candidates.retain(|(far, ..)| !far);
         }
         let mut new_peers_left = self.config.node_peers.saturating_sub(node.peers.len());
@@ -272,7 +281,7 @@ impl Tracker {
         if chosen.is_empty() {
             chosen.extend(candidates.first().map(|(.., number)| *number));
         }
-        chosen
+        (chosen, all_near)
     }
 
     /// The artifacts that the node wants the pack for.
@@ -287,17 +296,13 @@ impl Tracker {
         if now < settled {
             return;
         }
-        // Few nodes have the bucket's whole rate with few tickets, and each pack sooner.
-        let small =
-            if self.config.streaming { (self.numbers.len() / NODES_PER_TICKET).max(TICKETS_MIN) } else { usize::MAX };
-        let tickets_max = self.config.tickets_max.min(small);
         let due = self.short.iter().filter_map(|id| {
             let pack = self.packs.get(id)?;
             (pack.ticket_after <= now).then(|| (Reverse(pack.wanters.len()), pack_number(id), *id))
         });
         let most_wanted: BTreeSet<_> = due.collect();
         for (_, _, id) in most_wanted {
-            if self.leased.len() >= tickets_max {
+            if self.leased.len() >= self.config.tickets_max {
                 return;
             }
             self.lend_one(id, outbox);
@@ -308,6 +313,13 @@ impl Tracker {
         let Some(pack) = self.packs.get(&id) else { return };
         let words = pack.wanters.words();
         let start = self.somewhere(mix(pack_number(&id), self.now.as_millis() as u64));
+        if let Some(root) = self.root(id, pack) {
+            // The others wait for that one.
+            if self.node(root).is_some_and(|node| node.leases < self.config.node_tickets_max) {
+                self.lend_to(id, root, outbox);
+            }
+            return;
+        }
         let willing = |able: fn(&Pack, usize) -> u64| {
             let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & able(pack, word));
             let free = wanters.filter_map(|number| Some((self.node(number)?, number))).take(TICKET_CANDIDATES_MAX);
@@ -317,17 +329,31 @@ impl Tracker {
         let chosen = willing(|pack, word| pack.stranded.word(word) & !pack.failed.word(word))
             .or_else(|| willing(|pack, word| !pack.failed.word(word)))
             .or_else(|| willing(|_, _| !0));
-        let Some((.., number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) else { return };
+        if let Some((.., number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) {
+            self.lend_to(id, number, outbox);
+        }
+    }
+
+    /// Who reads a pack from the bucket by the plan, if that one is in need of it and has not failed.
+    fn root(&self, id: PackId, pack: &Pack) -> Option<Number> {
+        let able = |root: &Number| pack.wanters.contains(*root) && !pack.failed.contains(*root);
+        let plans = pack.artifacts.iter().filter_map(|artifact| Some(&self.artifacts.get(artifact)?.plan));
+        plans.filter_map(|plan| plan.root(&id)).find(|root| able(root) && !self.banned.contains(*root))
+    }
+
+    fn lend_to(&mut self, id: PackId, number: Number, outbox: &mut Outbox) {
+        let Some(pack) = self.packs.get(&id) else { return };
         let Some(artifact) = self.wanted_by(pack, number).first().copied() else { return };
-        let until = self.now + self.config.lease;
         if let Some(node) = self.node_mut(number) {
             node.leases += 1;
-            node.load += DUTY;
         }
         if let Some(pack) = self.packs.get_mut(&id) {
-            pack.lease = Some(Lease { node: number, until });
+            pack.lease = Some(Lease { node: number, lent_at: self.now, begun_at: None });
             // What brought this ticket about is answered by it.
             (pack.complaints, pack.stalls, pack.moved_at) = (0, 0, self.now);
+        }
+        if let Some(artifact) = self.artifacts.get_mut(&artifact) {
+            artifact.plan.begin(&id);
         }
         self.leased.insert(id);
         self.short.remove(&id);
@@ -340,7 +366,7 @@ impl Tracker {
             let message = |peers, tickets| Action::Sources { node: node.id.clone(), artifact, peers, tickets };
             let (mut peers, mut names) = (Vec::new(), told.tickets.len());
             let mut tickets = told.tickets;
-            for (holder, packs) in told.peers {
+            for ((holder, planned), packs) in told.peers {
                 let Some(holder) = self.node(holder) else { continue };
                 for part in packs.chunks(MESSAGE_NAMES_MAX) {
                     if names + part.len() > MESSAGE_NAMES_MAX {
@@ -349,7 +375,7 @@ impl Tracker {
                     }
                     names += part.len();
                     let (node, address, rack) = (holder.id.clone(), holder.address.clone(), holder.rack.clone());
-                    peers.push(PeerPacks { node, address, rack, packs: part.to_vec() });
+                    peers.push(PeerPacks { node, address, rack, packs: part.to_vec(), planned });
                 }
             }
             if !peers.is_empty() || !tickets.is_empty() {

@@ -19,6 +19,7 @@
 //! has bounded the number of nodes.
 
 mod flush;
+mod plan;
 mod state;
 mod trust;
 
@@ -39,10 +40,14 @@ pub struct Config {
     pub node_tickets_max: usize,
     /// Tickets lent in all.
     pub tickets_max: usize,
-    /// A ticket not used within this is lent to another.
+    /// A ticket is lent to another, if nothing came by it nor by others of that node for so long.
+    pub begin: Duration,
+    /// A ticket by which something came is over after this.
     pub lease: Duration,
     /// No tickets for this long after the start, or after a pack's last holder left: nodes may be about to announce it.
     pub settle: Duration,
+    /// No ticket for a pack for this long after it was named first: those who come meanwhile get it from each other.
+    pub gather: Duration,
     /// Sources are told at most this often.
     pub batch: Duration,
     /// A pack that nobody got for this long, though it is wanted, does not spread.
@@ -55,31 +60,23 @@ pub struct Config {
     pub pack_peers: usize,
     /// Peers that a node knows, as long as these suffice.
     pub node_peers: usize,
-    /// Nodes have a pack from its first block on, and pass on what comes: one of a rack gets it for the others.
-    pub streaming: bool,
-}
-
-impl Config {
-    /// For nodes that announce a pack with its first block.
-    pub fn streaming() -> Self {
-        Self { batch: Duration::from_millis(50), streaming: true, ..Self::default() }
-    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            node_tickets_max: 4,
-            tickets_max: 32,
+            node_tickets_max: 64,
+            tickets_max: 256,
+            begin: Duration::from_secs(10),
             lease: Duration::from_secs(30),
             settle: Duration::from_secs(2),
-            batch: Duration::from_millis(200),
+            gather: Duration::from_millis(200),
+            batch: Duration::from_millis(50),
             stall: Duration::from_secs(5),
             ticket_rest: Duration::from_secs(1),
             fan_out: 2,
             pack_peers: 3,
-            node_peers: 8,
-            streaming: false,
+            node_peers: 30,
         }
     }
 }
@@ -228,7 +225,8 @@ impl Tracker {
     pub fn next_wake(&self) -> Option<Time> {
         let dirty = (!self.dirty.is_empty()).then_some(Time::ZERO);
         let parked = self.parked.values().min().copied();
-        let leased = self.leased.iter().filter_map(|pack| self.packs.get(pack)?.lease.as_ref()).map(|l| l.until).min();
+        let leases = self.leased.iter().filter_map(|pack| self.packs.get(pack)?.lease.as_ref());
+        let leased = leases.map(|lease| self.lease_end(lease)).min();
         let short = if self.leased.len() < self.config.tickets_max { self.short_due() } else { None };
         let ban = self.trust.next_end();
         let due = dirty.into_iter().chain(parked).chain(leased).chain(short).chain(ban).min()?;

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_schemas::{ArtifactId, NodeId, PackId, RackName};
 
-use super::{Action, Tracker, trust::Fault};
+use super::{
+    Action, Tracker,
+    plan::{Changed, Plan},
+    trust::Fault,
+};
 use crate::{Time, bits::Bits};
 
 /// Peers that one node may shun. Whoever says of still more that they lie or fail is sent to them all the same: a node that finds fault with
@@ -20,6 +24,8 @@ pub(super) struct Node {
     pub(super) address: String,
     pub(super) rack: RackName,
     pub(super) leases: usize,
+    /// When something came by one of its tickets.
+    pub(super) ticket_used_at: Time,
     /// Those it was told of.
     pub(super) peers: Bits,
     /// Those that it says lied or failed: it is not sent to them for a while.
@@ -54,10 +60,14 @@ pub(super) struct Pack {
     pub(super) holders: Bits,
     /// Those who want it and do not have it.
     pub(super) wanters: Bits,
-    /// Those of the wanters who were told of a holder.
+    /// Those of the wanters who wait for the one above them in the plan.
+    pub(super) placed: Bits,
+    /// Those of the others who were told of a holder.
     pub(super) introduced: Bits,
-    /// Those of them who were told of more than one.
+    /// Those of them who were told of more than one, or of those near them.
     pub(super) settled: Bits,
+    /// Those of the wanters whom a holder of whom they were told did not help.
+    pub(super) unhelped: Bits,
     /// Those whose ticket came back unused since anybody got it.
     pub(super) failed: Bits,
     /// Those of the wanters who could be sent to nobody who has it.
@@ -77,7 +87,9 @@ pub(super) struct Pack {
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) node: Number,
-    pub(super) until: Time,
+    pub(super) lent_at: Time,
+    /// When the first of it came.
+    pub(super) begun_at: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +97,17 @@ pub(super) struct Artifact {
     /// Every pack that was named together with it and that somebody has or wants.
     packs: BTreeSet<PackId>,
     pub(super) wanters: Bits,
+    pub(super) plan: Plan,
+    /// What nodes want since the last flush.
+    pub(super) unplanned: BTreeMap<Number, Vec<PackId>>,
+    /// Whose place in the plan is another one since then.
+    pub(super) changed: Changed,
+}
+
+impl Artifact {
+    pub(super) fn leave_plan(&mut self, node: Number) {
+        self.plan.leave(node, &mut self.changed);
+    }
 }
 
 impl Pack {
@@ -92,8 +115,10 @@ impl Pack {
         Self {
             holders: Bits::default(),
             wanters: Bits::default(),
+            placed: Bits::default(),
             introduced: Bits::default(),
             settled: Bits::default(),
+            unhelped: Bits::default(),
             failed: Bits::default(),
             stranded: Bits::default(),
             artifacts: BTreeSet::new(),
@@ -113,6 +138,11 @@ impl Pack {
             self.settled.clear();
             self.complaints = 0;
         }
+    }
+
+    /// Wanters who are to be told of somebody who has it.
+    pub(super) fn waiting(&self) -> usize {
+        self.wanters.len() - self.placed.len() - self.introduced.len()
     }
 
     fn is_leased_by(&self, number: Number) -> bool {
@@ -142,7 +172,17 @@ impl Tracker {
             self.banned.insert(number);
         }
         let (peers, shunned, shunned_until) = (Bits::default(), Bits::default(), BTreeMap::new());
-        self.nodes[number] = Some(Node { id, address, rack, leases: 0, load: 0, peers, shunned, shunned_until });
+        self.nodes[number] = Some(Node {
+            id,
+            address,
+            rack,
+            leases: 0,
+            ticket_used_at: Time::ZERO,
+            load: 0,
+            peers,
+            shunned,
+            shunned_until,
+        });
     }
 
     pub(super) fn leave(&mut self, id: &NodeId) {
@@ -151,9 +191,12 @@ impl Tracker {
         for pack in packs {
             self.lose(pack, number);
             self.unwant(pack, number);
+            self.give_back(pack, number);
         }
         for artifact in self.artifacts.values_mut() {
             artifact.wanters.remove(number);
+            artifact.unplanned.remove(&number);
+            artifact.leave_plan(number);
         }
         for node in self.nodes.iter_mut().flatten() {
             node.peers.remove(number);
@@ -174,8 +217,13 @@ impl Tracker {
         let Some(&number) = self.numbers.get(node) else { return };
         self.have_more(node, artifact, &packs);
         let listed: BTreeSet<PackId> = packs.into_iter().collect();
-        let known = self.artifacts.get(&artifact).map(|known| &known.packs - &listed);
-        for pack in known.into_iter().flatten() {
+        let Some(known) = self.artifacts.get_mut(&artifact) else { return };
+        let gone = &known.packs - &listed;
+        if !gone.is_empty() && !known.wanters.contains(number) {
+            // Whoever removed some of them is no source of whatever comes.
+            known.leave_plan(number);
+        }
+        for pack in gone {
             self.lose(pack, number);
         }
     }
@@ -191,18 +239,37 @@ impl Tracker {
     pub(super) fn want(&mut self, node: &NodeId, artifact: ArtifactId, packs: &[PackId]) {
         let Some(&number) = self.numbers.get(node) else { return };
         let mut complained = false;
+        let (mut fresh, mut unhelped) = (Vec::new(), Vec::new());
         for pack in packs {
-            self.lose(*pack, number);
+            let held = self.lose(*pack, number);
             let known = self.touch(*pack, artifact);
-            known.wanters.insert(number);
+            let again = !known.wanters.insert(number);
             known.settled.remove(number);
-            if known.introduced.remove(number) {
+            let was_introduced = known.introduced.remove(number);
+            if was_introduced {
+                known.unhelped.insert(number);
+            }
+            let was_placed = known.placed.remove(number);
+            if was_introduced || was_placed {
                 known.complaints += 1;
                 complained = true;
+            }
+            if was_placed {
+                unhelped.push(*pack);
+            }
+            if !again && !held {
+                fresh.push(*pack);
             }
         }
         if let Some(wanted) = self.artifacts.get_mut(&artifact) {
             wanted.wanters.insert(number);
+            let stripes: BTreeSet<_> = unhelped.iter().filter_map(|pack| wanted.plan.stripe(pack)).collect();
+            for stripe in stripes {
+                wanted.plan.climb(number, stripe, &mut wanted.changed);
+            }
+            if !fresh.is_empty() {
+                wanted.unplanned.entry(number).or_default().extend(fresh);
+            }
         }
         if complained && let Some(node) = self.node_mut(number) {
             node.peers.clear();
@@ -214,6 +281,7 @@ impl Tracker {
         if ok {
             self.touch(pack, artifact);
             self.gain(pack, number);
+            self.give_back(pack, number);
             return;
         }
         let retry_at = self.now + self.config.ticket_rest;
@@ -231,7 +299,9 @@ impl Tracker {
         actions: &mut Vec<Action>,
     ) {
         let (Some(&accuser), Some(&accused)) = (self.numbers.get(node), self.numbers.get(peer)) else { return };
-        let wants = self.packs.get(&pack).is_some_and(|pack| pack.wanters.contains(accuser));
+        // Whoever passes on what comes has announced it, and wants it still.
+        let wants_for = |artifact| self.artifacts.get(artifact).is_some_and(|known| known.wanters.contains(accuser));
+        let wants = self.packs.get(&pack).is_some_and(|pack| pack.artifacts.iter().any(wants_for));
         let (now, until) = (self.now, self.now + fault.shunned_for());
         let Some(known) = self.node_mut(accuser) else { return };
         // Only those who were sent there, for a pack that they want, can know.
@@ -245,7 +315,10 @@ impl Tracker {
         known.shun(accused, until);
         // It needs another source, or a ticket, at once.
         if let Some(pack) = self.packs.get_mut(&pack) {
-            pack.introduced.remove(accuser);
+            pack.placed.remove(accuser);
+            if pack.introduced.remove(accuser) {
+                pack.unhelped.insert(accuser);
+            }
             pack.settled.remove(accuser);
         }
         self.dirty.insert(pack);
@@ -256,6 +329,9 @@ impl Tracker {
             for (pack, known) in self.packs.iter_mut().filter(|(_, pack)| pack.holders.contains(accused)) {
                 known.begin_anew_unless_held(&self.banned);
                 self.dirty.insert(*pack);
+            }
+            for artifact in self.artifacts.values_mut() {
+                artifact.leave_plan(accused);
             }
         }
         if fault == Fault::Lied {
@@ -276,10 +352,12 @@ impl Tracker {
         let Some(&number) = self.numbers.get(node) else { return };
         let Some(known) = self.artifacts.get_mut(&artifact) else { return };
         known.wanters.remove(number);
+        known.unplanned.remove(&number);
         for pack in known.packs.clone() {
             let elsewhere = |artifact| self.artifacts.get(artifact).is_some_and(|a| a.wanters.contains(number));
             if self.packs.get(&pack).is_some_and(|pack| !pack.artifacts.iter().any(elsewhere)) {
                 self.unwant(pack, number);
+                self.give_back(pack, number);
             }
         }
     }
@@ -288,8 +366,8 @@ impl Tracker {
     fn touch(&mut self, pack: PackId, artifact: ArtifactId) -> &mut Pack {
         self.dirty.insert(pack);
         self.artifacts.entry(artifact).or_default().packs.insert(pack);
-        let now = self.now;
-        let known = self.packs.entry(pack).or_insert_with(|| Pack::new(now));
+        let (now, ticket_after) = (self.now, self.now + self.config.gather);
+        let known = self.packs.entry(pack).or_insert_with(|| Pack { ticket_after, ..Pack::new(now) });
         known.artifacts.insert(artifact);
         known
     }
@@ -301,31 +379,49 @@ impl Tracker {
             return;
         }
         known.failed.clear();
+        for id in &known.artifacts {
+            if let Some(artifact) = self.artifacts.get_mut(id) {
+                artifact.plan.begin(&pack);
+            }
+        }
+        let lease = known.lease.as_mut().filter(|lease| lease.node == number);
+        let by_ticket = lease.map(|lease| lease.begun_at.get_or_insert(now)).is_some();
         (known.moved_at, known.complaints, known.stalls) = (now, 0, 0);
+        if by_ticket && let Some(node) = self.node_mut(number) {
+            node.ticket_used_at = now;
+        }
         self.unwant(pack, number);
     }
 
-    fn lose(&mut self, pack: PackId, number: Number) {
+    /// Whether it had it.
+    fn lose(&mut self, pack: PackId, number: Number) -> bool {
         let settled = self.now + self.config.settle;
-        let Some(known) = self.packs.get_mut(&pack) else { return };
-        if known.holders.remove(number) {
+        let Some(known) = self.packs.get_mut(&pack) else { return false };
+        let held = known.holders.remove(number);
+        if held {
             known.begin_anew_unless_held(&self.banned);
             if known.holders.is_empty() {
                 known.ticket_after = known.ticket_after.max(settled);
             }
             self.dirty.insert(pack);
         }
+        held
     }
 
     fn unwant(&mut self, pack: PackId, number: Number) {
         let Some(known) = self.packs.get_mut(&pack) else { return };
-        known.introduced.remove(number);
-        known.settled.remove(number);
-        known.failed.remove(number);
-        known.stranded.remove(number);
+        let those =
+            [&mut known.placed, &mut known.introduced, &mut known.settled, &mut known.unhelped, &mut known.failed];
+        for bits in those.into_iter().chain([&mut known.stranded]) {
+            bits.remove(number);
+        }
         if known.wanters.remove(number) {
             self.dirty.insert(pack);
         }
+    }
+
+    /// A ticket that this node has is no more.
+    fn give_back(&mut self, pack: PackId, number: Number) {
         if self.packs.get(&pack).is_some_and(|known| known.is_leased_by(number)) {
             self.release(pack);
         }
@@ -350,6 +446,7 @@ impl Tracker {
         for id in known.artifacts {
             if let Some(artifact) = self.artifacts.get_mut(&id) {
                 artifact.packs.remove(&pack);
+                artifact.plan.forget(&pack);
                 if artifact.packs.is_empty() {
                     self.artifacts.remove(&id);
                 }

@@ -58,7 +58,7 @@ impl<'a> Ours<'a> {
         let api = format!("{}:{API_PORT}", lab.bucket_from_outside());
         let data = folder.join("up");
         let mut up = lab.command(None, binary_path("longshore")?);
-        up.arg("up").arg("--data").arg(&data).args(["--regions", "eu", "--listen", &api, "--streaming"]);
+        up.arg("up").arg("--data").arg(&data).args(["--regions", "eu", "--listen", &api]);
         up.args(["--s3-listen", &format!("{BUCKET}:{S3_PORT}"), "--region-listen", &format!("{BUCKET}:{REGION_PORT}")]);
         let up = start(up, &folder.join("up.log"))?;
         let file: UpFile = wait_for("`longshore up` to be ready", BOUND, async || {

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The values of all blocks, 32 bytes each, are a pack's *outline*. Whoever has it, and has checked that they lead to the pack's name, knows
-//! of each block whether it is right, in any order, before the rest is there: a wrong byte is noticed within its block.
+//! of each block whether it is right, in any order, before the rest is there: a wrong byte is noticed within its block. A region's bucket has the outline of
+//! each pack beside it ([`outline_key`]); who finds none there, or a wrong one, verifies the pack as a whole.
 
 use std::io::{self, Read};
 
@@ -14,15 +15,23 @@ use blake3::{
     Hash, Hasher,
     hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root},
 };
-use longshore_artifact::PACK_BYTES_MAX;
 use longshore_schemas::PackId;
 
+use crate::PACK_BYTES_MAX;
+
 /// Bytes of a block, but for the last one of a pack. A whole subtree of BLAKE3.
-pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
+pub const BLOCK_BYTES: usize = 64 * 1024;
+/// Of the largest pack.
+pub const OUTLINE_BYTES_MAX: usize = PACK_BYTES_MAX / BLOCK_BYTES * 32;
+
+/// Where a pack's outline lies in a region's bucket: `outlines/<pack>`.
+pub fn outline_key(pack: &PackId) -> String {
+    format!("outlines/{pack}")
+}
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outline {
+pub struct Outline {
     pack: PackId,
     bytes: u64,
     /// Empty for a pack of a single block, whose value is its name.
@@ -31,7 +40,7 @@ pub(crate) struct Outline {
 
 impl Outline {
     /// How many values the outline of a pack of this size has.
-    pub(crate) fn len_of(bytes: u64) -> usize {
+    pub fn len_of(bytes: u64) -> usize {
         match blocks(bytes) {
             0 | 1 => 0,
             many => many,
@@ -39,7 +48,7 @@ impl Outline {
     }
 
     /// None, if these values are not those of this pack.
-    pub(crate) fn new(pack: PackId, bytes: u64, values: Vec<ChainingValue>) -> Option<Self> {
+    fn new(pack: PackId, bytes: u64, values: Vec<ChainingValue>) -> Option<Self> {
         if bytes > PACK_BYTES_MAX as u64 || values.len() != Self::len_of(bytes) {
             return None;
         }
@@ -48,7 +57,7 @@ impl Outline {
     }
 
     /// Of what a pack's file holds. None, if that is not the pack.
-    pub(crate) fn read(pack: PackId, bytes: u64, mut file: impl Read) -> io::Result<Option<Self>> {
+    pub fn read(pack: PackId, bytes: u64, mut file: impl Read) -> io::Result<Option<Self>> {
         let (mut block, mut values) = (vec![0; BLOCK_BYTES], Vec::new());
         for index in 0..blocks(bytes) {
             let block = &mut block[..length(bytes, index)];
@@ -61,24 +70,40 @@ impl Outline {
         Ok(Self::new(pack, bytes, values))
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
+    /// As it is sent and stored: 32 bytes for each block, if there are several.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.values.as_flattened().to_vec()
+    }
+
+    /// None, if that is not what this pack's outline says.
+    pub fn from_bytes(pack: PackId, bytes: u64, values: &[u8]) -> Option<Self> {
+        let (values, rest) = values.as_chunks::<32>();
+        if !rest.is_empty() {
+            return None;
+        }
+        Self::new(pack, bytes, values.to_vec())
+    }
+
+    pub fn pack(&self) -> PackId {
+        self.pack
+    }
+
+    /// Of the pack.
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(crate) fn blocks(&self) -> usize {
+    pub fn blocks(&self) -> usize {
         blocks(self.bytes)
     }
 
-    pub(crate) fn length(&self, block: usize) -> usize {
+    /// Of one block.
+    pub fn length(&self, block: usize) -> usize {
         length(self.bytes, block)
     }
 
-    pub(crate) fn values(&self) -> &[ChainingValue] {
-        &self.values
-    }
-
     /// Whether these are the bytes of this block.
-    pub(crate) fn fits(&self, index: usize, block: &[u8]) -> bool {
+    pub fn fits(&self, index: usize, block: &[u8]) -> bool {
         if index >= self.blocks() || block.len() != self.length(index) {
             return false;
         }
@@ -89,7 +114,8 @@ impl Outline {
     }
 }
 
-pub(crate) fn blocks(bytes: u64) -> usize {
+/// How many a pack of this size has.
+pub fn blocks(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(BLOCK_BYTES as u64)).unwrap_or(usize::MAX)
 }
 
@@ -137,8 +163,8 @@ mod tests {
             let content = content(bytes);
             let pack = PackId::of(&content);
             let outline = Outline::read(pack, bytes as u64, &content[..]).expect("read").expect("the pack");
-            assert_eq!(outline.values().len(), Outline::len_of(bytes as u64), "{bytes}");
-            let again = Outline::new(pack, bytes as u64, outline.values().to_vec()).expect("the same");
+            assert_eq!(outline.to_bytes().len(), 32 * Outline::len_of(bytes as u64), "{bytes}");
+            let again = Outline::from_bytes(pack, bytes as u64, &outline.to_bytes()).expect("the same");
             for (index, block) in content.chunks(BLOCK_BYTES).enumerate() {
                 assert!(again.fits(index, block), "block {index} of {bytes}");
                 assert!(!again.fits(index + 1, block), "in another's place");
@@ -154,7 +180,7 @@ mod tests {
     fn what_is_not_the_packs_outline_is_none() {
         let content = content(300_000);
         let (pack, bytes) = (PackId::of(&content), 300_000);
-        let values = Outline::read(pack, bytes, &content[..]).expect("read").expect("the pack").values().to_vec();
+        let values = Outline::read(pack, bytes, &content[..]).expect("read").expect("the pack").values;
         let swapped = [&values[1..2], &values[..1], &values[2..]].concat();
         let mut flipped = values.clone();
         flipped[3][0] ^= 1;

@@ -1,0 +1,500 @@
+//! One artifact's ways through the region: from whom each node that wants it will get which packs, known before anybody has them.
+//!
+//! ```text
+//!   packs ─▶ 8 stripes , dealt in turn          one stripe: a chain through each rack, the racks in a heap
+//!
+//!                  bucket ─▶ a1 ─▶ a2 ─▶ a3 ─▶ a4                 (rack a; a1 reads the bucket for this stripe)
+//!                                   │     └──▶ c1 ─▶ c2 …         (rack c, entered once)
+//!                                   └──▶ b1 ─▶ b2 …               (rack b, entered once)
+//! ```
+//!
+//! - A node gets each stripe from one other, and different stripes from different ones: its place in each chain is another. A pack enters a rack once.
+//! - In a chain each passes a pack on once, which is the least that there is to do for all; who feeds another rack is chosen among those who have
+//!   least to do, such as the ends of other chains. So all pass on about as much, in whatever order they came.
+//! - Whoever comes takes a place somewhere in each chain, and whoever leaves closes the gap: the one behind is told anew.
+//! - Whom the one ahead does not help gets the stripe from the one before that, and so on towards the bucket: never from somebody behind, who may be
+//!   waiting for it.
+//! - A rack of many nodes counts as several: a chain's length is time.
+//!
+//! It does not know who has what. Whoever is in the plan has each pack of the artifact, or wants it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longshore_schemas::{PackId, RackName};
+
+use super::state::Number;
+use crate::{mix, name_number, pack_number};
+
+/// Of an artifact. More would spread the work more evenly, and give each node more peers.
+pub(super) const STRIPES: usize = 8;
+/// Racks that are fed by one rack.
+const FAN_OUT: usize = 2;
+/// Nodes of a rack in one chain.
+const CHAIN_MAX: usize = 48;
+/// Of a chain's first nodes, as many are compared before one feeds another rack.
+const GATES: usize = 8;
+
+/// Longer than any way.
+const WAY_MAX: usize = 1_000;
+
+pub(super) type Stripe = usize;
+/// A node whose source of a stripe is another one now.
+pub(super) type Changed = BTreeSet<(Number, Stripe)>;
+
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    ways: [Way; STRIPES],
+    stripe_of: BTreeMap<PackId, Stripe>,
+    members: BTreeMap<Number, Member>,
+    /// The rows of each rack; the last one takes whoever comes.
+    rows: BTreeMap<RackName, Vec<Row>>,
+    /// Nodes of each row, and how many rows it feeds, over all stripes.
+    row_sizes: Vec<usize>,
+    row_duties: Vec<u32>,
+    /// Nodes that do not get a stripe from the one ahead of them.
+    climbers: BTreeSet<(Number, Stripe)>,
+}
+
+/// A rack, or a part of a large one.
+type Row = usize;
+
+/// How one stripe goes.
+#[derive(Debug, Default)]
+struct Way {
+    packs: BTreeSet<PackId>,
+    /// Rows in the order of their heap.
+    heap: Vec<Row>,
+    chains: BTreeMap<Row, Chain>,
+    /// Somebody got some of it, or is about to: who is first of a chain stays that.
+    begun: bool,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    /// In the heap.
+    place: usize,
+    nodes: Vec<Number>,
+}
+
+#[derive(Debug)]
+struct Member {
+    row: Row,
+    /// By stripe. None: it gets it from the bucket.
+    parents: [Option<Number>; STRIPES],
+    /// To how many it passes on, over all stripes.
+    duty: u32,
+}
+
+impl Plan {
+    pub(super) fn contains(&self, node: Number) -> bool {
+        self.members.contains_key(&node)
+    }
+
+    /// Deals these packs to the stripes, those that are not dealt yet.
+    pub(super) fn deal(&mut self, packs: &[PackId]) {
+        let fresh = packs.iter().filter(|pack| !self.stripe_of.contains_key(pack));
+        let in_order: BTreeSet<_> = fresh.map(|pack| (pack_number(pack), *pack)).collect();
+        for (_, pack) in in_order {
+            let stripe = self.stripe_of.len() % STRIPES;
+            self.stripe_of.insert(pack, stripe);
+            self.ways[stripe].packs.insert(pack);
+        }
+    }
+
+    pub(super) fn forget(&mut self, pack: &PackId) {
+        if let Some(stripe) = self.stripe_of.remove(pack) {
+            self.ways[stripe].packs.remove(pack);
+        }
+    }
+
+    pub(super) fn packs(&self, stripe: Stripe) -> impl Iterator<Item = &PackId> {
+        self.ways[stripe].packs.iter()
+    }
+
+    /// Somebody got some of this pack, or is about to read it from the bucket.
+    pub(super) fn begin(&mut self, pack: &PackId) {
+        if let Some(stripe) = self.stripe_of.get(pack) {
+            self.ways[*stripe].begun = true;
+        }
+    }
+
+    /// From whom this node gets this pack.
+    pub(super) fn parent(&self, node: Number, pack: &PackId) -> Option<Number> {
+        self.members.get(&node)?.parents[*self.stripe_of.get(pack)?]
+    }
+
+    /// Who reads this pack from the bucket for all others.
+    pub(super) fn root(&self, pack: &PackId) -> Option<Number> {
+        let way = &self.ways[*self.stripe_of.get(pack)?];
+        way.heap.iter().find_map(|row| way.chains.get(row)?.nodes.first()).copied()
+    }
+
+    pub(super) fn stripe(&self, pack: &PackId) -> Option<Stripe> {
+        self.stripe_of.get(pack).copied()
+    }
+
+    /// The one ahead does not help this node.
+    pub(super) fn climb(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) {
+        let parent = self.members.get(&node).and_then(|member| member.parents[stripe]);
+        let Some(parent) = parent else { return };
+        let before = self.members.get(&parent).and_then(|parent| parent.parents[stripe]);
+        self.give(stripe, node, before, changed);
+        self.climbers.insert((node, stripe));
+    }
+
+    /// Whether one node is on the way of a pack to another.
+    pub(super) fn is_ahead(&self, node: Number, of: Number, pack: &PackId) -> bool {
+        let Some(stripe) = self.stripe(pack) else { return false };
+        let ahead = |node: &Number| self.members.get(node)?.parents[stripe];
+        std::iter::successors(Some(of), ahead).skip(1).take(WAY_MAX).any(|ahead| ahead == node)
+    }
+
+    /// Takes nodes in.
+    pub(super) fn admit(&mut self, newcomers: &[(Number, RackName)], changed: &mut Changed) {
+        for (number, rack) in newcomers {
+            let row = self.row_of(rack);
+            self.members.insert(*number, Member { row, parents: [None; STRIPES], duty: 0 });
+        }
+        let rows: BTreeSet<Row> =
+            newcomers.iter().filter_map(|(number, _)| Some(self.members.get(number)?.row)).collect();
+        for stripe in 0..STRIPES {
+            for row in &rows {
+                self.add_row(stripe, *row, changed);
+            }
+            let mut in_turn: Vec<Number> = newcomers.iter().map(|(number, _)| *number).collect();
+            in_turn.sort_by_key(|number| mix(*number as u64, stripe as u64));
+            for number in in_turn {
+                self.insert(stripe, number, changed);
+            }
+        }
+        for stripe in (0..STRIPES).chain(0..STRIPES) {
+            for row in &rows {
+                self.even_out(stripe, *row, changed);
+            }
+        }
+    }
+
+    /// A new row comes to the end of the heap, or takes the place of one that feeds many, which goes there instead.
+    fn add_row(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
+        let way = &mut self.ways[stripe];
+        if way.chains.contains_key(&row) {
+            return;
+        }
+        let end = way.heap.len();
+        way.heap.push(row);
+        way.chains.insert(row, Chain { place: end, nodes: Vec::new() });
+        let Some(above) = end.checked_sub(1).map(|below| below / FAN_OUT) else { return };
+        self.row_duties[way.heap[above]] += 1;
+        // Whoever is at the root stays there once something came.
+        let first = usize::from(way.begun);
+        let busiest = (first..=above).max_by_key(|place| (self.row_duties[way.heap[*place]], usize::MAX - place));
+        let Some(busiest) = busiest else { return };
+        let fed = (1..=FAN_OUT).filter(|child| busiest * FAN_OUT + child <= end).count() as u32;
+        if self.row_duties[way.heap[busiest]] <= self.row_duties[row] + fed {
+            return;
+        }
+        let other = way.heap[busiest];
+        way.heap.swap(busiest, end);
+        self.row_duties[other] -= fed;
+        self.row_duties[row] += fed;
+        for (row, place) in [(row, busiest), (other, end)] {
+            if let Some(chain) = way.chains.get_mut(&row) {
+                chain.place = place;
+            }
+        }
+        let moved: Vec<Row> =
+            (1..=FAN_OUT).filter_map(|child| way.heap.get(busiest * FAN_OUT + child)).copied().collect();
+        for row in moved.into_iter().chain([other]) {
+            self.feed(stripe, row, changed);
+        }
+    }
+
+    /// Sets from whom the first of a row gets a stripe, after something changed above.
+    fn feed(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
+        let head = self.ways[stripe].chains.get(&row).and_then(|chain| chain.nodes.first()).copied();
+        if let Some(head) = head {
+            let gate = self.gate_above(stripe, row);
+            self.give(stripe, head, gate, changed);
+        }
+    }
+
+    /// A part of the rack with room for one more.
+    fn row_of(&mut self, rack: &RackName) -> Row {
+        let rows = self.rows.entry(rack.clone()).or_default();
+        let row = rows.last().copied().filter(|row| self.row_sizes[*row] < CHAIN_MAX);
+        let row = row.unwrap_or_else(|| {
+            rows.push(self.row_sizes.len());
+            self.row_sizes.push(0);
+            self.row_duties.push(0);
+            self.row_sizes.len() - 1
+        });
+        self.row_sizes[row] += 1;
+        row
+    }
+
+    fn insert(&mut self, stripe: Stripe, number: Number, changed: &mut Changed) {
+        let Some(row) = self.members.get(&number).map(|member| member.row) else { return };
+        let way = &mut self.ways[stripe];
+        let Some(chain) = way.chains.get_mut(&row) else { return };
+        let first = usize::from(way.begun && !chain.nodes.is_empty());
+        let salt = mix(number as u64, name_number("place") ^ stripe as u64);
+        let at = first + (salt % (chain.nodes.len() + 1 - first) as u64) as usize;
+        let ahead = at.checked_sub(1).map(|ahead| chain.nodes[ahead]);
+        let behind = chain.nodes.get(at).copied();
+        chain.nodes.insert(at, number);
+        let parent = match (ahead, behind) {
+            (Some(ahead), _) => Some(ahead),
+            // It feeds the row from now on.
+            (None, Some(behind)) => self.members.get(&behind).and_then(|behind| behind.parents[stripe]),
+            (None, None) => self.gate_above(stripe, row),
+        };
+        if let Some(behind) = behind {
+            self.give(stripe, behind, Some(number), changed);
+        }
+        self.give(stripe, number, parent, changed);
+        if let (None, None) = (ahead, behind) {
+            // Rows below were fed by one above this one, as long as it was empty.
+            self.feed_below(stripe, row, changed);
+        }
+    }
+
+    fn feed_below(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
+        for row in self.below(stripe, row) {
+            self.feed(stripe, row, changed);
+        }
+    }
+
+    fn below(&self, stripe: Stripe, row: Row) -> Vec<Row> {
+        let way = &self.ways[stripe];
+        let Some(chain) = way.chains.get(&row) else { return Vec::new() };
+        (1..=FAN_OUT).filter_map(|child| way.heap.get(chain.place * FAN_OUT + child)).copied().collect()
+    }
+
+    /// The rows below a row that got newcomers are fed by others, if who feeds them is far from the row's beginning now, or has more to do
+    /// than another.
+    fn even_out(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
+        for below in self.below(stripe, row) {
+            let Some(gate) = self.gate_above(stripe, below) else { continue };
+            let way = &self.ways[stripe];
+            let head = way.chains.get(&below).and_then(|chain| chain.nodes.first()).copied();
+            let Some(head) = head else { continue };
+            let duty = |node: Number| self.members.get(&node).map_or(0, |member| member.duty);
+            let present = self.members.get(&head).and_then(|head| head.parents[stripe]);
+            let first = way.chains.get(&row).map_or(&[][..], |chain| &chain.nodes[..chain.nodes.len().min(GATES)]);
+            let is_well = present.is_some_and(|present| first.contains(&present) && duty(present) <= duty(gate) + 1);
+            if !is_well {
+                self.give(stripe, head, Some(gate), changed);
+            }
+        }
+    }
+
+    /// Sets from whom a node gets a stripe.
+    fn give(&mut self, stripe: Stripe, node: Number, parent: Option<Number>, changed: &mut Changed) {
+        let Some(member) = self.members.get_mut(&node) else { return };
+        let before = std::mem::replace(&mut member.parents[stripe], parent);
+        if before == parent {
+            return;
+        }
+        self.climbers.remove(&(node, stripe));
+        if let Some(before) = before.and_then(|before| self.members.get_mut(&before)) {
+            before.duty -= 1;
+        }
+        if let Some(parent) = parent.and_then(|parent| self.members.get_mut(&parent)) {
+            parent.duty += 1;
+        }
+        changed.insert((node, stripe));
+    }
+
+    /// Who feeds a row: of the row above it, or of the next one above that which is not empty.
+    fn gate_above(&self, stripe: Stripe, row: Row) -> Option<Number> {
+        let way = &self.ways[stripe];
+        let mut place = way.chains.get(&row)?.place;
+        loop {
+            place = place.checked_sub(1)? / FAN_OUT;
+            let nodes = &way.chains.get(way.heap.get(place)?)?.nodes;
+            let duty = |number: &Number| self.members.get(number).map_or(u32::MAX, |member| member.duty);
+            if let Some(gate) = nodes.iter().take(GATES).min_by_key(|number| duty(number)) {
+                return Some(*gate);
+            }
+        }
+    }
+
+    /// Takes a node out, whom others have to do without.
+    pub(super) fn leave(&mut self, node: Number, changed: &mut Changed) {
+        let Some(row) = self.members.get(&node).map(|member| member.row) else { return };
+        for stripe in 0..STRIPES {
+            self.close_gap(stripe, row, node, changed);
+            self.climbers.remove(&(node, stripe));
+        }
+        self.members.remove(&node);
+        self.row_sizes[row] -= 1;
+        if self.members.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    fn close_gap(&mut self, stripe: Stripe, row: Row, node: Number, changed: &mut Changed) {
+        let parent = self.members.get(&node).and_then(|member| member.parents[stripe]);
+        self.give(stripe, node, None, &mut Changed::new());
+        let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
+        let Some(at) = chain.nodes.iter().position(|known| *known == node) else { return };
+        chain.nodes.remove(at);
+        let behind = chain.nodes.get(at).copied();
+        let climbers = self.climbers.iter().filter(|(_, of)| *of == stripe).map(|(climber, _)| *climber);
+        let fed = |number: &Number| self.members.get(number).is_some_and(|member| member.parents[stripe] == Some(node));
+        let fed: Vec<Number> = behind.into_iter().chain(climbers).filter(fed).collect();
+        for behind in fed {
+            self.give(stripe, behind, parent, changed);
+        }
+        for (head, row) in self.heads_fed_by(stripe, node) {
+            let gate = self.gate_above(stripe, row);
+            self.give(stripe, head, gate, changed);
+        }
+    }
+
+    fn heads_fed_by(&self, stripe: Stripe, node: Number) -> Vec<(Number, Row)> {
+        let way = &self.ways[stripe];
+        let fed = |row: &Row| {
+            let head = *way.chains.get(row)?.nodes.first()?;
+            let parent = self.members.get(&head)?.parents[stripe];
+            (parent == Some(node)).then_some((head, *row))
+        };
+        way.heap.iter().filter_map(fed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rack(number: usize) -> RackName {
+        format!("rack-{number}").parse().expect("valid")
+    }
+
+    fn packs(count: usize) -> Vec<PackId> {
+        (0..count).map(|n| PackId::of(&n.to_le_bytes())).collect()
+    }
+
+    /// Nodes 0, 1, 2 … of some racks in turn, so many at a time.
+    fn plan(nodes: usize, racks: usize, at_a_time: usize) -> Plan {
+        let mut plan = Plan::default();
+        plan.deal(&packs(64));
+        let all: Vec<_> = (0..nodes).map(|number| (number, rack(number % racks))).collect();
+        for some in all.chunks(at_a_time) {
+            plan.admit(some, &mut Changed::new());
+        }
+        plan
+    }
+
+    /// How many hops each node is from the bucket in one stripe; a circle is an error.
+    fn depths(plan: &Plan, stripe: Stripe) -> Vec<usize> {
+        let depth_of = |mut node: Number| {
+            let mut depth = 0;
+            while let Some(parent) = plan.members[&node].parents[stripe] {
+                assert!(plan.members.contains_key(&parent), "{node} has a parent that left");
+                (node, depth) = (parent, depth + 1);
+                assert!(depth <= plan.members.len(), "a circle");
+            }
+            depth
+        };
+        plan.members.keys().map(|node| depth_of(*node)).collect()
+    }
+
+    /// By rack, how often a stripe comes in from another rack or from the bucket.
+    fn entries(plan: &Plan, stripe: Stripe) -> BTreeMap<Row, usize> {
+        let mut entries = BTreeMap::new();
+        for member in plan.members.values() {
+            let parent = member.parents[stripe].map(|parent| plan.members[&parent].row);
+            *entries.entry(member.row).or_default() += usize::from(parent != Some(member.row));
+        }
+        entries
+    }
+
+    fn check(plan: &Plan) {
+        let mut duties: BTreeMap<Number, u32> = BTreeMap::new();
+        for stripe in 0..STRIPES {
+            let depths = depths(plan, stripe);
+            assert_eq!(depths.iter().filter(|depth| **depth == 0).count(), 1, "one reads the bucket");
+            assert!(entries(plan, stripe).values().all(|entries| *entries == 1), "a stripe enters a row once");
+            for parent in plan.members.values().filter_map(|member| member.parents[stripe]) {
+                *duties.entry(parent).or_default() += 1;
+            }
+        }
+        for (node, member) in &plan.members {
+            assert_eq!(member.duty, duties.get(node).copied().unwrap_or(0), "of {node}");
+        }
+    }
+
+    #[test]
+    fn all_are_fed_once_by_those_who_have_least_to_do() {
+        for (nodes, racks) in [(1, 1), (2, 1), (5, 1), (20, 4), (200, 5), (2_000, 50), (300, 1)] {
+            for at_a_time in [1, 7, nodes] {
+                let plan = plan(nodes, racks, at_a_time);
+                check(&plan);
+                let duty_max = plan.members.values().map(|member| member.duty).max().expect("nodes");
+                // On average it is a little less than one in each stripe.
+                assert!(duty_max <= STRIPES as u32 + 8, "{nodes} in {racks}, {at_a_time} at a time: {duty_max}");
+                let depth_max = (0..STRIPES).flat_map(|stripe| depths(&plan, stripe)).max().expect("nodes");
+                let rows = plan.row_sizes.len();
+                let bound = CHAIN_MAX + GATES * (rows.ilog2() as usize + 1);
+                assert!(depth_max <= bound, "{nodes} in {racks}: {depth_max} hops");
+            }
+        }
+    }
+
+    #[test]
+    fn who_leaves_is_closed_up_and_those_behind_are_told() {
+        let mut plan = plan(60, 3, 60);
+        for leaver in [0, 1, 2, 30, 59, 17, 3, 6, 9] {
+            let before: BTreeMap<Number, _> =
+                plan.members.iter().map(|(node, member)| (*node, member.parents)).collect();
+            let mut changed = Changed::new();
+            plan.leave(leaver, &mut changed);
+            check(&plan);
+            for (node, member) in &plan.members {
+                for (stripe, parent) in member.parents.iter().enumerate() {
+                    let differs = before[node][stripe] != *parent;
+                    assert_eq!(changed.contains(&(*node, stripe)), differs, "{node} in {stripe}");
+                }
+            }
+        }
+        for leaver in 0..60 {
+            plan.leave(leaver, &mut Changed::new());
+        }
+        assert!(plan.members.is_empty() && plan.rows.is_empty());
+    }
+
+    #[test]
+    fn whom_the_one_ahead_does_not_help_goes_on_towards_the_bucket() {
+        let mut plan = plan(60, 3, 60);
+        let pack = packs(64)[0];
+        let stripe = plan.stripe(&pack).expect("dealt");
+        let farthest = (0..60).max_by_key(|node| depths(&plan, stripe)[*node]).expect("nodes");
+        let way: Vec<Number> = std::iter::successors(Some(farthest), |node| plan.parent(*node, &pack)).collect();
+        assert!(way[1..].iter().all(|ahead| plan.is_ahead(*ahead, farthest, &pack)) && way.len() > 10);
+        for ahead in way[1..].iter().skip(1).map(|node| Some(*node)).chain([None, None]) {
+            plan.climb(farthest, stripe, &mut Changed::new());
+            assert_eq!(plan.parent(farthest, &pack), ahead);
+        }
+        // It climbed to somebody in the middle, who leaves.
+        let mut plan = self::plan(60, 3, 60);
+        plan.climb(farthest, stripe, &mut Changed::new());
+        let mut changed = Changed::new();
+        plan.leave(way[2], &mut changed);
+        assert_eq!(plan.parent(farthest, &pack), Some(way[3]));
+        assert!(changed.contains(&(farthest, stripe)));
+    }
+
+    #[test]
+    fn packs_that_follow_each_other_go_different_ways() {
+        let plan = plan(20, 4, 20);
+        let mut in_order = packs(64);
+        in_order.sort_by_key(pack_number);
+        for window in in_order.windows(STRIPES) {
+            let stripes: BTreeSet<_> = window.iter().map(|pack| plan.stripe_of[pack]).collect();
+            assert_eq!(stripes.len(), STRIPES);
+        }
+        let roots: BTreeSet<_> = in_order.iter().filter_map(|pack| plan.root(pack)).collect();
+        assert!(roots.len() > 4, "{} read the bucket", roots.len());
+    }
+}
