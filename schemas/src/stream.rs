@@ -185,9 +185,18 @@ pub struct PeerPacks {
     pub address: String,
     pub rack: RackName,
     pub packs: Vec<PackId>,
-    /// By the region's plan, these come from this one, and not from whoever was planned before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
+}
+
+/// By the region's plan, these packs come from this peer, and not from whoever was planned before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Planned {
+    /// Packs of different ones go different ways: one that is late holds up no other.
+    pub stripe: u8,
+    /// Whoever was planned before is gone, or does not help: nothing of what it sends is waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub planned: bool,
+    pub at_once: bool,
 }
 
 /// Leave to read one pack from the regional bucket, once, until it expires.

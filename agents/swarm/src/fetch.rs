@@ -259,8 +259,9 @@ impl Run<'_> {
             Action::FromPeer { peer, address, pack, bytes } => {
                 let fetcher = self.fetcher.clone();
                 let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
+                let before = self.from_peers.remove(&pack);
                 let transfer = self.transfers.spawn(async move {
-                    let mut begun = taken(&begun_packs, &pack);
+                    let mut kept = Kept::after(before, begun_packs, pack).await;
                     // Nobody listens any more once the fetch is over.
                     let mut passes_on = || {
                         let _ = passed_on.send(pack);
@@ -269,31 +270,31 @@ impl Run<'_> {
                         store: &fetcher.store,
                         pack,
                         bytes,
-                        begun: &mut begun,
+                        begun: &mut kept.blocks,
                         answered: false,
                         passes_on: &mut passes_on,
                     };
                     let result = fetcher.peers.fetch(&peer, &address, ask).await;
-                    keep(&begun_packs, pack, begun);
                     Transfer { pack, source: Source::Peer(peer), result }
                 });
                 self.from_peers.insert(pack, transfer);
             }
             Action::Drop { pack } => {
-                if let Some(transfer) = self.from_peers.remove(&pack) {
+                // It stays there: the next one takes what this one got.
+                if let Some(transfer) = self.from_peers.get(&pack) {
                     transfer.abort();
                 }
             }
             Action::FromBucket { ticket } => {
                 let fetcher = self.fetcher.clone();
                 let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
+                let before = self.from_peers.remove(&ticket.pack);
                 self.transfers.spawn(async move {
-                    let mut begun = taken(&begun_packs, &ticket.pack);
+                    let mut kept = Kept::after(before, begun_packs, ticket.pack).await;
                     let mut passes_on = || {
                         let _ = passed_on.send(ticket.pack);
                     };
-                    let result = from_bucket(&fetcher, &ticket, &mut begun, &mut passes_on).await;
-                    keep(&begun_packs, ticket.pack, begun);
+                    let result = from_bucket(&fetcher, &ticket, &mut kept.blocks, &mut passes_on).await;
                     Transfer { pack: ticket.pack, source: Source::Bucket, result }
                 });
             }
@@ -309,14 +310,34 @@ impl Run<'_> {
     }
 }
 
-fn taken(begun: &Begun, pack: &PackId) -> Option<Blocks> {
-    begun.lock().unwrap_or_else(PoisonError::into_inner).remove(pack)
+/// What came of a pack, in the hands of one transfer; with its end, however that comes, it is there for the next one.
+struct Kept {
+    all: Begun,
+    pack: PackId,
+    blocks: Option<Blocks>,
 }
 
-fn keep(all: &Begun, pack: PackId, begun: Option<Blocks>) {
-    if let Some(begun) = begun {
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(pack, begun);
+impl Kept {
+    /// What the one before got, which is ending.
+    async fn after(before: Option<AbortHandle>, all: Begun, pack: PackId) -> Self {
+        while before.as_ref().is_some_and(|before| !before.is_finished()) {
+            tokio::task::yield_now().await;
+        }
+        let blocks = taken(&all, &pack);
+        Self { all, pack, blocks }
     }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(blocks) = self.blocks.take() {
+            self.all.lock().unwrap_or_else(PoisonError::into_inner).insert(self.pack, blocks);
+        }
+    }
+}
+
+fn taken(begun: &Begun, pack: &PackId) -> Option<Blocks> {
+    begun.lock().unwrap_or_else(PoisonError::into_inner).remove(pack)
 }
 
 /// Reads a pack from the regional bucket, with leave: in blocks that are passed on as they come, if its outline is known, or as a whole.

@@ -35,7 +35,7 @@ pub use store::{Incoming, PackStore};
 use std::time::Duration;
 
 /// An answer must begin within this.
-const STALL: Duration = Duration::from_secs(5);
+const STALL: Duration = Duration::from_secs(3);
 /// A transfer may take this and a second for each [`RATE_MIN`] bytes; a peer that is slower is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 const RATE_MIN: u64 = 128 * 1024;

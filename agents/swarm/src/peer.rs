@@ -240,17 +240,14 @@ where
 {
     let mut pace = Pace::start();
     let outline = read_outline(stream, (ask.pack, ask.bytes), &mut pace).await?;
-    let mut blocks = match ask.begun.take() {
+    // It stays there, whatever ends this: the next source goes on with it.
+    let blocks = match ask.begun {
         Some(blocks) => blocks,
-        None => ask.store.blocks(outline).map_err(FetchFailure::own)?,
+        None => ask.begun.insert(ask.store.blocks(outline).map_err(FetchFailure::own)?),
     };
-    let read = read_into(stream, &mut blocks, &mut waits, &mut pace, ask.passes_on).await;
-    if let Err(failure) = read {
-        // The next source goes on with it.
-        *ask.begun = Some(blocks);
-        return Err(failure);
-    }
-    blocks.complete().map_err(FetchFailure::own)
+    read_into(stream, blocks, &mut waits, &mut pace, ask.passes_on).await?;
+    let complete = ask.begun.take().map(Blocks::complete);
+    complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
 }
 
 async fn read_into<S>(
@@ -350,6 +347,6 @@ impl From<Stopped> for FetchFailure {
 async fn stalled<T>(read: impl Future<Output = io::Result<T>>) -> Result<T, FetchFailure> {
     match timeout(STALL, read).await {
         Ok(result) => result.map_err(|error| FetchFailure::unreachable(&error)),
-        Err(_) => Err(FetchFailure::new(Failure::Unreachable, "nothing came for 5 s")),
+        Err(_) => Err(FetchFailure::new(Failure::Unreachable, "nothing came for 3 s")),
     }
 }

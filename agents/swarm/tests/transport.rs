@@ -112,7 +112,7 @@ fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPack
         address: address.to_string(),
         rack: rack.parse().expect("valid"),
         packs,
-        planned: false,
+        planned: None,
     }
 }
 

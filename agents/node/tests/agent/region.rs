@@ -213,7 +213,7 @@ impl Region {
     pub(crate) fn only_peer(&self, peer: &Hello) {
         let packs = self.0.packs.0.lock().expect("sound").keys().copied().collect();
         let address = format!("{}:{}", peer.host, peer.swarm_port);
-        let peer = PeerPacks { node: peer.node.clone(), address, rack: peer.rack.clone(), packs, planned: false };
+        let peer = PeerPacks { node: peer.node.clone(), address, rack: peer.rack.clone(), packs, planned: None };
         *self.0.peers.lock().expect("sound") = vec![peer];
     }
 

@@ -20,7 +20,7 @@ use std::{
 
 use longshore_schemas::{
     NodeId, PackId, RackName,
-    stream::{PeerPacks, Ticket},
+    stream::{PeerPacks, Planned, Ticket},
 };
 
 use crate::{Time, mix, name_number, pack_number};
@@ -35,7 +35,10 @@ const REST_MAX: Duration = Duration::from_secs(60);
 /// A node that waits for packs, and got nothing of any for so long, asks elsewhere.
 const STUCK: Duration = Duration::from_secs(5);
 /// As many packs may come while one is waited for.
-const OVERTAKEN_MAX: u64 = 32;
+const OVERTAKEN_MAX: u64 = 40;
+/// And fewer, if it is waited for so long.
+const LATE_OVERTAKEN_MAX: u64 = 12;
+const LATE: Duration = Duration::from_secs(8);
 /// The region is asked again for the same pack after this.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// The region is not asked more often than this.
@@ -59,7 +62,8 @@ pub struct Config {
     pub requests_max: usize,
     /// Requests under way at the bucket.
     pub bucket_requests_max: usize,
-    /// Of these, requests at peers of which nothing came yet.
+    /// Of these, requests of which nothing came yet: for packs of one stripe of the region's plan, and for packs of none.
+    pub stripe_waiting_max: usize,
     pub waiting_max: usize,
 }
 
@@ -67,7 +71,16 @@ impl Config {
     /// The usual limits; the seed comes from the node's name.
     pub fn new(node: NodeId, rack: RackName) -> Self {
         let seed = name_number(node.as_str());
-        Self { node, rack, seed, peer_requests_max: 4, requests_max: 16, bucket_requests_max: 4, waiting_max: 8 }
+        Self {
+            node,
+            rack,
+            seed,
+            peer_requests_max: 8,
+            requests_max: 24,
+            bucket_requests_max: 4,
+            stripe_waiting_max: 2,
+            waiting_max: 8,
+        }
     }
 }
 
@@ -127,7 +140,7 @@ pub enum Action {
     FromBucket {
         ticket: Ticket,
     },
-    /// Stop the transfer of this pack from a peer, of which nothing came; it is not to be reported.
+    /// Stop the transfer of this pack from a peer; it is not to be reported. What came of it is kept.
     Drop {
         pack: PackId,
     },
@@ -163,8 +176,10 @@ pub struct Fetch {
     /// Requests under way at peers, and at the bucket.
     in_flight: usize,
     from_bucket: usize,
-    /// Packs that were asked for at a peer, and of which nothing came yet.
-    waiting: BTreeSet<Turn>,
+    /// Packs that were asked for at a peer.
+    flying: BTreeSet<PackId>,
+    /// Those of them of which nothing came yet, and the way that they go.
+    waiting: BTreeMap<Turn, Option<u8>>,
     /// When something of a pack came that was waited for, and how many packs came in all.
     progressed_at: Time,
     stored: u64,
@@ -195,8 +210,9 @@ enum Flight {
 struct Missing {
     bytes: u64,
     sources: Vec<PeerNumber>,
-    /// The one of them that the plan has.
+    /// The one of them that the plan has, and which way the pack goes.
     planned: Option<PeerNumber>,
+    stripe: Option<u8>,
     in_flight: Option<Flight>,
     /// When it was asked for, and how many packs had come by then.
     departed: (Time, u64),
@@ -206,6 +222,8 @@ struct Missing {
     ask_at: Option<Time>,
     /// Some of it came.
     begun: bool,
+    /// Whom it was asked for does not help: it is asked for elsewhere as soon as somebody else is known.
+    complained: bool,
     /// The region knows that others can have it from here.
     announced: bool,
 }
@@ -222,11 +240,20 @@ struct Peer {
     busy_in_a_row: u32,
     rests_until: Time,
     lied: bool,
-    /// Idle packs that it has or gets.
-    offers: BTreeSet<Turn>,
+    /// Idle packs that it has or gets, by the way that they go.
+    offers: BTreeMap<Option<u8>, BTreeSet<Turn>>,
 }
 
 impl Peer {
+    fn withdraw(&mut self, stripe: Option<u8>, pack: PackId) {
+        if let Some(offers) = self.offers.get_mut(&stripe) {
+            offers.remove(&turn(pack));
+            if offers.is_empty() {
+                self.offers.remove(&stripe);
+            }
+        }
+    }
+
     fn is_hopeful(&self) -> bool {
         !self.lied && self.failures_in_a_row == 0
     }
@@ -241,7 +268,8 @@ impl Fetch {
             numbers: BTreeMap::new(),
             in_flight: 0,
             from_bucket: 0,
-            waiting: BTreeSet::new(),
+            flying: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             progressed_at: Time::ZERO,
             stored: 0,
             tickets: BTreeSet::new(),
@@ -261,10 +289,10 @@ impl Fetch {
             Event::Begun { pack } => self.begun(pack, &mut actions),
             Event::Stored { pack } => self.stored(&pack, &mut actions),
             Event::Failed { pack, source, failure } => self.failed(pack, &source, failure, &mut actions),
-            Event::Reconnected => self.reconnected(),
+            Event::Reconnected => self.reconnected(&mut actions),
             Event::Tick => {}
         }
-        self.give_up(&mut actions);
+        self.complain(&mut actions);
         self.request(&mut actions);
         self.ask(&mut actions);
         actions
@@ -275,7 +303,8 @@ impl Fetch {
         let due = self.unsourced.first().map(|(due, _)| (*due).max(self.ask_paced()));
         let rests = |peer: &&Peer| !peer.lied && peer.rests_until > self.now && !peer.offers.is_empty();
         let rested = self.peers.iter().filter(rests).map(|peer| peer.rests_until).min();
-        let stuck = self.waiting.iter().filter_map(|(_, pack)| self.stuck_at(self.missing.get(pack)?)).min();
+        let stuck = |missing: &Missing| Some(self.stuck_at(missing)?.max(Self::complaint_due(missing)));
+        let stuck = self.waiting.keys().filter_map(|(_, pack)| stuck(self.missing.get(pack)?)).min();
         due.into_iter().chain(rested).chain(stuck).min()
     }
 
@@ -300,12 +329,14 @@ impl Fetch {
                 bytes,
                 sources: Vec::new(),
                 planned: None,
+                stripe: None,
                 in_flight: None,
                 departed: (Time::ZERO, 0),
                 ticket: None,
                 asked_at: None,
                 ask_at: None,
                 begun: false,
+                complained: false,
                 announced: false,
             };
             self.missing.entry(pack).or_insert_with(fresh);
@@ -328,9 +359,9 @@ impl Fetch {
             let peer = &mut self.peers[*number];
             hopeful |= peer.is_hopeful();
             if idle {
-                peer.offers.insert(turn(pack));
+                peer.offers.entry(missing.stripe).or_default().insert(turn(pack));
             } else {
-                peer.offers.remove(&turn(pack));
+                peer.withdraw(missing.stripe, pack);
             }
         }
         if idle && missing.ticket.is_some() {
@@ -381,7 +412,7 @@ impl Fetch {
                 busy_in_a_row: 0,
                 rests_until: Time::ZERO,
                 lied: false,
-                offers: BTreeSet::new(),
+                offers: BTreeMap::new(),
             });
             self.peers.len() - 1
         });
@@ -395,9 +426,10 @@ impl Fetch {
             return;
         }
         for pack in told.packs {
-            if told.planned {
-                self.replan(pack, number, actions);
+            if let Some(planned) = told.planned {
+                self.replan(pack, number, planned, actions);
             }
+            self.leave_who_does_not_help(pack, number, actions);
             let wanted = self.missing.get_mut(&pack).filter(|missing| !missing.sources.contains(&number));
             if let Some(missing) = wanted.filter(|missing| missing.sources.len() < PACK_PEERS_MAX) {
                 missing.sources.push(number);
@@ -406,12 +438,31 @@ impl Fetch {
         }
     }
 
+    fn leave_who_does_not_help(&mut self, pack: PackId, other: PeerNumber, actions: &mut Vec<Action>) {
+        let Some(missing) = self.missing.get_mut(&pack).filter(|missing| missing.complained) else { return };
+        let Some(Flight::Peer(number)) = missing.in_flight.filter(|flight| *flight != Flight::Peer(other)) else {
+            return;
+        };
+        missing.in_flight = None;
+        self.landed(pack, Some(Flight::Peer(number)));
+        actions.push(Action::Drop { pack });
+        self.drop_source(pack, number);
+    }
+
     /// The pack comes from this peer by the plan, and not from the one before, unless that one is giving it already.
-    fn replan(&mut self, pack: PackId, number: PeerNumber, actions: &mut Vec<Action>) {
+    fn replan(&mut self, pack: PackId, number: PeerNumber, planned: Planned, actions: &mut Vec<Action>) {
+        let Some(missing) = self.missing.get_mut(&pack) else { return };
+        let stripe = missing.stripe.replace(planned.stripe);
+        if stripe != missing.stripe {
+            for number in &missing.sources {
+                self.peers[*number].withdraw(stripe, pack);
+            }
+            self.file(pack);
+        }
         let Some(missing) = self.missing.get_mut(&pack) else { return };
         let Some(before) = missing.planned.replace(number).filter(|before| *before != number) else { return };
         let flight = missing.in_flight.filter(|flight| *flight == Flight::Peer(before));
-        if flight.is_some() && missing.begun {
+        if flight.is_some() && missing.begun && !planned.at_once {
             return;
         }
         if flight.is_some() {
@@ -449,6 +500,8 @@ impl Fetch {
     fn begun(&mut self, pack: PackId, actions: &mut Vec<Action>) {
         if let Some(missing) = self.missing.get_mut(&pack).filter(|missing| missing.in_flight.is_some()) {
             missing.begun = true;
+            // It is not behind any more, as far as its source is not.
+            missing.departed.1 = self.stored;
             self.waiting.remove(&turn(pack));
             self.progressed_at = self.now;
             if !missing.announced {
@@ -461,7 +514,7 @@ impl Fetch {
     fn stored(&mut self, pack: &PackId, actions: &mut Vec<Action>) {
         let Some(missing) = self.missing.remove(pack) else { return };
         for number in &missing.sources {
-            self.peers[*number].offers.remove(&turn(*pack));
+            self.peers[*number].withdraw(missing.stripe, *pack);
         }
         self.tickets.remove(&turn(*pack));
         if let Some(ask_at) = missing.ask_at {
@@ -506,6 +559,7 @@ impl Fetch {
 
     fn landed(&mut self, pack: PackId, flight: Option<Flight>) {
         self.waiting.remove(&turn(pack));
+        self.flying.remove(&pack);
         match flight {
             Some(Flight::Peer(number)) => {
                 self.in_flight -= 1;
@@ -540,45 +594,72 @@ impl Fetch {
         }
     }
 
+    fn forget_sources(&mut self, pack: PackId) {
+        let Some(missing) = self.missing.get_mut(&pack) else { return };
+        missing.planned = None;
+        for number in std::mem::take(&mut missing.sources) {
+            self.peers[number].withdraw(missing.stripe, pack);
+        }
+    }
+
     fn drop_source(&mut self, pack: PackId, number: PeerNumber) {
         if let Some(missing) = self.missing.get_mut(&pack) {
             missing.sources.retain(|known| *known != number);
-            self.peers[number].offers.remove(&turn(pack));
+            self.peers[number].withdraw(missing.stripe, pack);
             self.file(pack);
         }
     }
 
-    fn reconnected(&mut self) {
-        self.asked_at = None;
+    /// Whoever has the region's place now plans anew: it must know of everything that is wanted, and with it everybody's sources agree.
+    fn reconnected(&mut self, actions: &mut Vec<Action>) {
+        self.asked_at = Some(self.now);
         let packs: Vec<PackId> = self.missing.keys().copied().collect();
-        for pack in packs {
-            if let Some(missing) = self.missing.get_mut(&pack) {
-                (missing.asked_at, missing.ticket, missing.announced) = (None, None, false);
+        for pack in &packs {
+            let Some(missing) = self.missing.get_mut(pack) else { continue };
+            (missing.asked_at, missing.ticket, missing.announced) = (Some(self.now), None, false);
+            // Whom it waits for by the earlier plan may wait for this node by the next one.
+            let flight = missing.in_flight.filter(|flight| matches!(flight, Flight::Peer(_)));
+            if flight.is_some() && !missing.begun {
+                missing.in_flight = None;
+                self.landed(*pack, flight);
+                actions.push(Action::Drop { pack: *pack });
             }
-            self.file(pack);
+            self.forget_sources(*pack);
+            self.file(*pack);
         }
+        actions.extend(packs.chunks(ASK_PACKS_MAX).map(|packs| Action::AskSources { packs: packs.to_vec() }));
     }
 
-    /// Leaves peers that have had nothing to give, while others came by, or for so long that they may never have.
-    fn give_up(&mut self, actions: &mut Vec<Action>) {
-        let overdue = |pack: &PackId| {
-            let missing = self.missing.get(pack)?;
-            let overtaken = self.stored - missing.departed.1 > OVERTAKEN_MAX;
-            (overtaken || self.stuck_at(missing).is_some_and(|at| at <= self.now))
-                .then_some((*pack, missing.in_flight?))
+    /// Asks the region about peers that had nothing to give while others came by, or for so long that they may never have. What they may still
+    /// send is taken, until somebody else is known.
+    fn complain(&mut self, actions: &mut Vec<Action>) {
+        let overdue = |(pack, missing): (&PackId, &Missing)| {
+            let from_peer = matches!(missing.in_flight, Some(Flight::Peer(_)));
+            let waits = self.waiting.contains_key(&turn(*pack));
+            let came_by = self.stored - missing.departed.1;
+            let is_late = waits && missing.departed.0 + LATE <= self.now && came_by > LATE_OVERTAKEN_MAX;
+            let overtaken = came_by > OVERTAKEN_MAX || is_late;
+            let stuck = waits && self.stuck_at(missing).is_some_and(|at| at <= self.now);
+            let is_due = Self::complaint_due(missing) <= self.now;
+            (from_peer && (overtaken || stuck) && is_due).then_some(*pack)
         };
-        let overdue: Vec<_> = self.waiting.iter().filter_map(|(_, pack)| overdue(pack)).collect();
-        for (pack, flight) in overdue {
-            if let Some(missing) = self.missing.get_mut(&pack) {
-                missing.in_flight = None;
-            }
-            self.landed(pack, Some(flight));
-            self.file(pack);
-            actions.push(Action::Drop { pack });
-            if let Flight::Peer(number) = flight {
-                self.blame(pack, number, Failure::Waiting, actions);
+        let flying = self.flying.iter().filter_map(|pack| Some((pack, self.missing.get(pack)?)));
+        let packs: Vec<PackId> = flying.filter_map(overdue).collect();
+        if packs.is_empty() {
+            return;
+        }
+        for pack in &packs {
+            if let Some(missing) = self.missing.get_mut(pack) {
+                (missing.asked_at, missing.complained, missing.announced) = (Some(self.now), true, false);
             }
         }
+        actions.push(Action::AskSources { packs });
+    }
+
+    /// When it may be said, or said again.
+    fn complaint_due(missing: &Missing) -> Time {
+        let said = missing.asked_at.filter(|at| *at > missing.departed.0);
+        said.map_or(Time::ZERO, |at| at + ASK_AGAIN)
     }
 
     /// None: something comes, if not this.
@@ -599,7 +680,7 @@ impl Fetch {
             }
         }
         while self.in_flight < self.config.requests_max {
-            if let Some((pack, number)) = self.next().filter(|_| self.waiting.len() < self.config.waiting_max) {
+            if let Some((pack, number)) = self.next() {
                 self.depart(pack, Flight::Peer(number));
                 let (peer, bytes) = (&self.peers[number], self.missing.get(&pack).map_or(0, |missing| missing.bytes));
                 let (address, peer) = (peer.address.clone(), peer.id.clone());
@@ -615,8 +696,13 @@ impl Fetch {
         let free = self.peers.iter().enumerate().filter(|(_, peer)| {
             !peer.lied && peer.rests_until <= self.now && peer.in_flight < self.config.peer_requests_max
         });
+        let may_wait = |stripe: &Option<u8>| {
+            let waiting = self.waiting.values().filter(|other| *other == stripe).count();
+            waiting < if stripe.is_some() { self.config.stripe_waiting_max } else { self.config.waiting_max }
+        };
         let first = free.filter_map(|(number, peer)| {
-            let turn = *peer.offers.first()?;
+            let offers = peer.offers.iter().filter(|(stripe, _)| may_wait(stripe));
+            let turn = offers.filter_map(|(_, packs)| packs.first()).min().copied()?;
             let salt = mix(self.config.seed ^ turn.0, peer.number);
             Some(((turn, !peer.same_rack, peer.in_flight, salt), number))
         });
@@ -627,11 +713,13 @@ impl Fetch {
         if let Some(missing) = self.missing.get_mut(&pack) {
             missing.in_flight = Some(flight);
             missing.departed = (self.now, self.stored);
+            missing.complained = false;
             match flight {
                 Flight::Peer(number) => {
                     self.in_flight += 1;
                     self.peers[number].in_flight += 1;
-                    self.waiting.insert(turn(pack));
+                    self.waiting.insert(turn(pack), missing.stripe);
+                    self.flying.insert(pack);
                 }
                 Flight::Bucket => self.from_bucket += 1,
             }

@@ -85,7 +85,8 @@ pub struct Scenario {
     /// A request at a node that waits for the pack itself, or for more of it, is given up after this without a byte. More than
     /// `stall_seconds`: otherwise all behind a node that died give up together with the one next to it.
     pub patience_seconds: f64,
-    /// Packs that a node sends at once; further requests are answered `Busy`.
+    /// Packs that a node sends at once; further requests are answered `Busy`. Nodes let 64 at a time go ahead and the others wait, which is not
+    /// modelled: all of these share the link.
     pub uploads_max: u32,
     pub policy: Policy,
 
@@ -216,10 +217,10 @@ impl Default for Scenario {
             bucket_away: None,
             rack_cuts: Vec::new(),
             notice_seconds: 3.0,
-            stall_seconds: 5.0,
+            stall_seconds: 3.0,
             window_bytes_min: 128 << 10,
-            patience_seconds: 10.0,
-            uploads_max: 64,
+            patience_seconds: 30.0,
+            uploads_max: 1_000,
             policy: Policy::default(),
             step_seconds: None,
             timer_slack_seconds: 0.0,

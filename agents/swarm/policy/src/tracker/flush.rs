@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use longshore_schemas::{ArtifactId, PackId, stream::PeerPacks};
+use longshore_schemas::{
+    ArtifactId, PackId,
+    stream::{PeerPacks, Planned},
+};
 
 use super::{
     Action, Tracker,
@@ -19,6 +22,8 @@ use crate::{Time, bits::Bits, mix, pack_number};
 const MESSAGE_NAMES_MAX: usize = 8_000;
 /// Of those who have a pack, how many are compared in the own rack and elsewhere.
 const HOLDERS_COMPARED_MAX: usize = 16;
+/// A node whose complaint was looked into is not believed again for so long, nor are those behind it.
+const JUDGED_LASTS: Duration = Duration::from_secs(3);
 /// Half of what nodes were asked for lately is forgotten after this.
 const LOAD_HALF_LIFE: Duration = Duration::from_secs(1);
 /// Of those who want a pack, how many are compared before one gets the ticket.
@@ -27,8 +32,8 @@ const TICKET_CANDIDATES_MAX: usize = 64;
 /// What one node will be told about one artifact.
 #[derive(Default)]
 struct Told {
-    /// By who has the packs, and whether that is by the plan.
-    peers: BTreeMap<(Number, bool), Vec<PackId>>,
+    /// By who has the packs, or gets them by the plan.
+    peers: BTreeMap<(Number, Option<Planned>), Vec<PackId>>,
     tickets: Vec<PackId>,
 }
 
@@ -39,11 +44,12 @@ impl Tracker {
         let now = self.now;
         self.end_leases(now);
         let mut outbox = Outbox::new();
+        self.judge();
         self.plan(&mut outbox);
         let mut packs = std::mem::take(&mut self.dirty);
         let due: Vec<PackId> = self.parked.iter().filter(|(_, at)| **at <= now).map(|(pack, _)| *pack).collect();
         packs.extend(due);
-        if packs.is_empty() && self.short.is_empty() {
+        if packs.is_empty() && self.short.is_empty() && outbox.is_empty() {
             return;
         }
         self.flushed = Some(now);
@@ -54,6 +60,36 @@ impl Tracker {
         }
         self.lend(&mut outbox);
         self.deliver(outbox, actions);
+    }
+
+    /// Looks into the complaints that are due. Of several in a row, the first one's cause is the cause of all.
+    fn judge(&mut self) {
+        let now = self.now;
+        let mut demoted = Vec::new();
+        for artifact in self.artifacts.values_mut() {
+            artifact.judged.retain(|_, at| *at + JUDGED_LASTS > now);
+            let due: Vec<_> = artifact.complaints.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
+            for (number, stripe) in &due {
+                let ahead = artifact.plan.ahead(*number, *stripe);
+                let says_the_same = |ahead| {
+                    let key = (ahead, *stripe);
+                    artifact.complaints.contains_key(&key) || artifact.judged.contains_key(&key)
+                };
+                if ahead.is_some_and(says_the_same) || artifact.judged.contains_key(&(*number, *stripe)) {
+                    artifact.changed.entry((*number, *stripe)).or_insert(false);
+                    continue;
+                }
+                demoted.extend(artifact.plan.demote_ahead(*number, *stripe, &mut artifact.changed));
+                artifact.changed.entry((*number, *stripe)).or_insert(true);
+            }
+            for key in due {
+                artifact.complaints.remove(&key);
+                artifact.judged.insert(key, now);
+            }
+        }
+        for node in demoted {
+            self.take_tickets_back(node);
+        }
     }
 
     /// Those who want something newly are told at once from whom they will get it, and those whose source is another one now.
@@ -75,12 +111,14 @@ impl Tracker {
             for (number, packs) in &wanted {
                 plan.deal(packs);
                 for pack in packs {
-                    self.place(id, &plan, *number, *pack, outbox);
+                    self.place(id, (&plan, false), *number, *pack, outbox);
                 }
             }
-            for (number, stripe) in changed.into_iter().filter(|(number, _)| !wanted.contains_key(number)) {
+            for ((number, stripe), at_once) in
+                changed.into_iter().filter(|((number, _), _)| !wanted.contains_key(number))
+            {
                 for pack in plan.packs(stripe) {
-                    self.place(id, &plan, number, *pack, outbox);
+                    self.place(id, (&plan, at_once), number, *pack, outbox);
                 }
             }
             if let Some(artifact) = self.artifacts.get_mut(&id) {
@@ -89,17 +127,29 @@ impl Tracker {
         }
     }
 
-    fn place(&mut self, artifact: ArtifactId, plan: &Plan, number: Number, id: PackId, outbox: &mut Outbox) {
-        let Some(parent) = plan.parent(number, &id).filter(|parent| !self.banned.contains(*parent)) else { return };
+    fn place(
+        &mut self,
+        artifact: ArtifactId,
+        (plan, at_once): (&Plan, bool),
+        number: Number,
+        id: PackId,
+        outbox: &mut Outbox,
+    ) {
         let Some(node) = self.nodes.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(pack) = self.packs.get_mut(&id).filter(|pack| pack.wanters.contains(number)) else { return };
-        let comes_there = pack.holders.contains(parent) || pack.wanters.contains(parent);
-        if !comes_there || node.shunned.contains(parent) || pack.introduced.contains(number) {
+        let comes_there = |parent: &Number| pack.holders.contains(*parent) || pack.wanters.contains(*parent);
+        let may = |parent: &Number| !self.banned.contains(*parent) && !node.shunned.contains(*parent);
+        let parent = plan.parent(number, &id).filter(|parent| comes_there(parent) && may(parent));
+        let Some(parent) = parent.filter(|_| !pack.introduced.contains(number)) else {
+            // Somebody else may have it.
+            pack.placed.remove(number);
+            self.dirty.insert(id);
             return;
-        }
+        };
+        let planned = plan.planned(&id, at_once);
         pack.placed.insert(number);
         node.peers.insert(parent);
-        outbox.entry((number, artifact)).or_default().peers.entry((parent, true)).or_default().push(id);
+        outbox.entry((number, artifact)).or_default().peers.entry((parent, planned)).or_default().push(id);
     }
 
     /// The earliest time at which a pack that is short of a ticket may get one.
@@ -137,7 +187,7 @@ impl Tracker {
         let over: Vec<PackId> = self.leased.iter().filter(over).copied().collect();
         for pack in over {
             if let Some(known) = self.packs.get_mut(&pack)
-                && let Some(lease) = known.lease.as_ref().filter(|lease| lease.begun_at.is_none())
+                && let Some(lease) = &known.lease
             {
                 known.failed.insert(lease.node);
             }
@@ -227,7 +277,7 @@ impl Tracker {
         for artifact in self.wanted_by(pack, wanter) {
             let told = outbox.entry((wanter, artifact)).or_default();
             for holder in &holders {
-                told.peers.entry((*holder, false)).or_default().push(id);
+                told.peers.entry((*holder, None)).or_default().push(id);
             }
         }
         for holder in holders {
@@ -259,7 +309,8 @@ impl Tracker {
             let plans = pack.artifacts.iter().filter_map(|artifact| self.artifacts.get(artifact));
             plans.map(|artifact| &artifact.plan).any(|plan| plan.is_ahead(wanter, number, &id))
         };
-        let candidates = candidates.filter(|(_, number)| *number != wanter && !is_behind(*number));
+        let candidates =
+            candidates.filter(|(_, number)| *number != wanter && (pack.whole.contains(*number) || !is_behind(*number)));
         let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
         let mut candidates: Vec<_> =
             candidates.enumerate().map(|(order, (far, number))| (far, load(number), order, number)).collect();

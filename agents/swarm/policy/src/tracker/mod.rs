@@ -48,6 +48,8 @@ pub struct Config {
     pub settle: Duration,
     /// No ticket for a pack for this long after it was named first: those who come meanwhile get it from each other.
     pub gather: Duration,
+    /// A node that is not helped by the one ahead of it, and that did not say the same of the one ahead of that by now, is believed.
+    pub judge: Duration,
     /// Sources are told at most this often.
     pub batch: Duration,
     /// A pack that nobody got for this long, though it is wanted, does not spread.
@@ -71,6 +73,7 @@ impl Default for Config {
             lease: Duration::from_secs(30),
             settle: Duration::from_secs(2),
             gather: Duration::from_millis(200),
+            judge: Duration::from_millis(500),
             batch: Duration::from_millis(50),
             stall: Duration::from_secs(5),
             ticket_rest: Duration::from_secs(1),
@@ -229,7 +232,9 @@ impl Tracker {
         let leased = leases.map(|lease| self.lease_end(lease)).min();
         let short = if self.leased.len() < self.config.tickets_max { self.short_due() } else { None };
         let ban = self.trust.next_end();
-        let due = dirty.into_iter().chain(parked).chain(leased).chain(short).chain(ban).min()?;
+        let complaint =
+            self.artifacts.values().filter_map(|artifact| artifact.complaints.values().min()).min().copied();
+        let due = dirty.into_iter().chain(parked).chain(leased).chain(short).chain(ban).chain(complaint).min()?;
         Some(due.max(self.flush_at()))
     }
 

@@ -12,21 +12,20 @@
 //! - In a chain each passes a pack on once, which is the least that there is to do for all; who feeds another rack is chosen among those who have
 //!   least to do, such as the ends of other chains. So all pass on about as much, in whatever order they came.
 //! - Whoever comes takes a place somewhere in each chain, and whoever leaves closes the gap: the one behind is told anew.
-//! - Whom the one ahead does not help gets the stripe from the one before that, and so on towards the bucket: never from somebody behind, who may be
-//!   waiting for it.
+//! - Who does not help the one behind goes to the chain's end, where nobody is behind. So nobody ever waits for one who waits for him.
 //! - A rack of many nodes counts as several: a chain's length is time.
 //!
 //! It does not know who has what. Whoever is in the plan has each pack of the artifact, or wants it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_schemas::{PackId, RackName};
+use longshore_schemas::{PackId, RackName, stream::Planned};
 
 use super::state::Number;
 use crate::{mix, name_number, pack_number};
 
 /// Of an artifact. More would spread the work more evenly, and give each node more peers.
-pub(super) const STRIPES: usize = 8;
+const STRIPES: usize = 8;
 /// Racks that are fed by one rack.
 const FAN_OUT: usize = 2;
 /// Nodes of a rack in one chain.
@@ -38,8 +37,8 @@ const GATES: usize = 8;
 const WAY_MAX: usize = 1_000;
 
 pub(super) type Stripe = usize;
-/// A node whose source of a stripe is another one now.
-pub(super) type Changed = BTreeSet<(Number, Stripe)>;
+/// Nodes whose source of a stripe is another one now, and whether the one before is of no more use.
+pub(super) type Changed = BTreeMap<(Number, Stripe), bool>;
 
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -51,8 +50,6 @@ pub(super) struct Plan {
     /// Nodes of each row, and how many rows it feeds, over all stripes.
     row_sizes: Vec<usize>,
     row_duties: Vec<u32>,
-    /// Nodes that do not get a stripe from the one ahead of them.
-    climbers: BTreeSet<(Number, Stripe)>,
 }
 
 /// A rack, or a part of a large one.
@@ -129,17 +126,34 @@ impl Plan {
         way.heap.iter().find_map(|row| way.chains.get(row)?.nodes.first()).copied()
     }
 
+    /// As a node is told of it.
+    pub(super) fn planned(&self, pack: &PackId, at_once: bool) -> Option<Planned> {
+        Some(Planned { stripe: u8::try_from(self.stripe(pack)?).ok()?, at_once })
+    }
+
     pub(super) fn stripe(&self, pack: &PackId) -> Option<Stripe> {
         self.stripe_of.get(pack).copied()
     }
 
-    /// The one ahead does not help this node.
-    pub(super) fn climb(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) {
-        let parent = self.members.get(&node).and_then(|member| member.parents[stripe]);
-        let Some(parent) = parent else { return };
-        let before = self.members.get(&parent).and_then(|parent| parent.parents[stripe]);
-        self.give(stripe, node, before, changed);
-        self.climbers.insert((node, stripe));
+    /// The one ahead of this node in a stripe does not help it: that one goes to the end of its chain, where nobody is behind it. Answers who that is.
+    pub(super) fn demote_ahead(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) -> Option<Number> {
+        let ahead = self.members.get(&node)?.parents[stripe]?;
+        self.demote(ahead, stripe, changed);
+        Some(ahead)
+    }
+
+    pub(super) fn demote(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) {
+        let Some(row) = self.members.get(&node).map(|member| member.row) else { return };
+        self.close_gap(stripe, row, node, changed);
+        let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
+        let last = chain.nodes.last().copied();
+        chain.nodes.push(node);
+        let ahead = last.or_else(|| self.gate_above(stripe, row));
+        self.give(stripe, node, ahead, changed);
+    }
+
+    pub(super) fn ahead(&self, node: Number, stripe: Stripe) -> Option<Number> {
+        self.members.get(&node)?.parents[stripe]
     }
 
     /// Whether one node is on the way of a pack to another.
@@ -295,14 +309,13 @@ impl Plan {
         if before == parent {
             return;
         }
-        self.climbers.remove(&(node, stripe));
         if let Some(before) = before.and_then(|before| self.members.get_mut(&before)) {
             before.duty -= 1;
         }
         if let Some(parent) = parent.and_then(|parent| self.members.get_mut(&parent)) {
             parent.duty += 1;
         }
-        changed.insert((node, stripe));
+        changed.entry((node, stripe)).or_insert(false);
     }
 
     /// Who feeds a row: of the row above it, or of the next one above that which is not empty.
@@ -324,7 +337,6 @@ impl Plan {
         let Some(row) = self.members.get(&node).map(|member| member.row) else { return };
         for stripe in 0..STRIPES {
             self.close_gap(stripe, row, node, changed);
-            self.climbers.remove(&(node, stripe));
         }
         self.members.remove(&node);
         self.row_sizes[row] -= 1;
@@ -340,15 +352,14 @@ impl Plan {
         let Some(at) = chain.nodes.iter().position(|known| *known == node) else { return };
         chain.nodes.remove(at);
         let behind = chain.nodes.get(at).copied();
-        let climbers = self.climbers.iter().filter(|(_, of)| *of == stripe).map(|(climber, _)| *climber);
-        let fed = |number: &Number| self.members.get(number).is_some_and(|member| member.parents[stripe] == Some(node));
-        let fed: Vec<Number> = behind.into_iter().chain(climbers).filter(fed).collect();
-        for behind in fed {
+        if let Some(behind) = behind {
             self.give(stripe, behind, parent, changed);
+            changed.insert((behind, stripe), true);
         }
         for (head, row) in self.heads_fed_by(stripe, node) {
             let gate = self.gate_above(stripe, row);
             self.give(stripe, head, gate, changed);
+            changed.insert((head, stripe), true);
         }
     }
 
@@ -454,7 +465,7 @@ mod tests {
             for (node, member) in &plan.members {
                 for (stripe, parent) in member.parents.iter().enumerate() {
                     let differs = before[node][stripe] != *parent;
-                    assert_eq!(changed.contains(&(*node, stripe)), differs, "{node} in {stripe}");
+                    assert_eq!(changed.contains_key(&(*node, stripe)), differs, "{node} in {stripe}");
                 }
             }
         }
@@ -465,24 +476,27 @@ mod tests {
     }
 
     #[test]
-    fn whom_the_one_ahead_does_not_help_goes_on_towards_the_bucket() {
+    fn who_does_not_help_goes_to_the_end() {
         let mut plan = plan(60, 3, 60);
         let pack = packs(64)[0];
         let stripe = plan.stripe(&pack).expect("dealt");
         let farthest = (0..60).max_by_key(|node| depths(&plan, stripe)[*node]).expect("nodes");
         let way: Vec<Number> = std::iter::successors(Some(farthest), |node| plan.parent(*node, &pack)).collect();
         assert!(way[1..].iter().all(|ahead| plan.is_ahead(*ahead, farthest, &pack)) && way.len() > 10);
-        for ahead in way[1..].iter().skip(1).map(|node| Some(*node)).chain([None, None]) {
-            plan.climb(farthest, stripe, &mut Changed::new());
-            assert_eq!(plan.parent(farthest, &pack), ahead);
+        // Up to the one that reads the bucket.
+        for ahead in way[1..].iter().rev() {
+            let behind = plan.members.keys().find(|node| plan.parent(**node, &pack) == Some(*ahead)).copied();
+            let Some(behind) = behind else { continue };
+            let mut changed = Changed::new();
+            assert_eq!(plan.demote_ahead(behind, stripe, &mut changed), Some(*ahead));
+            assert_eq!(changed.get(&(behind, stripe)), Some(&true));
+            check(&plan);
+            let is_behind = |node: &Number| plan.parent(*node, &pack) == Some(*ahead);
+            assert!(plan.members.keys().filter(|node| is_behind(node)).count() <= 1, "at most a row below");
         }
-        // It climbed to somebody in the middle, who leaves.
-        let mut plan = self::plan(60, 3, 60);
-        plan.climb(farthest, stripe, &mut Changed::new());
-        let mut changed = Changed::new();
-        plan.leave(way[2], &mut changed);
-        assert_eq!(plan.parent(farthest, &pack), Some(way[3]));
-        assert!(changed.contains(&(farthest, stripe)));
+        let mut alone = self::plan(1, 1, 1);
+        alone.demote(0, stripe, &mut Changed::new());
+        assert_eq!((alone.parent(0, &pack), alone.root(&pack)), (None, Some(0)));
     }
 
     #[test]

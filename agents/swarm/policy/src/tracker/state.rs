@@ -6,7 +6,7 @@ use longshore_schemas::{ArtifactId, NodeId, PackId, RackName};
 
 use super::{
     Action, Tracker,
-    plan::{Changed, Plan},
+    plan::{Changed, Plan, Stripe},
     trust::Fault,
 };
 use crate::{Time, bits::Bits};
@@ -58,6 +58,10 @@ impl Node {
 #[derive(Debug)]
 pub(super) struct Pack {
     pub(super) holders: Bits,
+    /// Those of them who are known to have all of it, and not only the first of it.
+    pub(super) whole: Bits,
+    /// Those who said at any time that they have it: it spreads no further when they say so again.
+    said: Bits,
     /// Those who want it and do not have it.
     pub(super) wanters: Bits,
     /// Those of the wanters who wait for the one above them in the plan.
@@ -102,11 +106,17 @@ pub(super) struct Artifact {
     pub(super) unplanned: BTreeMap<Number, Vec<PackId>>,
     /// Whose place in the plan is another one since then.
     pub(super) changed: Changed,
+    /// Who was not helped by the one ahead in the plan, and when that is looked into.
+    pub(super) complaints: BTreeMap<(Number, Stripe), Time>,
+    /// When it was.
+    pub(super) judged: BTreeMap<(Number, Stripe), Time>,
 }
 
 impl Artifact {
     pub(super) fn leave_plan(&mut self, node: Number) {
         self.plan.leave(node, &mut self.changed);
+        self.complaints.retain(|(known, _), _| *known != node);
+        self.judged.retain(|(known, _), _| *known != node);
     }
 }
 
@@ -114,6 +124,8 @@ impl Pack {
     fn new(now: Time) -> Self {
         Self {
             holders: Bits::default(),
+            whole: Bits::default(),
+            said: Bits::default(),
             wanters: Bits::default(),
             placed: Bits::default(),
             introduced: Bits::default(),
@@ -192,6 +204,9 @@ impl Tracker {
             self.lose(pack, number);
             self.unwant(pack, number);
             self.give_back(pack, number);
+            if let Some(known) = self.packs.get_mut(&pack) {
+                known.said.remove(number);
+            }
         }
         for artifact in self.artifacts.values_mut() {
             artifact.wanters.remove(number);
@@ -216,6 +231,9 @@ impl Tracker {
     pub(super) fn have(&mut self, node: &NodeId, artifact: ArtifactId, packs: Vec<PackId>) {
         let Some(&number) = self.numbers.get(node) else { return };
         self.have_more(node, artifact, &packs);
+        for pack in &packs {
+            self.has_all_of(*pack, number);
+        }
         let listed: BTreeSet<PackId> = packs.into_iter().collect();
         let Some(known) = self.artifacts.get_mut(&artifact) else { return };
         let gone = &known.packs - &listed;
@@ -240,6 +258,7 @@ impl Tracker {
         let Some(&number) = self.numbers.get(node) else { return };
         let mut complained = false;
         let (mut fresh, mut unhelped) = (Vec::new(), Vec::new());
+        let due = self.now + self.config.judge;
         for pack in packs {
             let held = self.lose(*pack, number);
             let known = self.touch(*pack, artifact);
@@ -254,7 +273,7 @@ impl Tracker {
                 known.complaints += 1;
                 complained = true;
             }
-            if was_placed {
+            if was_placed || held {
                 unhelped.push(*pack);
             }
             if !again && !held {
@@ -263,9 +282,16 @@ impl Tracker {
         }
         if let Some(wanted) = self.artifacts.get_mut(&artifact) {
             wanted.wanters.insert(number);
-            let stripes: BTreeSet<_> = unhelped.iter().filter_map(|pack| wanted.plan.stripe(pack)).collect();
-            for stripe in stripes {
-                wanted.plan.climb(number, stripe, &mut wanted.changed);
+            for pack in unhelped {
+                let Some(stripe) = wanted.plan.stripe(&pack) else { continue };
+                if wanted.plan.ahead(number, stripe).is_none() {
+                    continue;
+                }
+                // Those behind this node will say the same: the first of them is right. Until then it waits.
+                wanted.complaints.entry((number, stripe)).or_insert(due);
+                if let Some(known) = self.packs.get_mut(&pack) {
+                    known.placed.insert(number);
+                }
             }
             if !fresh.is_empty() {
                 wanted.unplanned.entry(number).or_default().extend(fresh);
@@ -281,6 +307,7 @@ impl Tracker {
         if ok {
             self.touch(pack, artifact);
             self.gain(pack, number);
+            self.has_all_of(pack, number);
             self.give_back(pack, number);
             return;
         }
@@ -315,13 +342,13 @@ impl Tracker {
         known.shun(accused, until);
         // It needs another source, or a ticket, at once.
         if let Some(pack) = self.packs.get_mut(&pack) {
-            pack.placed.remove(accuser);
             if pack.introduced.remove(accuser) {
                 pack.unhelped.insert(accuser);
             }
             pack.settled.remove(accuser);
         }
         self.dirty.insert(pack);
+        self.demote_ahead(accuser, accused, &pack);
         if !self.trust.accuse(node, peer, fault, self.now) {
             return;
         }
@@ -339,6 +366,36 @@ impl Tracker {
         }
     }
 
+    /// One that fails or lies has nobody behind it any more on the way by which that was found. The other ways stay as they are: to change all of
+    /// them for one fault costs more than it helps.
+    fn demote_ahead(&mut self, node: Number, ahead: Number, pack: &PackId) {
+        let Some(known) = self.packs.get(pack) else { return };
+        for artifact in known.artifacts.clone() {
+            let Some(artifact) = self.artifacts.get_mut(&artifact) else { continue };
+            let Some(stripe) = artifact.plan.stripe(pack) else { continue };
+            if artifact.plan.ahead(node, stripe) == Some(ahead) {
+                artifact.judged.insert((node, stripe), self.now);
+                artifact.plan.demote(ahead, stripe, &mut artifact.changed);
+            }
+        }
+        self.take_tickets_back(ahead);
+    }
+
+    /// Those by which nothing came yet.
+    pub(super) fn take_tickets_back(&mut self, node: Number) {
+        let unused = |pack: &&PackId| {
+            let lease = self.packs.get(*pack).and_then(|known| known.lease.as_ref());
+            lease.is_some_and(|lease| lease.node == node && lease.begun_at.is_none())
+        };
+        let unused: Vec<PackId> = self.leased.iter().filter(unused).copied().collect();
+        for pack in unused {
+            if let Some(known) = self.packs.get_mut(&pack) {
+                known.failed.insert(node);
+            }
+            self.release(pack);
+        }
+    }
+
     /// Those whose ban is over are sources again.
     pub(super) fn end_bans(&mut self) {
         for node in self.trust.ended(self.now) {
@@ -353,6 +410,7 @@ impl Tracker {
         let Some(known) = self.artifacts.get_mut(&artifact) else { return };
         known.wanters.remove(number);
         known.unplanned.remove(&number);
+        known.complaints.retain(|(node, _), _| *node != number);
         for pack in known.packs.clone() {
             let elsewhere = |artifact| self.artifacts.get(artifact).is_some_and(|a| a.wanters.contains(number));
             if self.packs.get(&pack).is_some_and(|pack| !pack.artifacts.iter().any(elsewhere)) {
@@ -378,7 +436,6 @@ impl Tracker {
         if !known.holders.insert(number) {
             return;
         }
-        known.failed.clear();
         for id in &known.artifacts {
             if let Some(artifact) = self.artifacts.get_mut(id) {
                 artifact.plan.begin(&pack);
@@ -386,11 +443,20 @@ impl Tracker {
         }
         let lease = known.lease.as_mut().filter(|lease| lease.node == number);
         let by_ticket = lease.map(|lease| lease.begun_at.get_or_insert(now)).is_some();
-        (known.moved_at, known.complaints, known.stalls) = (now, 0, 0);
+        if known.said.insert(number) {
+            known.failed.clear();
+            (known.moved_at, known.complaints, known.stalls) = (now, 0, 0);
+        }
         if by_ticket && let Some(node) = self.node_mut(number) {
             node.ticket_used_at = now;
         }
         self.unwant(pack, number);
+    }
+
+    fn has_all_of(&mut self, pack: PackId, number: Number) {
+        if let Some(known) = self.packs.get_mut(&pack) {
+            known.whole.insert(number);
+        }
     }
 
     /// Whether it had it.
@@ -398,6 +464,7 @@ impl Tracker {
         let settled = self.now + self.config.settle;
         let Some(known) = self.packs.get_mut(&pack) else { return false };
         let held = known.holders.remove(number);
+        known.whole.remove(number);
         if held {
             known.begin_anew_unless_held(&self.banned);
             if known.holders.is_empty() {

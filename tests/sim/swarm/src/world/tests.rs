@@ -93,7 +93,7 @@ fn a_child_of_a_slow_parent_is_as_slow() {
 
 #[test]
 fn who_waits_for_nothing_is_told_so_and_another_source_goes_on() {
-    let mut world = world(&scenario(3));
+    let mut world = world(&Scenario { patience_seconds: 10.0, ..scenario(3) });
     world.request(1, 0, From::Peer(0));
     world.request(2, 0, From::Bucket);
     world.scenario.run_seconds_max = 11.0;
