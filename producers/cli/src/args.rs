@@ -2,6 +2,7 @@
 
 mod identity;
 mod nodes;
+mod simulate;
 mod values;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::output::Format;
 
 pub(crate) use self::identity::{AuthorityStep, IdentityArgs, IdentityCommand, NodesOfRegion, TokenArgs};
 pub(crate) use self::nodes::{FleetArgs, NodeArgs, NodesArgs};
+pub(crate) use self::simulate::SimulateArgs;
 pub(crate) use self::values::{From, seconds, split_command, waves};
 use self::values::{basis_points, from, pair, status};
 
@@ -110,6 +112,8 @@ pub(crate) enum Command {
     /// Reads the log of facts, or checks it
     #[command(subcommand)]
     Log(LogCommand),
+    /// Says how long a region would take to get an artifact, from its machines and its network; needs neither
+    Simulate(SimulateArgs),
     /// Shows what the token may do
     Whoami,
     /// Looks at this machine, the server and what it runs, and says what to do about what is wrong
@@ -686,6 +690,9 @@ mod tests {
             "log dead-letters show 3",
             "log dead-letters retry 3",
             "log verify --data /tmp/x --output json",
+            "simulate lab --set nodes=40 --set churn.fraction=0.1 --svg lab.svg --output json",
+            "simulate --scenario region.json",
+            "simulate --list",
             "whoami",
             "doctor --output json",
             "up --limit queue.jobs=5 --limit api.streams=7 --log-format json",
@@ -725,6 +732,9 @@ mod tests {
             ("log tail builds --follow --until-end", "cannot be used with"),
             ("log dead-letters show x", "LETTER"),
             ("log dead-letters list --limit 201", "201 is not in"),
+            ("simulate", "PRESET"),
+            ("simulate lab --scenario region.json", "cannot be used with"),
+            ("simulate lab --set nodes", "FIELD=VALUE"),
             ("--output xml jobs", "possible values"),
             ("frobnicate", "unrecognized"),
         ];

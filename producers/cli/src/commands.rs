@@ -19,6 +19,7 @@ mod provenance;
 mod retention;
 mod rollout;
 mod services;
+mod simulate;
 mod tail;
 mod topics;
 mod verify;
@@ -69,6 +70,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Worker(args) => return worker::run(&connection, args).await,
         Command::Log(LogCommand::Verify(args)) => return verify::run(&connection, &args, output).await,
         Command::Doctor => return doctor::run(&connection, output).await,
+        Command::Simulate(args) => return simulate::run(&args, output),
         // Taken by main before the flags were read.
         Command::Guard => return Err(Error::Usage("guard takes no flags".to_owned())),
         _ => {}
@@ -97,6 +99,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Error> {
         | Command::S3(_)
         | Command::Secrets(_)
         | Command::Identity(_)
+        | Command::Simulate(_)
         | Command::Config(_) => Ok(()),
         Command::Build(args) => builds::build(context, &args).await,
         Command::Jobs(args) => builds::jobs(context, args).await,

@@ -26,6 +26,7 @@
 //! switches: what a flow loses to those is a factor, `goodput_*`.
 
 mod bound;
+mod change;
 pub mod network;
 mod outcome;
 mod policy;

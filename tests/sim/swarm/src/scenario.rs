@@ -13,6 +13,17 @@ pub enum Error {
     Json(#[from] serde_json::Error),
     #[error("the scenario's field `{field}` {problem}; {remedy}")]
     Field { field: &'static str, problem: String, remedy: &'static str },
+    #[error("the scenario has no field `{field}`; take one of {names}")]
+    Unknown { field: String, names: String },
+    #[error(
+        "the scenario's field `{field}` cannot be `{value}`: {reason}; give its value as JSON, such as 25e9 or null"
+    )]
+    Value {
+        field: String,
+        value: String,
+        #[source]
+        reason: serde_json::Error,
+    },
     #[error("there is no scenario `{name}`; take one of {}", crate::presets::NAMES.join(", "))]
     Preset { name: String },
 }
