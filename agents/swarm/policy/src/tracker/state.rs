@@ -199,11 +199,16 @@ impl Tracker {
 
     pub(super) fn leave(&mut self, id: &NodeId) {
         let Some(number) = self.numbers.remove(id) else { return };
+        let settled = self.now + self.config.settle;
         let packs: Vec<PackId> = self.packs.keys().copied().collect();
         for pack in packs {
-            self.lose(pack, number);
+            let held = self.lose(pack, number);
             self.unwant(pack, number);
             self.give_back(pack, number);
+            if let Some(known) = self.packs.get_mut(&pack).filter(|known| held && known.holders.is_empty()) {
+                // It may be about to come back.
+                known.ticket_after = known.ticket_after.max(settled);
+            }
             if let Some(known) = self.packs.get_mut(&pack) {
                 known.said.remove(number);
             }
@@ -461,15 +466,11 @@ impl Tracker {
 
     /// Whether it had it.
     fn lose(&mut self, pack: PackId, number: Number) -> bool {
-        let settled = self.now + self.config.settle;
         let Some(known) = self.packs.get_mut(&pack) else { return false };
         let held = known.holders.remove(number);
         known.whole.remove(number);
         if held {
             known.begin_anew_unless_held(&self.banned);
-            if known.holders.is_empty() {
-                known.ticket_after = known.ticket_after.max(settled);
-            }
             self.dirty.insert(pack);
         }
         held
