@@ -237,12 +237,12 @@ impl Copy {
     }
 
     async fn put(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
+        self.put_outline(pack, content.clone()).await?;
         let key = pack_key(pack);
-        self.own.put(&key, content.clone()).await.map_err(|source| CopyError::Write { key, source })?;
-        self.put_outline(pack, content).await
+        self.own.put(&key, content).await.map_err(|source| CopyError::Write { key, source })
     }
 
-    /// Whoever reads the pack from the bucket verifies and passes on each block as it comes.
+    /// Whoever reads the pack from the bucket verifies and passes on each block as it comes. It is there before the pack is.
     async fn put_outline(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
         if Outline::len_of(content.len() as u64) == 0 {
             return Ok(());
@@ -295,11 +295,18 @@ impl Copy {
         };
         let is_right = right.is_some();
         if let Some(content) = right {
-            let copied = self.own.copy_from(&self.own, &incoming, &key).await;
-            copied.map_err(|source| CopyError::Write { key, source })?;
             self.put_outline(pack, content).await?;
         }
-        self.own.delete(&incoming).await.map_err(written)?;
+        let own = self.own.clone();
+        // Once it has a pack's place nobody looks for what is in this one: it goes whatever becomes of the copying of others.
+        let ending = tokio::spawn(async move {
+            if is_right {
+                let copied = own.copy_from(&own, &incoming, &key).await;
+                copied.map_err(|source| CopyError::Write { key, source })?;
+            }
+            own.delete(&incoming).await.map_err(|source| CopyError::Write { key: incoming, source })
+        });
+        ending.await.map_err(|_| CopyError::WrongBytes { pack: *pack, moved: false })??;
         Ok(is_right)
     }
 

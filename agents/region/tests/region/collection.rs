@@ -53,6 +53,10 @@ async fn what_is_retired_goes_but_for_what_others_need_and_comes_back_when_it_is
     .await;
     world.fact(ArtifactRetired { artifact: large.artifact }).await;
     until("nothing is left", async || world.own.list("packs/").collect(100).await.expect("listed").is_empty()).await;
+    until("nor what belongs to packs", async || {
+        world.own.list("outlines/").collect(100).await.expect("listed").is_empty()
+    })
+    .await;
     until("what a dead process left is gone", async || {
         world.own.list("incoming/").collect(100).await.expect("listed").is_empty()
     })

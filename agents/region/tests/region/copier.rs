@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::support::World;
 use bytes::Bytes;
-use longshore_artifact::{pack_key, root_key};
+use longshore_artifact::{
+    outline::{Outline, outline_key},
+    pack_key, root_key,
+};
 use longshore_schemas::events::{ArtifactRequest, ReplicaReported, ReplicaStatus, ReplicaStored, Request};
 
 const BEAT: Duration = Duration::from_secs(10);
@@ -42,6 +45,10 @@ async fn an_artifact_is_copied_verified_and_reported() {
     for pack in root.all_packs() {
         assert_eq!(world.own.head(&pack_key(&pack.pack)).await.expect("asked"), Some(pack.bytes));
     }
+    let large = rest.iter().find(|pack| pack.bytes > 64 * 1024).expect("one of several blocks");
+    let outline = world.own.get(&outline_key(&large.pack), 4_096).await.expect("beside the pack");
+    assert!(Outline::from_bytes(large.pack, large.bytes, &outline).is_some());
+    assert_eq!(world.own.list("outlines/").collect(100).await.expect("listed").len(), 1, "others need none");
     assert!(world.own.head(&root_key(&root.artifact)).await.expect("asked").is_some());
     shutdown.cancel();
     region.stopped().await;

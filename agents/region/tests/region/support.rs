@@ -178,7 +178,9 @@ impl World {
 
     /// Puts packs and a root into the main bucket.
     pub(crate) async fn publish(&self, packs: u32) -> ArtifactRoot {
-        let content = |n: u32| Bytes::from(format!("pack {n} ").repeat(1_000));
+        // One of them has several blocks.
+        let times = |n: u32| if n == 2 { 20_000 } else { 1_000 };
+        let content = |n: u32| Bytes::from(format!("pack {n} ").repeat(times(n)));
         let artifact = ArtifactId::of(&packs.to_le_bytes());
         let mut refs = Vec::new();
         for n in 0..packs {

@@ -31,10 +31,10 @@ use crate::{
     torrents::Tool,
 };
 
-/// 50 Mbit/s to a node, an uplink of a quarter of its rack, 200 from the bucket: at twice that, two cores are busy with what twenty
-/// machines do, and most runs say nothing of the tools.
+/// 44 Mbit/s to a node, an uplink of a quarter of its rack, 176 from the bucket: at higher rates two cores are busy with what twenty
+/// machines do, and a run says nothing of the tool.
 const LAYOUT: Layout =
-    Layout { racks: 4, nodes_per_rack: 5, node_kbit: 50_000, uplink_kbit: 62_500, bucket_kbit: 200_000 };
+    Layout { racks: 4, nodes_per_rack: 5, node_kbit: 44_000, uplink_kbit: 55_000, bucket_kbit: 176_000 };
 /// A run during which the machine's cores were busier says something of the machine, not of the tool.
 const BUSY_MAX: f64 = 0.75;
 const MIB: usize = 1024 * 1024;
