@@ -52,7 +52,12 @@ impl Outline {
         if bytes > PACK_BYTES_MAX as u64 || values.len() != Self::len_of(bytes) {
             return None;
         }
-        let is_its = values.is_empty() || root(&values).as_bytes() == pack.as_bytes();
+        let is_its = match blocks(bytes) {
+            // There is no block that could be looked at later.
+            0 => pack == PackId::of(&[]),
+            1 => true,
+            _ => root(&values).as_bytes() == pack.as_bytes(),
+        };
         is_its.then_some(Self { pack, bytes, values })
     }
 
@@ -192,5 +197,9 @@ mod tests {
         assert_eq!(Outline::read(PackId::of(b"another"), bytes, &content[..]).expect("read"), None);
         assert_eq!(Outline::read(PackId::of(b"another"), 5, &content[..]).expect("read"), None);
         Outline::read(pack, bytes + 1, &content[..]).expect_err("it is shorter");
+        for nothing in [Outline::new(pack, 0, vec![]), Outline::read(pack, 0, &[][..]).expect("read")] {
+            assert_eq!(nothing, None, "no bytes are no pack's but of that name");
+        }
+        assert!(Outline::new(PackId::of(&[]), 0, vec![]).is_some());
     }
 }
