@@ -16,7 +16,6 @@
 //! The root in a region's bucket says that every pack it names is there: nodes may begin once they find it.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -195,6 +194,9 @@ impl Copy {
         {
             if !self.copied_by_service(&pack, bytes).await? {
                 let content = self.right_bytes(&pack, bytes).await?;
+                let outline = outline_of(pack, &content).await;
+                let outline = outline.ok_or(CopyError::WrongBytes { pack, moved: false })?;
+                self.put_outline(&outline).await?;
                 self.put(&pack, content).await?;
             }
             turn.moved(bytes);
@@ -218,13 +220,13 @@ impl Copy {
         if !self.copied_by_service(pack, *bytes).await? {
             let key = pack_key(pack);
             let content = match self.main.get(&key, PACK_BYTES_MAX as u64).await {
-                Ok(content) if PackId::of(&content) == *pack => content,
-                Ok(_) | Err(BucketError::NotFound { .. } | BucketError::TooLarge { .. }) => {
-                    return Ok(Ahead::NotAsSaid);
-                }
+                Ok(content) => content,
+                Err(BucketError::NotFound { .. } | BucketError::TooLarge { .. }) => return Ok(Ahead::NotAsSaid),
                 Err(source) => return Err(CopyError::Read { key, source }),
             };
+            let Some(outline) = outline_of(*pack, &content).await else { return Ok(Ahead::NotAsSaid) };
             copied = content.len() as u64;
+            self.put_outline(&outline).await?;
             self.put(pack, content).await?;
         }
         turn.moved(copied);
@@ -237,20 +239,16 @@ impl Copy {
     }
 
     async fn put(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
-        self.put_outline(pack, content.clone()).await?;
         let key = pack_key(pack);
         self.own.put(&key, content).await.map_err(|source| CopyError::Write { key, source })
     }
 
     /// Whoever reads the pack from the bucket verifies and passes on each block as it comes. It is there before the pack is.
-    async fn put_outline(&self, pack: &PackId, content: Bytes) -> Result<(), CopyError> {
-        if Outline::len_of(content.len() as u64) == 0 {
+    async fn put_outline(&self, outline: &Outline) -> Result<(), CopyError> {
+        if Outline::len_of(outline.bytes()) == 0 {
             return Ok(());
         }
-        let (pack, key) = (*pack, outline_key(pack));
-        let outlining = move || Outline::read(pack, content.len() as u64, &content[..]);
-        let outline = tokio::task::spawn_blocking(outlining).await.map_err(io::Error::other).and_then(|read| read);
-        let Ok(Some(outline)) = outline else { return Err(CopyError::WrongBytes { pack, moved: false }) };
+        let key = outline_key(&outline.pack());
         self.own.put(&key, outline.to_bytes().into()).await.map_err(|source| CopyError::Write { key, source })
     }
 
@@ -289,13 +287,14 @@ impl Copy {
         }
         let written = |source| CopyError::Write { key: incoming.clone(), source };
         let right = match self.own.get(&incoming, bytes).await {
-            Ok(content) => (content.len() as u64 == bytes && PackId::of(&content) == *pack).then_some(content),
+            Ok(content) if content.len() as u64 == bytes => outline_of(*pack, &content).await,
+            Ok(_) => None,
             Err(BucketError::TooLarge { .. }) => None,
             Err(source) => return Err(written(source)),
         };
         let is_right = right.is_some();
-        if let Some(content) = right {
-            self.put_outline(pack, content).await?;
+        if let Some(outline) = &right {
+            self.put_outline(outline).await?;
         }
         let own = self.own.clone();
         // Once it has a pack's place nobody looks for what is in this one: it goes whatever becomes of the copying of others.
@@ -372,6 +371,13 @@ impl Copy {
             Held::Wrong(_) | Held::Gone => Ok(Given::Damaged(wanted)),
         }
     }
+}
+
+/// What verifies a pack's blocks; None if these are not its bytes.
+async fn outline_of(pack: PackId, content: &Bytes) -> Option<Outline> {
+    let content = content.clone();
+    let reading = move || Outline::read(pack, content.len() as u64, &content[..]);
+    tokio::task::spawn_blocking(reading).await.ok()?.ok()?
 }
 
 /// What became of a hint.

@@ -35,7 +35,7 @@ use tokio::{
 use crate::{
     Error, PackStore, STALL,
     pace::Pace,
-    peer::{Ask, FetchFailure, Peers, deadline},
+    peer::{Ask, FetchFailure, Peers, complete, deadline},
     store::Blocks,
 };
 
@@ -360,8 +360,7 @@ async fn from_bucket(
         if blocks.next() < blocks.outline().blocks() {
             blocks_from_bucket(fetcher, ticket, blocks, passes_on).await?;
         }
-        let complete = begun.take().map(Blocks::complete);
-        complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
+        complete(begun)
     };
     let until = deadline(ticket.bytes) + Duration::from_secs(5);
     tokio::time::timeout_at(until, reading).await.unwrap_or_else(|_| Err(FetchFailure::unreachable(&"too slow")))

@@ -246,8 +246,13 @@ where
         None => ask.begun.insert(ask.store.blocks(outline).map_err(FetchFailure::own)?),
     };
     read_into(stream, blocks, &mut waits, &mut pace, ask.passes_on).await?;
-    let complete = ask.begun.take().map(Blocks::complete);
-    complete.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())).map_err(FetchFailure::own)
+    complete(ask.begun)
+}
+
+/// Puts a pack into the store of which all blocks came.
+pub(crate) fn complete(begun: &mut Option<Blocks>) -> Result<u64, FetchFailure> {
+    let blocks = begun.take().ok_or_else(|| io::ErrorKind::NotFound.into());
+    blocks.and_then(Blocks::complete).map_err(FetchFailure::own)
 }
 
 async fn read_into<S>(

@@ -14,8 +14,8 @@ use longshore_schemas::PackId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
-    sync::{Semaphore, SemaphorePermit, watch},
-    time::timeout,
+    sync::{Semaphore, watch},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -145,53 +145,41 @@ async fn answer<S>(
 where
     S: AsyncWrite + Unpin,
 {
-    if !comes(stream, store, &pack).await? {
+    let coming = head_of(Status::Coming, 0);
+    if tell_while(stream, &coming, COMING_MAX, store.comes(&pack)).await? != Some(true) {
         return head(stream, Status::Missing, 0).await;
     }
     // Nothing is read for who asks for what the pack does not have.
     if store.size(&pack).is_none_or(|bytes| first >= blocks(bytes)) {
         return head(stream, Status::Missing, 0).await;
     }
-    let Some(_upload) = place(stream, uploads).await? else { return head(stream, Status::Busy, 0).await };
+    let Some(Ok(_upload)) = tell_while(stream, &coming, PLACE_MAX, uploads.acquire()).await? else {
+        return head(stream, Status::Busy, 0).await;
+    };
     let looked = store.clone();
     let found = tokio::task::spawn_blocking(move || looked.find(&pack)).await.map_err(std::io::Error::other)??;
     let Some(found) = found else { return head(stream, Status::Missing, 0).await };
     let bytes = found.outline.bytes();
     head(stream, Status::Found, bytes).await?;
-    tokio::time::timeout_at(deadline(bytes), send(stream, store, found, first)).await?
+    timeout_at(deadline(bytes), send(stream, store, found, first)).await?
 }
 
-/// A place among those who are served; who waits for one is told so. None: it takes too long.
-async fn place<'a>(
+/// Waits for something, and tells the peer every so often that it still comes. None: it takes too long.
+async fn tell_while<T>(
     stream: &mut (impl AsyncWrite + Unpin),
-    uploads: &'a Semaphore,
-) -> std::io::Result<Option<SemaphorePermit<'a>>> {
-    let mut place = pin!(uploads.acquire());
-    let until = tokio::time::Instant::now() + PLACE_MAX;
+    still: &[u8],
+    max: Duration,
+    happens: impl Future<Output = T>,
+) -> std::io::Result<Option<T>> {
+    let (mut happens, until) = (pin!(happens), Instant::now() + max);
     loop {
-        match timeout(BEAT, place.as_mut()).await {
-            Ok(place) => return Ok(place.ok()),
-            Err(_) if tokio::time::Instant::now() >= until => return Ok(None),
-            Err(_) => head(stream, Status::Coming, 0).await?,
-        }
-    }
-}
-
-/// Waits until something of a pack is there, if it is expected here. `false` if nothing will be.
-async fn comes(stream: &mut (impl AsyncWrite + Unpin), store: &PackStore, pack: &PackId) -> std::io::Result<bool> {
-    let until = tokio::time::Instant::now() + COMING_MAX;
-    loop {
-        let Some(news) = store.news(pack) else { return Ok(store.size(pack).is_some()) };
-        let mut happens = pin!(news.notified());
-        happens.as_mut().enable();
-        if store.size(pack).is_some() {
-            return Ok(true);
-        }
-        if timeout(BEAT, happens).await.is_err() {
-            if tokio::time::Instant::now() >= until {
-                return Ok(false);
+        match timeout(BEAT, happens.as_mut()).await {
+            Ok(happened) => return Ok(Some(happened)),
+            Err(_) if Instant::now() >= until => return Ok(None),
+            Err(_) => {
+                stream.write_all(still).await?;
+                stream.flush().await?;
             }
-            head(stream, Status::Coming, 0).await?;
         }
     }
 }
@@ -242,19 +230,8 @@ async fn next_block(
         // What there is goes out meanwhile.
         stream.flush().await?;
     }
-    let until = tokio::time::Instant::now() + COMING_MAX;
-    loop {
-        let waited = timeout(BEAT, progress.wait_for(|there| *there > next)).await;
-        match waited.map(|there| there.map(|there| *there)) {
-            Ok(Ok(there)) => return Ok(Some(there)),
-            Ok(Err(_)) => return Ok(None),
-            Err(_) if tokio::time::Instant::now() >= until => return Ok(None),
-            Err(_) => {
-                stream.write_all(&[COMING]).await?;
-                stream.flush().await?;
-            }
-        }
-    }
+    let comes = async { progress.wait_for(|there| *there > next).await.map(|there| *there).ok() };
+    Ok(tell_while(stream, &[COMING], COMING_MAX, comes).await?.flatten())
 }
 
 /// So many blocks from one on, into memory that was used before; None if the disk has other bytes there.
@@ -276,9 +253,13 @@ async fn read_verified(
 }
 
 async fn head(stream: &mut (impl AsyncWrite + Unpin), status: Status, bytes: u64) -> std::io::Result<()> {
+    stream.write_all(&head_of(status, bytes)).await?;
+    stream.flush().await
+}
+
+fn head_of(status: Status, bytes: u64) -> [u8; 9] {
     let mut head = [0; 9];
     head[0] = status as u8;
     head[1..].copy_from_slice(&bytes.to_be_bytes());
-    stream.write_all(&head).await?;
-    stream.flush().await
+    head
 }

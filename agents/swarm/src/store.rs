@@ -16,6 +16,7 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -137,13 +138,25 @@ impl PackStore {
         Expectation { store: self.clone(), packs }
     }
 
-    /// What tells that something happened about a pack that is expected here; None if it is not.
-    pub(crate) fn news(&self, pack: &PackId) -> Option<Arc<Notify>> {
+    /// Waits until something of a pack is there, if it is expected here. `false` if nothing will be.
+    pub(crate) async fn comes(&self, pack: &PackId) -> bool {
+        loop {
+            let Some(news) = self.news(pack) else { return self.size(pack).is_some() };
+            let mut happens = pin!(news.notified());
+            happens.as_mut().enable();
+            if self.size(pack).is_some() {
+                return true;
+            }
+            happens.await;
+        }
+    }
+
+    fn news(&self, pack: &PackId) -> Option<Arc<Notify>> {
         self.expected().get(pack).map(|(_, news)| news.clone())
     }
 
     fn tell_of(&self, pack: &PackId) {
-        if let Some((_, news)) = self.expected().get(pack) {
+        if let Some(news) = self.news(pack) {
             news.notify_waiters();
         }
     }

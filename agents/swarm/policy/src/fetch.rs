@@ -173,8 +173,7 @@ pub struct Fetch {
     missing: BTreeMap<PackId, Missing>,
     peers: Vec<Peer>,
     numbers: BTreeMap<NodeId, PeerNumber>,
-    /// Requests under way at peers, and at the bucket.
-    in_flight: usize,
+    /// Requests under way at the bucket.
     from_bucket: usize,
     /// Packs that were asked for at a peer.
     flying: BTreeSet<PackId>,
@@ -266,7 +265,6 @@ impl Fetch {
             missing: BTreeMap::new(),
             peers: Vec::new(),
             numbers: BTreeMap::new(),
-            in_flight: 0,
             from_bucket: 0,
             flying: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -315,7 +313,7 @@ impl Fetch {
 
     /// Requests that have not been reported back yet.
     pub fn in_flight(&self) -> usize {
-        self.in_flight + self.from_bucket
+        self.flying.len() + self.from_bucket
     }
 
     /// Packs of which the region was told, and that are not there as a whole.
@@ -439,14 +437,11 @@ impl Fetch {
     }
 
     fn leave_who_does_not_help(&mut self, pack: PackId, other: PeerNumber, actions: &mut Vec<Action>) {
-        let Some(missing) = self.missing.get_mut(&pack).filter(|missing| missing.complained) else { return };
-        let Some(Flight::Peer(number)) = missing.in_flight.filter(|flight| *flight != Flight::Peer(other)) else {
-            return;
-        };
-        missing.in_flight = None;
-        self.landed(pack, Some(Flight::Peer(number)));
-        actions.push(Action::Drop { pack });
-        self.drop_source(pack, number);
+        let Some(missing) = self.missing.get(&pack).filter(|missing| missing.complained) else { return };
+        if let Some(Flight::Peer(number)) = missing.in_flight.filter(|flight| *flight != Flight::Peer(other)) {
+            self.call_back(pack, actions);
+            self.drop_source(pack, number);
+        }
     }
 
     /// The pack comes from this peer by the plan, and not from the one before, unless that one is giving it already.
@@ -461,14 +456,11 @@ impl Fetch {
         }
         let Some(missing) = self.missing.get_mut(&pack) else { return };
         let Some(before) = missing.planned.replace(number).filter(|before| *before != number) else { return };
-        let flight = missing.in_flight.filter(|flight| *flight == Flight::Peer(before));
-        if flight.is_some() && missing.begun && !planned.at_once {
-            return;
-        }
-        if flight.is_some() {
-            missing.in_flight = None;
-            self.landed(pack, flight);
-            actions.push(Action::Drop { pack });
+        if missing.in_flight == Some(Flight::Peer(before)) {
+            if missing.begun && !planned.at_once {
+                return;
+            }
+            self.call_back(pack, actions);
         }
         self.drop_source(pack, before);
     }
@@ -476,19 +468,14 @@ impl Fetch {
     fn learn_ticket(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
         let pack = ticket.pack;
         let give_back = Action::TicketDone { pack, ok: false };
-        let Some(missing) = self.missing.get_mut(&pack) else { return actions.push(give_back) };
-        let flight = missing.in_flight;
-        match flight {
+        let Some(missing) = self.missing.get(&pack) else { return actions.push(give_back) };
+        match missing.in_flight {
             // It is on its way already, by an earlier ticket.
             Some(Flight::Bucket) => return,
             // A peer was faster: the region may lend it to another.
             Some(Flight::Peer(_)) if missing.begun => return actions.push(give_back),
             // That peer waits for it too.
-            Some(Flight::Peer(_)) => {
-                missing.in_flight = None;
-                self.landed(pack, flight);
-                actions.push(Action::Drop { pack });
-            }
+            Some(Flight::Peer(_)) => self.call_back(pack, actions),
             None => {}
         }
         if let Some(missing) = self.missing.get_mut(&pack) {
@@ -561,13 +548,17 @@ impl Fetch {
         self.waiting.remove(&turn(pack));
         self.flying.remove(&pack);
         match flight {
-            Some(Flight::Peer(number)) => {
-                self.in_flight -= 1;
-                self.peers[number].in_flight -= 1;
-            }
+            Some(Flight::Peer(number)) => self.peers[number].in_flight -= 1,
             Some(Flight::Bucket) => self.from_bucket -= 1,
             None => {}
         }
+    }
+
+    /// Ends the request for a pack that is under way at a peer.
+    fn call_back(&mut self, pack: PackId, actions: &mut Vec<Action>) {
+        let flight = self.missing.get_mut(&pack).and_then(|missing| missing.in_flight.take());
+        self.landed(pack, flight);
+        actions.push(Action::Drop { pack });
     }
 
     fn blame(&mut self, pack: PackId, number: PeerNumber, failure: Failure, actions: &mut Vec<Action>) {
@@ -618,11 +609,8 @@ impl Fetch {
             let Some(missing) = self.missing.get_mut(pack) else { continue };
             (missing.asked_at, missing.ticket, missing.announced) = (Some(self.now), None, false);
             // Whom it waits for by the earlier plan may wait for this node by the next one.
-            let flight = missing.in_flight.filter(|flight| matches!(flight, Flight::Peer(_)));
-            if flight.is_some() && !missing.begun {
-                missing.in_flight = None;
-                self.landed(*pack, flight);
-                actions.push(Action::Drop { pack: *pack });
+            if matches!(missing.in_flight, Some(Flight::Peer(_))) && !missing.begun {
+                self.call_back(*pack, actions);
             }
             self.forget_sources(*pack);
             self.file(*pack);
@@ -634,14 +622,13 @@ impl Fetch {
     /// send is taken, until somebody else is known.
     fn complain(&mut self, actions: &mut Vec<Action>) {
         let overdue = |(pack, missing): (&PackId, &Missing)| {
-            let from_peer = matches!(missing.in_flight, Some(Flight::Peer(_)));
             let waits = self.waiting.contains_key(&turn(*pack));
             let came_by = self.stored - missing.departed.1;
             let is_late = waits && missing.departed.0 + LATE <= self.now && came_by > LATE_OVERTAKEN_MAX;
             let overtaken = came_by > OVERTAKEN_MAX || is_late;
             let stuck = waits && self.stuck_at(missing).is_some_and(|at| at <= self.now);
             let is_due = Self::complaint_due(missing) <= self.now;
-            (from_peer && (overtaken || stuck) && is_due).then_some(*pack)
+            ((overtaken || stuck) && is_due).then_some(*pack)
         };
         let flying = self.flying.iter().filter_map(|pack| Some((pack, self.missing.get(pack)?)));
         let packs: Vec<PackId> = flying.filter_map(overdue).collect();
@@ -664,7 +651,7 @@ impl Fetch {
 
     /// None: something comes, if not this.
     fn stuck_at(&self, missing: &Missing) -> Option<Time> {
-        let all_wait = self.in_flight == self.waiting.len() && self.from_bucket == 0;
+        let all_wait = self.in_flight() == self.waiting.len();
         all_wait.then(|| missing.departed.0.max(self.progressed_at) + STUCK)
     }
 
@@ -679,15 +666,13 @@ impl Fetch {
                 actions.push(Action::FromBucket { ticket });
             }
         }
-        while self.in_flight < self.config.requests_max {
-            if let Some((pack, number)) = self.next() {
-                self.depart(pack, Flight::Peer(number));
-                let (peer, bytes) = (&self.peers[number], self.missing.get(&pack).map_or(0, |missing| missing.bytes));
-                let (address, peer) = (peer.address.clone(), peer.id.clone());
-                actions.push(Action::FromPeer { peer, address, pack, bytes });
-            } else {
-                return;
-            }
+        while self.flying.len() < self.config.requests_max
+            && let Some((pack, number)) = self.next()
+        {
+            self.depart(pack, Flight::Peer(number));
+            let (peer, bytes) = (&self.peers[number], self.missing.get(&pack).map_or(0, |missing| missing.bytes));
+            let (address, peer) = (peer.address.clone(), peer.id.clone());
+            actions.push(Action::FromPeer { peer, address, pack, bytes });
         }
     }
 
@@ -716,7 +701,6 @@ impl Fetch {
             missing.complained = false;
             match flight {
                 Flight::Peer(number) => {
-                    self.in_flight += 1;
                     self.peers[number].in_flight += 1;
                     self.waiting.insert(turn(pack), missing.stripe);
                     self.flying.insert(pack);

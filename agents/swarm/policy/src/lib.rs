@@ -7,9 +7,9 @@
 //!         └──── have, wanted, ticket done ────┘
 //! ```
 //!
-//! - [`Tracker`] knows who has and who wants what in one region. It introduces those who want a pack to some who have it,
-//!   and lends tickets for the bucket: one at a time for a pack that nobody has.
-//! - [`Fetch`] belongs to one node and one artifact. It chooses the next packs, rarest first, and where to get them.
+//! - [`Tracker`] knows who has and who wants what in one region. It plans from whom each node gets which packs, introduces whom that does not
+//!   help to some who have them, and lends tickets for the bucket: one at a time for a pack that nobody has.
+//! - [`Fetch`] belongs to one node and one artifact. It chooses the next packs, in an order that all nodes have, and where to get them.
 //!
 //! Both are deterministic: the same events give the same actions. They know neither clock nor randomness nor sockets: the
 //! time comes with each event, as the time since any fixed moment, and [`Tracker::next_wake`] and [`Fetch::next_wake`] say

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! event ─▶ bookkeeping (holders, wanters of each pack) ─▶ dirty packs ─flush, batched─▶ Sources, Ban
-//!                                                               ├─ somebody has it: introduce those who want it
+//!   wanted newly ─▶ [plan]: from whom it will come ─▶ Sources     ├─ somebody has it: introduce those who want it
 //!                                                               └─ nobody has it: lend one ticket
 //! ```
 //!
+//! - Whoever wants packs newly is told at once from whom each will come, which `plan` has: it waits there. The rest is for those of whom the plan has
+//!   nobody, or who were not helped, and for whoever is first of all.
 //! - Of those who want a pack, only a few for each that has it are introduced at once; each of them then has it too and
 //!   can serve as many. So a pack that one node has spreads exponentially, and nobody is overrun. Peers of the same rack
 //!   come first, and a node stays with a few peers rather than knowing all.
-//! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, one is lent at a time, to the least
-//!   busy of those who want it: the bucket gives each pack about once, and different packs to different nodes.
+//! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, one is lent at a time, to the one
+//!   who is first by the plan, else to the least busy of those who want it: the bucket gives each pack about once, and different packs to different nodes.
 //! - A node that others say lies or fails is kept away from for a while: `trust` has the rule.
 //! - Nothing waits for ever: a lease that is over is lent again; a pack that does not spread is introduced to more; a pack
 //!   whose holders do not help gets another ticket.

@@ -1,7 +1,7 @@
 //! One artifact's ways through the region: from whom each node that wants it will get which packs, known before anybody has them.
 //!
 //! ```text
-//!   packs ─▶ 8 stripes , dealt in turn          one stripe: a chain through each rack, the racks in a heap
+//!   packs ─▶ 8 stripes, dealt in turn           one stripe: a chain through each rack, the racks in a heap
 //!
 //!                  bucket ─▶ a1 ─▶ a2 ─▶ a3 ─▶ a4                 (rack a; a1 reads the bucket for this stripe)
 //!                                   │     └──▶ c1 ─▶ c2 …         (rack c, entered once)
@@ -73,6 +73,13 @@ struct Chain {
     nodes: Vec<Number>,
 }
 
+impl Chain {
+    /// Those of whom one feeds another row.
+    fn gates(&self) -> &[Number] {
+        &self.nodes[..self.nodes.len().min(GATES)]
+    }
+}
+
 #[derive(Debug)]
 struct Member {
     row: Row,
@@ -117,12 +124,12 @@ impl Plan {
 
     /// From whom this node gets this pack.
     pub(super) fn parent(&self, node: Number, pack: &PackId) -> Option<Number> {
-        self.members.get(&node)?.parents[*self.stripe_of.get(pack)?]
+        self.ahead(node, self.stripe(pack)?)
     }
 
     /// Who reads this pack from the bucket for all others.
     pub(super) fn root(&self, pack: &PackId) -> Option<Number> {
-        let way = &self.ways[*self.stripe_of.get(pack)?];
+        let way = &self.ways[self.stripe(pack)?];
         way.heap.iter().find_map(|row| way.chains.get(row)?.nodes.first()).copied()
     }
 
@@ -137,7 +144,7 @@ impl Plan {
 
     /// The one ahead of this node in a stripe does not help it: that one goes to the end of its chain, where nobody is behind it. Answers who that is.
     pub(super) fn demote_ahead(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) -> Option<Number> {
-        let ahead = self.members.get(&node)?.parents[stripe]?;
+        let ahead = self.ahead(node, stripe)?;
         self.demote(ahead, stripe, changed);
         Some(ahead)
     }
@@ -152,6 +159,7 @@ impl Plan {
         self.give(stripe, node, ahead, changed);
     }
 
+    /// From whom a node gets a stripe.
     pub(super) fn ahead(&self, node: Number, stripe: Stripe) -> Option<Number> {
         self.members.get(&node)?.parents[stripe]
     }
@@ -159,8 +167,10 @@ impl Plan {
     /// Whether one node is on the way of a pack to another.
     pub(super) fn is_ahead(&self, node: Number, of: Number, pack: &PackId) -> bool {
         let Some(stripe) = self.stripe(pack) else { return false };
-        let ahead = |node: &Number| self.members.get(node)?.parents[stripe];
-        std::iter::successors(Some(of), ahead).skip(1).take(WAY_MAX).any(|ahead| ahead == node)
+        std::iter::successors(Some(of), |node| self.ahead(*node, stripe))
+            .skip(1)
+            .take(WAY_MAX)
+            .any(|ahead| ahead == node)
     }
 
     /// Takes nodes in.
@@ -216,17 +226,13 @@ impl Plan {
                 chain.place = place;
             }
         }
-        let moved: Vec<Row> =
-            (1..=FAN_OUT).filter_map(|child| way.heap.get(busiest * FAN_OUT + child)).copied().collect();
-        for row in moved.into_iter().chain([other]) {
-            self.feed(stripe, row, changed);
-        }
+        self.feed_below(stripe, row, changed);
+        self.feed(stripe, other, changed);
     }
 
     /// Sets from whom the first of a row gets a stripe, after something changed above.
     fn feed(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
-        let head = self.ways[stripe].chains.get(&row).and_then(|chain| chain.nodes.first()).copied();
-        if let Some(head) = head {
+        if let Some(head) = self.head(stripe, row) {
             let gate = self.gate_above(stripe, row);
             self.give(stripe, head, gate, changed);
         }
@@ -259,7 +265,7 @@ impl Plan {
         let parent = match (ahead, behind) {
             (Some(ahead), _) => Some(ahead),
             // It feeds the row from now on.
-            (None, Some(behind)) => self.members.get(&behind).and_then(|behind| behind.parents[stripe]),
+            (None, Some(behind)) => self.ahead(behind, stripe),
             (None, None) => self.gate_above(stripe, row),
         };
         if let Some(behind) = behind {
@@ -278,6 +284,15 @@ impl Plan {
         }
     }
 
+    /// The first node of a row.
+    fn head(&self, stripe: Stripe, row: Row) -> Option<Number> {
+        self.ways[stripe].chains.get(&row)?.nodes.first().copied()
+    }
+
+    fn duty(&self, node: Number) -> u32 {
+        self.members.get(&node).map_or(0, |member| member.duty)
+    }
+
     fn below(&self, stripe: Stripe, row: Row) -> Vec<Row> {
         let way = &self.ways[stripe];
         let Some(chain) = way.chains.get(&row) else { return Vec::new() };
@@ -289,13 +304,10 @@ impl Plan {
     fn even_out(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
         for below in self.below(stripe, row) {
             let Some(gate) = self.gate_above(stripe, below) else { continue };
-            let way = &self.ways[stripe];
-            let head = way.chains.get(&below).and_then(|chain| chain.nodes.first()).copied();
-            let Some(head) = head else { continue };
-            let duty = |node: Number| self.members.get(&node).map_or(0, |member| member.duty);
-            let present = self.members.get(&head).and_then(|head| head.parents[stripe]);
-            let first = way.chains.get(&row).map_or(&[][..], |chain| &chain.nodes[..chain.nodes.len().min(GATES)]);
-            let is_well = present.is_some_and(|present| first.contains(&present) && duty(present) <= duty(gate) + 1);
+            let Some(head) = self.head(stripe, below) else { continue };
+            let gates = self.ways[stripe].chains.get(&row).map_or(&[][..], Chain::gates);
+            let is_well = |present| gates.contains(&present) && self.duty(present) <= self.duty(gate) + 1;
+            let is_well = self.ahead(head, stripe).is_some_and(is_well);
             if !is_well {
                 self.give(stripe, head, Some(gate), changed);
             }
@@ -324,9 +336,8 @@ impl Plan {
         let mut place = way.chains.get(&row)?.place;
         loop {
             place = place.checked_sub(1)? / FAN_OUT;
-            let nodes = &way.chains.get(way.heap.get(place)?)?.nodes;
-            let duty = |number: &Number| self.members.get(number).map_or(u32::MAX, |member| member.duty);
-            if let Some(gate) = nodes.iter().take(GATES).min_by_key(|number| duty(number)) {
+            let gates = way.chains.get(way.heap.get(place)?)?.gates();
+            if let Some(gate) = gates.iter().min_by_key(|number| self.duty(**number)) {
                 return Some(*gate);
             }
         }
@@ -346,7 +357,7 @@ impl Plan {
     }
 
     fn close_gap(&mut self, stripe: Stripe, row: Row, node: Number, changed: &mut Changed) {
-        let parent = self.members.get(&node).and_then(|member| member.parents[stripe]);
+        let parent = self.ahead(node, stripe);
         self.give(stripe, node, None, &mut Changed::new());
         let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
         let Some(at) = chain.nodes.iter().position(|known| *known == node) else { return };
@@ -364,13 +375,11 @@ impl Plan {
     }
 
     fn heads_fed_by(&self, stripe: Stripe, node: Number) -> Vec<(Number, Row)> {
-        let way = &self.ways[stripe];
         let fed = |row: &Row| {
-            let head = *way.chains.get(row)?.nodes.first()?;
-            let parent = self.members.get(&head)?.parents[stripe];
-            (parent == Some(node)).then_some((head, *row))
+            let head = self.head(stripe, *row)?;
+            (self.ahead(head, stripe) == Some(node)).then_some((head, *row))
         };
-        way.heap.iter().filter_map(fed).collect()
+        self.ways[stripe].heap.iter().filter_map(fed).collect()
     }
 }
 
