@@ -78,6 +78,7 @@ bench-publish: SETUP = content
 bench-delta: SETUP = pairs
 bench-fanout: SETUP = etcd
 bench-swarm: SETUP = swarm
+bench-swarm-sim: SETUP = netns
 bench-%: ## run one benchmark; its last line is one JSON object
 	@infra/setup.sh build $(SETUP)
 	@$(BUILD) --quiet

@@ -6,6 +6,7 @@ use clap::{Args, Parser};
 use longshore_identity::files;
 use longshore_schemas::{NodeId, RackName, ZoneName, events::StringMap, labels};
 use longshore_service::telemetry;
+use longshore_swarm_policy::Caps;
 
 use crate::{
     Folders,
@@ -68,6 +69,12 @@ pub struct Run {
     /// Seconds between two looks whether a running release's files are still what they were
     #[arg(long, env = "LONGSHORE_NODE_DRIFT_INTERVAL", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..))]
     pub drift_interval: u64,
+    /// MiB a second that this machine gives its peers; for some hours of the day (UTC), HH:MM-HH:MM=MIB: 50,08:00-20:00=10 [default: no cap]
+    #[arg(long, env = "LONGSHORE_NODE_UPLOAD_MIB_PER_SECOND", value_name = "CAPS")]
+    pub upload_mib_per_second: Option<Caps>,
+    /// MiB a second that it fetches, from peers and the bucket together; hours as above [default: no cap]
+    #[arg(long, env = "LONGSHORE_NODE_DOWNLOAD_MIB_PER_SECOND", value_name = "CAPS")]
+    pub download_mib_per_second: Option<Caps>,
     /// Stop the services when the agent is told to stop; otherwise they go on running
     #[arg(long)]
     pub stop_services_on_exit: bool,
@@ -106,6 +113,8 @@ impl Run {
             ("LONGSHORE_NODE_SWARM_LISTEN", Some(self.swarm_listen.to_string())),
             ("LONGSHORE_NODE_PORT_BASE", Some(self.port_base.to_string())),
             ("LONGSHORE_NODE_DRIFT_INTERVAL", Some(self.drift_interval.to_string())),
+            ("LONGSHORE_NODE_UPLOAD_MIB_PER_SECOND", self.upload_mib_per_second.as_ref().map(Caps::to_string)),
+            ("LONGSHORE_NODE_DOWNLOAD_MIB_PER_SECOND", self.download_mib_per_second.as_ref().map(Caps::to_string)),
             ("LONGSHORE_NODE_METRICS_LISTEN", self.metrics_listen.map(|listen| listen.to_string())),
             ("LONGSHORE_LOG_FORMAT", Some(log_format.to_owned())),
         ];
@@ -172,6 +181,8 @@ impl Run {
             port_base: self.port_base,
             trust: Trust { goal_keys: self.goal_keys, provenance_keys: self.provenance_keys },
             drift_interval: Duration::from_secs(self.drift_interval),
+            upload_caps: self.upload_mib_per_second.unwrap_or_default(),
+            download_caps: self.download_mib_per_second.unwrap_or_default(),
         }
     }
 }

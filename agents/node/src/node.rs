@@ -14,8 +14,8 @@ use longshore_schemas::{
     events::{RegionalGoal, StringMap},
 };
 use longshore_service::ledger::Ledger;
-use longshore_swarm::{PackStore, fetch::Fetcher, server};
-use longshore_swarm_policy::fetch::Config as FetchConfig;
+use longshore_swarm::{Budget, PackStore, fetch::Fetcher, server};
+use longshore_swarm_policy::{Caps, fetch::Config as FetchConfig};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +59,9 @@ pub struct Config {
     pub trust: Trust,
     /// Between two looks at the files of a release that runs.
     pub drift_interval: Duration,
+    /// What it gives the swarm of its link.
+    pub upload_caps: Caps,
+    pub download_caps: Caps,
 }
 
 /// Runs until the shutdown. Services outlive it.
@@ -82,14 +85,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let certificates =
         CertificateKeeper::open(folders.identity(), config.node.clone(), config.region_authority, config.token_file)?;
     let tls = certificates.tls().clone();
-    let swarm = server::start(store.clone(), config.swarm_listen, tls.clone(), shutdown.clone()).await?;
+    let (uploads, downloads) = (Budget::new(config.upload_caps), Budget::new(config.download_caps));
+    let swarm = server::start(store.clone(), config.swarm_listen, tls.clone(), uploads, shutdown.clone()).await?;
     // The second call of a process finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| Error::Refused(error.to_string()));
     let bucket = client(reqwest::Client::builder())?;
     let (exchange, outbox) = Exchange::new();
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
-    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls);
+    let fetcher = Fetcher::new(store.clone(), policy, bucket, tls, downloads);
     let reports = Reports::default();
     let shared = Arc::new(Shared {
         node: config.node.clone(),

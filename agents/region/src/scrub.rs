@@ -16,10 +16,11 @@ use std::{
 };
 
 use longshore_artifact::PackRef;
-use longshore_region_policy::{scrub::sample, turns::Rate};
+use longshore_region_policy::scrub::sample;
 use longshore_s3::Bucket;
 use longshore_schemas::ArtifactId;
 use longshore_service::{ledger::Ledger, metrics::Counters};
+use longshore_swarm_policy::Rate;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

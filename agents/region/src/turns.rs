@@ -13,8 +13,9 @@ use std::{
     time::Duration,
 };
 
-use longshore_region_policy::turns::{self as policy, Next, Rate, Source, Ticket};
+use longshore_region_policy::turns::{self as policy, Next, Source, Ticket};
 use longshore_schemas::PackId;
+use longshore_swarm_policy::Rate;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,

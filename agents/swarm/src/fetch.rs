@@ -3,12 +3,7 @@
 //! One task: an async `select` gives what happened, and a sync part tells the policy and acts on its answer. Transfers are
 //! tasks of their own that decide nothing.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
@@ -33,10 +28,10 @@ use tokio::{
 };
 
 use crate::{
-    Error, PackStore, STALL,
+    Budget, Error, PackStore, STALL,
     pace::Pace,
-    peer::{Ask, FetchFailure, Peers, complete, deadline},
-    store::Blocks,
+    part::Blocks,
+    peer::{Ask, FetchFailure, Peers, complete},
 };
 
 /// What the region says about one artifact.
@@ -77,15 +72,21 @@ pub struct Fetcher {
     policy: Config,
     peers: Arc<Peers>,
     http: reqwest::Client,
+    budget: Budget,
 }
 
-/// Packs of one fetch of which some came, and whose source failed: the next one goes on with them. Meanwhile they are passed on.
-type Begun = Arc<Mutex<BTreeMap<PackId, Blocks>>>;
-
 impl Fetcher {
-    /// Other nodes are reached with `tls`, the region's bucket with `http`.
-    pub fn new(store: PackStore, policy: Config, http: reqwest::Client, tls: Arc<Tls>) -> Self {
-        Self { store, policy, peers: Arc::new(Peers::new(tls)), http }
+    /// Other nodes are reached with `tls`, the region's bucket with `http`; all that comes is within the budget.
+    pub fn new(store: PackStore, policy: Config, http: reqwest::Client, tls: Arc<Tls>, budget: Budget) -> Self {
+        Self { store, policy, peers: Arc::new(Peers::new(tls)), http, budget }
+    }
+
+    /// With no more requests at once than the budget has for.
+    fn policy(&self) -> Config {
+        let mut policy = self.policy.clone();
+        policy.requests_max = self.budget.transfers(policy.requests_max);
+        policy.bucket_requests_max = self.budget.transfers(policy.bucket_requests_max);
+        policy
     }
 
     pub fn store(&self) -> &PackStore {
@@ -109,11 +110,10 @@ impl Fetcher {
         let mut run = Run {
             fetcher: self,
             artifact,
-            fetch: Fetch::new(self.policy.clone()),
+            fetch: Fetch::new(self.policy()),
             to_region: link.to_region.clone(),
             transfers: JoinSet::new(),
             from_peers: BTreeMap::new(),
-            begun_packs: Begun::default(),
             passed_on: mpsc::unbounded_channel(),
             begun: Instant::now(),
             received: Received::default(),
@@ -139,7 +139,6 @@ struct Run<'a> {
     transfers: JoinSet<Transfer>,
     /// What ends a transfer from a peer.
     from_peers: BTreeMap<PackId, AbortHandle>,
-    begun_packs: Begun,
     /// Packs that can be passed on from now on: no more of them than transfers.
     passed_on: (mpsc::UnboundedSender<PackId>, mpsc::UnboundedReceiver<PackId>),
     begun: Instant,
@@ -211,8 +210,6 @@ impl Run<'_> {
         }
         let event = match result {
             Ok(bytes) => {
-                // What came of it otherwise.
-                drop(taken(&self.begun_packs, &pack));
                 match source {
                     Source::Peer(_) => self.received.from_peers_bytes += bytes,
                     Source::Bucket => self.received.from_bucket_bytes += bytes,
@@ -258,19 +255,20 @@ impl Run<'_> {
         match action {
             Action::FromPeer { peer, address, pack, bytes } => {
                 let fetcher = self.fetcher.clone();
-                let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
+                let passed_on = self.passed_on.0.clone();
                 let before = self.from_peers.remove(&pack);
                 let transfer = self.transfers.spawn(async move {
-                    let mut kept = Kept::after(before, begun_packs, pack).await;
+                    let mut begun = begun_after(before, &fetcher.store, &pack).await;
                     // Nobody listens any more once the fetch is over.
                     let mut passes_on = || {
                         let _ = passed_on.send(pack);
                     };
                     let ask = Ask {
                         store: &fetcher.store,
+                        budget: &fetcher.budget,
                         pack,
                         bytes,
-                        begun: &mut kept.blocks,
+                        begun: &mut begun,
                         answered: false,
                         passes_on: &mut passes_on,
                     };
@@ -287,14 +285,14 @@ impl Run<'_> {
             }
             Action::FromBucket { ticket } => {
                 let fetcher = self.fetcher.clone();
-                let (begun_packs, passed_on) = (self.begun_packs.clone(), self.passed_on.0.clone());
+                let passed_on = self.passed_on.0.clone();
                 let before = self.from_peers.remove(&ticket.pack);
                 self.transfers.spawn(async move {
-                    let mut kept = Kept::after(before, begun_packs, ticket.pack).await;
+                    let mut begun = begun_after(before, &fetcher.store, &ticket.pack).await;
                     let mut passes_on = || {
                         let _ = passed_on.send(ticket.pack);
                     };
-                    let result = from_bucket(&fetcher, &ticket, &mut kept.blocks, &mut passes_on).await;
+                    let result = from_bucket(&fetcher, &ticket, &mut begun, &mut passes_on).await;
                     Transfer { pack: ticket.pack, source: Source::Bucket, result }
                 });
             }
@@ -310,34 +308,12 @@ impl Run<'_> {
     }
 }
 
-/// What came of a pack, in the hands of one transfer; with its end, however that comes, it is there for the next one.
-struct Kept {
-    all: Begun,
-    pack: PackId,
-    blocks: Option<Blocks>,
-}
-
-impl Kept {
-    /// What the one before got, which is ending.
-    async fn after(before: Option<AbortHandle>, all: Begun, pack: PackId) -> Self {
-        while before.as_ref().is_some_and(|before| !before.is_finished()) {
-            tokio::task::yield_now().await;
-        }
-        let blocks = taken(&all, &pack);
-        Self { all, pack, blocks }
+/// What there is of a pack, once the transfer before, which is ending, has left it.
+async fn begun_after(before: Option<AbortHandle>, store: &PackStore, pack: &PackId) -> Option<Blocks> {
+    while before.as_ref().is_some_and(|before| !before.is_finished()) {
+        tokio::task::yield_now().await;
     }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(blocks) = self.blocks.take() {
-            self.all.lock().unwrap_or_else(PoisonError::into_inner).insert(self.pack, blocks);
-        }
-    }
-}
-
-fn taken(begun: &Begun, pack: &PackId) -> Option<Blocks> {
-    begun.lock().unwrap_or_else(PoisonError::into_inner).remove(pack)
+    store.left(pack)
 }
 
 /// Reads a pack from the regional bucket, with leave: in blocks that are passed on as they come, if its outline is known, or as a whole.
@@ -349,31 +325,28 @@ async fn from_bucket(
 ) -> Result<u64, FetchFailure> {
     let outline = ticket.outline.as_deref().and_then(|outline| BASE64_STANDARD.decode(outline).ok());
     let outline = outline.and_then(|outline| Outline::from_bytes(ticket.pack, ticket.bytes, &outline));
-    let reading = async {
-        match outline.filter(|_| begun.is_none()) {
-            Some(outline) => *begun = Some(fetcher.store.blocks(outline).map_err(FetchFailure::own)?),
-            None if begun.is_none() => return whole_from_bucket(fetcher, ticket).await,
-            None => {}
-        }
-        let Some(blocks) = begun.as_mut() else { return Err(FetchFailure::own(io::ErrorKind::NotFound.into())) };
-        // All of it may have come before, in an answer that went on after its end.
-        if blocks.next() < blocks.outline().blocks() {
-            blocks_from_bucket(fetcher, ticket, blocks, passes_on).await?;
-        }
-        complete(begun)
-    };
-    let until = deadline(ticket.bytes) + Duration::from_secs(5);
-    tokio::time::timeout_at(until, reading).await.unwrap_or_else(|_| Err(FetchFailure::unreachable(&"too slow")))
+    match outline.filter(|_| begun.is_none()) {
+        Some(outline) => *begun = Some(fetcher.store.blocks(outline).map_err(FetchFailure::own)?),
+        None if begun.is_none() => return whole_from_bucket(fetcher, ticket).await,
+        None => {}
+    }
+    let Some(blocks) = begun.as_mut() else { return Err(FetchFailure::own(io::ErrorKind::NotFound.into())) };
+    // All of it may have come before, in an answer that went on after its end.
+    if blocks.next() < blocks.outline().blocks() {
+        blocks_from_bucket(fetcher, ticket, blocks, passes_on).await?;
+    }
+    complete(begun)
 }
 
 /// A pack that comes out of the bucket, from some byte on.
-struct Response {
+struct Response<'a> {
     response: reqwest::Response,
     pace: Pace,
+    budget: &'a Budget,
 }
 
-impl Response {
-    async fn begin(fetcher: &Fetcher, ticket: &Ticket, from: u64) -> Result<Self, FetchFailure> {
+impl<'a> Response<'a> {
+    async fn begin(fetcher: &'a Fetcher, ticket: &Ticket, from: u64) -> Result<Self, FetchFailure> {
         let lost = |error: &dyn std::fmt::Display| FetchFailure::unreachable(error);
         let mut request = fetcher.http.get(&ticket.url);
         if from > 0 {
@@ -389,14 +362,16 @@ impl Response {
             let failure = if status == StatusCode::NOT_FOUND { Failure::Missing } else { Failure::Unreachable };
             return Err(FetchFailure::new(failure, format!("the bucket answered {status}")));
         }
-        Ok(Self { response, pace: Pace::start() })
+        Ok(Self { response, pace: Pace::start(ticket.bytes), budget: &fetcher.budget })
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, FetchFailure> {
         let response = &mut self.response;
         let chunk = async { response.chunk().await.map_err(|error| io::Error::other(error.without_url())) };
         let count = |block: &Option<Bytes>| block.as_ref().map_or(0, Bytes::len);
-        Ok(self.pace.next(chunk, count).await?)
+        let came = self.pace.next(chunk, count).await?;
+        self.pace.paused(self.budget.spend(count(&came) as u64).await);
+        Ok(came)
     }
 }
 

@@ -2,15 +2,12 @@
 
 use longshore_artifact::outline::Outline;
 use longshore_schemas::PackId;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    PackStore,
+    Budget, PackStore,
     peer::{self, Ask},
-    server,
+    server::{self, Uploads},
 };
 
 /// Serves one connection until its peer hangs up.
@@ -18,7 +15,7 @@ pub async fn serve<S>(stream: &mut S, store: &PackStore) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    server::serve(stream, store, &Semaphore::new(1), || Ok(())).await
+    server::serve(stream, store, &Uploads::new(Budget::default()), || Ok(())).await
 }
 
 /// What a server sends of a pack before its blocks.
@@ -32,7 +29,9 @@ pub async fn transfer<S>(stream: &mut S, store: &PackStore, pack: PackId, bytes:
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut ask = Ask { store, pack, bytes, begun: &mut None, answered: false, passes_on: &mut || {} };
+    let (budget, mut begun) = (Budget::default(), None);
+    let mut ask =
+        Ask { store, budget: &budget, pack, bytes, begun: &mut begun, answered: false, passes_on: &mut || {} };
     let transferred = peer::transfer(stream, &mut ask).await;
     transferred.map_err(|failure| format!("{:?}: {}", failure.failure, failure.reason))
 }

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! - [`frames`]: JSON frames, for the stream between a node and its region; both sides use them.
-//! - [`PackStore`]: verified packs in a folder, and those on their way.
+//! - [`PackStore`]: verified packs in a folder, and those on their way, of which a restart loses no block.
 //! - [`server`]: serves them to peers.
 //! - [`fetch`]: carries out what the policy decides, for one artifact.
 //! - `pace`: how slow a source may be.
+//! - [`Budget`]: how fast this node may be.
 //!
 //! Nobody is trusted. A block of 64 KiB is verified before it is in the store, and served only then; so a pack streams through a node, which is the
 //! source of others before it has all of it. What was damaged
@@ -21,15 +22,18 @@
 //! asked for are given up within seconds, the region is told, and the pack comes from elsewhere. Which pack comes next and from
 //! whom is not decided here.
 
+mod budget;
 pub mod fetch;
 pub mod frames;
 #[doc(hidden)]
 pub mod hooks;
 mod pace;
+mod part;
 mod peer;
 pub mod server;
 mod store;
 
+pub use budget::Budget;
 pub use store::{Incoming, PackStore};
 
 use std::time::Duration;

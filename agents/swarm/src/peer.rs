@@ -17,19 +17,19 @@ use std::{
 
 use futures::poll;
 use longshore_artifact::{PACK_BYTES_MAX, outline::Outline};
-use longshore_identity::{Handshaken, Peer, Stream, Tls};
+use longshore_identity::{Handshaken, Peer, PeerStream, Tls};
 use longshore_schemas::{NodeId, PackId};
 use longshore_swarm_policy::fetch::Failure;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 use crate::{
-    PATIENCE, PackStore, RATE_MIN, STALL,
+    Budget, PackStore, STALL,
     pace::{Pace, Stopped},
-    store::Blocks,
+    part::Blocks,
 };
 
 pub(crate) const MAGIC: [u8; 8] = *b"LSSWARM3";
@@ -78,20 +78,18 @@ impl FetchFailure {
     }
 }
 
-/// When a transfer of so many bytes must be over.
-pub(crate) fn deadline(bytes: u64) -> Instant {
-    Instant::now() + COMING_MAX + PATIENCE + Duration::from_secs(bytes / RATE_MIN)
-}
-
 /// Connections to peers, used again for the next pack.
 pub(crate) struct Peers {
     tls: Arc<Tls>,
     idle: Mutex<VecDeque<Idle>>,
 }
 
+type Connection = Handshaken<Peer, PeerStream>;
+
 /// A pack that is to come from a peer.
 pub(crate) struct Ask<'a> {
     pub(crate) store: &'a PackStore,
+    pub(crate) budget: &'a Budget,
     pub(crate) pack: PackId,
     pub(crate) bytes: u64,
     /// What came from others before.
@@ -104,7 +102,7 @@ pub(crate) struct Ask<'a> {
 
 struct Idle {
     address: String,
-    connection: Handshaken<Peer>,
+    connection: Connection,
 }
 
 impl Peers {
@@ -114,26 +112,21 @@ impl Peers {
 
     /// Fetches a pack into the store. What came of it before a failure stays in what was begun.
     pub(crate) async fn fetch(&self, peer: &NodeId, address: &str, mut ask: Ask<'_>) -> Result<u64, FetchFailure> {
-        let until = deadline(ask.bytes);
         // A kept connection may have been closed by the peer meanwhile; a new one tells.
-        if let Some(mut kept) = self.take(peer, address).await?
-            && let Ok(result) = timeout_at(until, transfer(&mut kept.stream, &mut ask)).await
-            && (ask.answered || !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable))
-        {
-            return self.settle(address, kept, result);
+        if let Some(mut kept) = self.take(peer, address).await? {
+            let result = transfer(&mut kept.stream, &mut ask).await;
+            if ask.answered || !matches!(&result, Err(failure) if failure.failure == Failure::Unreachable) {
+                return self.settle(address, kept, result);
+            }
         }
-        let fresh = async {
-            let connected = connect(&self.tls, address, peer).await;
-            let mut connection = connected.map_err(|error| FetchFailure::unreachable(&error))?;
-            let result = transfer(&mut connection.stream, &mut ask).await;
-            self.settle(address, connection, result)
-        };
-        let too_slow = |_| FetchFailure::new(Failure::Unreachable, "slower than 128 KiB/s");
-        timeout_at(until, fresh).await.map_err(too_slow)?
+        let connected = connect(&self.tls, address, peer).await;
+        let mut connection = connected.map_err(|error| FetchFailure::unreachable(&error))?;
+        let result = transfer(&mut connection.stream, &mut ask).await;
+        self.settle(address, connection, result)
     }
 
     /// A connection that was kept. A peer that sent something on it since, unasked, does not keep to the protocol.
-    async fn take(&self, peer: &NodeId, address: &str) -> Result<Option<Handshaken<Peer>>, FetchFailure> {
+    async fn take(&self, peer: &NodeId, address: &str) -> Result<Option<Connection>, FetchFailure> {
         let Some(mut kept) = self.kept(peer, address) else { return Ok(None) };
         if kept.peer.check(&self.tls, longshore_service::now()).is_err() {
             return Ok(None);
@@ -147,7 +140,7 @@ impl Peers {
         }
     }
 
-    fn kept(&self, peer: &NodeId, address: &str) -> Option<Handshaken<Peer>> {
+    fn kept(&self, peer: &NodeId, address: &str) -> Option<Connection> {
         let mut idle = self.lock();
         let at = idle.iter().rposition(|idle| idle.connection.peer.node() == peer && idle.address == address)?;
         Some(idle.remove(at)?.connection)
@@ -157,7 +150,7 @@ impl Peers {
     fn settle(
         &self,
         address: &str,
-        connection: Handshaken<Peer>,
+        connection: Connection,
         result: Result<u64, FetchFailure>,
     ) -> Result<u64, FetchFailure> {
         let at_end = match &result {
@@ -179,12 +172,12 @@ impl Peers {
     }
 }
 
-async fn connect(tls: &Tls, address: &str, peer: &NodeId) -> io::Result<Handshaken<Peer>> {
+async fn connect(tls: &Tls, address: &str, peer: &NodeId) -> io::Result<Connection> {
     let connecting = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let mut connection = tls.connect_to_node(tcp, peer).await?;
-        let stream: &mut Stream = &mut connection.stream;
+        let stream = &mut connection.stream;
         stream.write_all(&MAGIC).await?;
         stream.flush().await?;
         let mut theirs = [0; MAGIC.len()];
@@ -202,13 +195,12 @@ pub(crate) async fn transfer<S>(stream: &mut S, ask: &mut Ask<'_>) -> Result<u64
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let lost = |error: io::Error| FetchFailure::unreachable(&error);
     let first = ask.begun.as_ref().map_or(0, Blocks::next);
     let mut request = [0; REQUEST_BYTES];
     request[..32].copy_from_slice(ask.pack.as_bytes());
     request[32..].copy_from_slice(&u32::try_from(first).unwrap_or(u32::MAX).to_be_bytes());
-    stream.write_all(&request).await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
+    stalled(stream.write_all(&request)).await?;
+    stalled(stream.flush()).await?;
     let mut waits = Waits::default();
     let mut head = [0; 9];
     loop {
@@ -238,14 +230,13 @@ async fn read_blocks<S>(stream: &mut S, ask: &mut Ask<'_>, mut waits: Waits) -> 
 where
     S: AsyncRead + Unpin,
 {
-    let mut pace = Pace::start();
+    let mut pace = Pace::start(ask.bytes);
     let outline = read_outline(stream, (ask.pack, ask.bytes), &mut pace).await?;
     // It stays there, whatever ends this: the next source goes on with it.
-    let blocks = match ask.begun {
-        Some(blocks) => blocks,
-        None => ask.begun.insert(ask.store.blocks(outline).map_err(FetchFailure::own)?),
-    };
-    read_into(stream, blocks, &mut waits, &mut pace, ask.passes_on).await?;
+    if ask.begun.is_none() {
+        *ask.begun = Some(ask.store.blocks(outline).map_err(FetchFailure::own)?);
+    }
+    read_into(stream, ask, &mut waits, &mut pace).await?;
     complete(ask.begun)
 }
 
@@ -255,16 +246,13 @@ pub(crate) fn complete(begun: &mut Option<Blocks>) -> Result<u64, FetchFailure> 
     blocks.and_then(Blocks::complete).map_err(FetchFailure::own)
 }
 
-async fn read_into<S>(
-    stream: &mut S,
-    blocks: &mut Blocks,
-    waits: &mut Waits,
-    pace: &mut Pace,
-    passes_on: &mut (dyn FnMut() + Send),
-) -> Result<(), FetchFailure>
+async fn read_into<S>(stream: &mut S, ask: &mut Ask<'_>, waits: &mut Waits, pace: &mut Pace) -> Result<(), FetchFailure>
 where
     S: AsyncRead + Unpin,
 {
+    let Ask { begun: Some(blocks), budget, passes_on, .. } = ask else {
+        return Err(FetchFailure::own(io::ErrorKind::NotFound.into()));
+    };
     let (mut block, mut is_told) = (Vec::new(), false);
     while blocks.next() < blocks.outline().blocks() {
         let mut count = [0];
@@ -273,7 +261,7 @@ where
         match count[0] {
             COMING => {
                 waits.still()?;
-                *pace = Pace::start();
+                pace.rest();
             }
             GONE => return Err(FetchFailure::new(Failure::Waiting, "it gets no more of it itself")),
             count if usize::from(count) > left => {
@@ -283,6 +271,7 @@ where
                 for _ in 0..count {
                     block.resize(blocks.outline().length(blocks.next()), 0);
                     read_whole(stream, &mut block, pace).await?;
+                    let length = block.len() as u64;
                     let taken = blocks.take(block).await.map_err(FetchFailure::own)?;
                     let lied = || FetchFailure::new(Failure::Lied, "the bytes are not the pack's");
                     block = taken.ok_or_else(lied)?;
@@ -291,6 +280,7 @@ where
                         passes_on();
                         is_told = true;
                     }
+                    pace.paused(budget.spend(length).await);
                 }
             }
         }

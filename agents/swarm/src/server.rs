@@ -14,14 +14,15 @@ use longshore_schemas::PackId;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, PackStore,
-    peer::{BEAT, COMING, COMING_MAX, GONE, MAGIC, REQUEST_BYTES, Status, deadline},
+    Budget, Error, PackStore,
+    pace::deadline,
+    peer::{BEAT, COMING, COMING_MAX, GONE, MAGIC, REQUEST_BYTES, Status},
     store::Found,
 };
 
@@ -38,11 +39,12 @@ const BLOCKS_AT_ONCE: usize = 4;
 const IDLE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
 
-/// Listens, and serves until the shutdown; answers the address that it listens on. While this node has no certificate it serves nobody.
+/// Listens, and serves within the budget until the shutdown; answers the address that it listens on. While this node has no certificate it serves nobody.
 pub async fn start(
     store: PackStore,
     listen: SocketAddr,
     tls: Arc<Tls>,
+    budget: Budget,
     shutdown: CancellationToken,
 ) -> Result<SocketAddr, Error> {
     let failed = |source| Error::Listen { address: listen, source };
@@ -51,7 +53,7 @@ pub async fn start(
     let places = Places {
         strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
         connections: Semaphore::new(CONNECTIONS_MAX),
-        uploads: Semaphore::new(UPLOADS_MAX),
+        uploads: Uploads::new(budget),
     };
     tokio::spawn(accept(listener, Arc::new(Shared { store, tls, places }), shutdown));
     Ok(address)
@@ -67,7 +69,25 @@ struct Shared {
 struct Places {
     strangers: Arc<Semaphore>,
     connections: Semaphore,
-    uploads: Semaphore,
+    uploads: Uploads,
+}
+
+/// What is sent of packs, by all connections.
+pub(crate) struct Uploads {
+    places: Semaphore,
+    budget: Budget,
+}
+
+impl Uploads {
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self { places: Semaphore::new(UPLOADS_MAX), budget }
+    }
+
+    /// A place for one pack; one of fewer while the budget is small. None: there will be none.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        let share = UPLOADS_MAX / self.budget.transfers(UPLOADS_MAX);
+        self.places.acquire_many(u32::try_from(share).unwrap_or(1)).await.ok()
+    }
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
@@ -108,7 +128,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: Cancellati
 pub(crate) async fn serve<S>(
     stream: &mut S,
     store: &PackStore,
-    uploads: &Semaphore,
+    uploads: &Uploads,
     mut believed: impl FnMut() -> std::io::Result<()>,
 ) -> std::io::Result<()>
 where
@@ -138,7 +158,7 @@ where
 async fn answer<S>(
     stream: &mut S,
     store: &PackStore,
-    uploads: &Semaphore,
+    uploads: &Uploads,
     pack: PackId,
     first: usize,
 ) -> std::io::Result<()>
@@ -153,7 +173,7 @@ where
     if store.size(&pack).is_none_or(|bytes| first >= blocks(bytes)) {
         return head(stream, Status::Missing, 0).await;
     }
-    let Some(Ok(_upload)) = tell_while(stream, &coming, PLACE_MAX, uploads.acquire()).await? else {
+    let Some(Some(_place)) = tell_while(stream, &coming, PLACE_MAX, uploads.place()).await? else {
         return head(stream, Status::Busy, 0).await;
     };
     let looked = store.clone();
@@ -161,7 +181,7 @@ where
     let Some(found) = found else { return head(stream, Status::Missing, 0).await };
     let bytes = found.outline.bytes();
     head(stream, Status::Found, bytes).await?;
-    timeout_at(deadline(bytes), send(stream, store, found, first)).await?
+    timeout_at(deadline(bytes), send(stream, store, &uploads.budget, found, first)).await?
 }
 
 /// Waits for something, and tells the peer every so often that it still comes. None: it takes too long.
@@ -188,6 +208,7 @@ async fn tell_while<T>(
 async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     store: &PackStore,
+    budget: &Budget,
     found: Found,
     first: usize,
 ) -> std::io::Result<()> {
@@ -199,10 +220,7 @@ async fn send(
             None => outline.blocks(),
             Some(progress) => match next_block(stream, progress, next).await? {
                 Some(there) => there,
-                None => {
-                    stream.write_all(&[GONE]).await?;
-                    return stream.flush().await;
-                }
+                None => return gone(stream).await,
             },
         };
         let count = (there - next).min(BLOCKS_AT_ONCE);
@@ -213,10 +231,18 @@ async fn send(
                 return Err(std::io::ErrorKind::InvalidData.into());
             }
         };
+        if tell_while(stream, &[COMING], COMING_MAX, budget.spend(read.len() as u64)).await?.is_none() {
+            return gone(stream).await;
+        }
         stream.write_all(&[u8::try_from(count).unwrap_or(COMING)]).await?;
         stream.write_all(&read).await?;
         next += count;
     }
+    stream.flush().await
+}
+
+async fn gone(stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+    stream.write_all(&[GONE]).await?;
     stream.flush().await
 }
 

@@ -1,5 +1,5 @@
-//! Verified packs in a folder: complete ones, one file each, named by their id; and those that are on their way, of which each block that
-//! came is verified and may be passed on.
+//! Verified packs in a folder: complete ones, one file each, named by their id; and those that are on their way ([`part`](crate::part)), of which
+//! each block that came is verified and may be passed on.
 //!
 //! ```text
 //! bucket, no outline ─▶ [Incoming] hashed as a whole ─┐
@@ -14,7 +14,6 @@ use std::{
     fs::{self, File},
     io,
     io::Read,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     pin::pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -26,12 +25,12 @@ use longshore_artifact::{
 };
 use longshore_schemas::PackId;
 use tempfile::NamedTempFile;
-use tokio::{
-    io::AsyncWriteExt,
-    sync::{Notify, watch},
-};
+use tokio::{io::AsyncWriteExt, sync::watch};
 
-use crate::Error;
+use crate::{
+    Error,
+    part::{Blocks, Expectation, Parts},
+};
 
 /// Of 4 KiB each at most: those of a release that many fetch.
 const OUTLINES_MAX: usize = 1_024;
@@ -45,26 +44,9 @@ struct Inner {
     /// What is complete, with its size.
     packs: RwLock<BTreeMap<PackId, u64>>,
     /// What is on its way in blocks.
-    partial: RwLock<BTreeMap<PackId, Partial>>,
+    parts: Mutex<Parts>,
     /// Outlines that were computed last, so that many who ask for a pack cost one reading of it. Each is its pack's for ever.
     outlines: Mutex<VecDeque<(PackId, Arc<Outline>)>>,
-    /// What somebody here fetches: how many do, and what wakes those who wait for it.
-    expected: Mutex<BTreeMap<PackId, (usize, Arc<Notify>)>>,
-}
-
-/// As long as this is held, others may wait here for these packs.
-pub(crate) struct Expectation {
-    store: PackStore,
-    packs: Vec<PackId>,
-}
-
-/// A pack that is on its way, as whoever passes it on sees it.
-#[derive(Clone)]
-pub(crate) struct Partial {
-    pub(crate) outline: Arc<Outline>,
-    path: PathBuf,
-    /// How many blocks are there, from the first on. Its sender goes when nothing more will come.
-    pub(crate) progress: watch::Receiver<usize>,
 }
 
 /// What can be sent of a pack.
@@ -80,7 +62,7 @@ impl PackStore {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Store { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(failed)?;
-        let mut packs = BTreeMap::new();
+        let (mut packs, mut parts) = (BTreeMap::new(), Parts::default());
         for entry in fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let named = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<PackId>().ok());
@@ -88,18 +70,20 @@ impl PackStore {
                 Some(pack) => {
                     packs.insert(pack, fs::metadata(&path).map_err(failed)?.len());
                 }
+                None if parts.take_in(&path) => {}
                 None => {
                     tracing::info!(path = %path.display(), "removing what is no pack");
                     fs::remove_file(&path).map_err(failed)?;
                 }
             }
         }
+        // Their packs came otherwise.
+        parts.retain(|pack| !packs.contains_key(pack));
         Ok(Self(Arc::new(Inner {
             folder: folder.to_owned(),
             packs: RwLock::new(packs),
-            partial: RwLock::default(),
+            parts: Mutex::new(parts),
             outlines: Mutex::default(),
-            expected: Mutex::default(),
         })))
     }
 
@@ -126,22 +110,17 @@ impl PackStore {
     /// Its size, if there is anything of it.
     pub(crate) fn size(&self, pack: &PackId) -> Option<u64> {
         let complete = self.read().get(pack).copied();
-        complete.or_else(|| self.partials().get(pack).map(|partial| partial.outline.bytes()))
+        complete.or_else(|| self.parts().passed_on(pack).map(|partial| partial.outline.bytes()))
     }
 
     pub(crate) fn expect(&self, packs: Vec<PackId>) -> Expectation {
-        let mut expected = self.expected();
-        for pack in &packs {
-            expected.entry(*pack).or_default().0 += 1;
-        }
-        drop(expected);
-        Expectation { store: self.clone(), packs }
+        Expectation::new(self.clone(), packs)
     }
 
     /// Waits until something of a pack is there, if it is expected here. `false` if nothing will be.
     pub(crate) async fn comes(&self, pack: &PackId) -> bool {
         loop {
-            let Some(news) = self.news(pack) else { return self.size(pack).is_some() };
+            let Some(news) = self.parts().news(pack) else { return self.size(pack).is_some() };
             let mut happens = pin!(news.notified());
             happens.as_mut().enable();
             if self.size(pack).is_some() {
@@ -151,24 +130,10 @@ impl PackStore {
         }
     }
 
-    fn news(&self, pack: &PackId) -> Option<Arc<Notify>> {
-        self.expected().get(pack).map(|(_, news)| news.clone())
-    }
-
-    fn tell_of(&self, pack: &PackId) {
-        if let Some(news) = self.news(pack) {
-            news.notify_waiters();
-        }
-    }
-
-    fn expected(&self) -> std::sync::MutexGuard<'_, BTreeMap<PackId, (usize, Arc<Notify>)>> {
-        self.0.expected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What there is of a pack, complete or on its way. One that is not what its name says any more is forgotten. Blocks.
     pub(crate) fn find(&self, pack: &PackId) -> io::Result<Option<Found>> {
         let Some((path, bytes)) = self.path(pack) else {
-            let partial = self.partials().get(pack).cloned();
+            let partial = self.parts().passed_on(pack).cloned();
             let opened = partial.and_then(|Partial { outline, path, progress }| {
                 Some(Found { outline, file: File::open(path).ok()?, progress: Some(progress) })
             });
@@ -198,7 +163,7 @@ impl PackStore {
         kept.iter().find(|(known, _)| known == pack).map(|(_, outline)| outline.clone())
     }
 
-    fn keep_outline(&self, outline: Arc<Outline>, pack: PackId) {
+    pub(crate) fn keep_outline(&self, outline: Arc<Outline>, pack: PackId) {
         let mut kept = self.0.outlines.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.iter().any(|(known, _)| *known == pack) {
             return;
@@ -224,7 +189,8 @@ impl PackStore {
             freed += if kept { 0 } else { *bytes };
             kept
         });
-        freed
+        drop(packs);
+        freed + self.parts().retain(|pack| keep.contains(pack))
     }
 
     /// Drops a pack whose bytes turned out to be damaged since they were verified.
@@ -239,12 +205,12 @@ impl PackStore {
 
     /// Has it as a whole: whoever looks finds its file. Not synced: after a power cut the store is verified again, and a release is synced
     /// when it is assembled.
-    fn admit(&self, pack: PackId, bytes: u64, temporary: NamedTempFile) -> io::Result<()> {
+    pub(crate) fn admit(&self, pack: PackId, bytes: u64, put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let mut packs = self.0.packs.write().unwrap_or_else(PoisonError::into_inner);
-        temporary.persist(self.0.folder.join(pack.to_string())).map_err(|error| error.error)?;
+        put(&self.0.folder.join(pack.to_string()))?;
         packs.insert(pack, bytes);
         drop(packs);
-        self.tell_of(&pack);
+        self.parts().is_complete(&pack);
         Ok(())
     }
 
@@ -257,20 +223,16 @@ impl PackStore {
 
     /// A place for a pack that comes in blocks, which are passed on as they come.
     pub(crate) fn blocks(&self, outline: Outline) -> io::Result<Blocks> {
-        let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
-        let file = Arc::new(temporary.reopen()?);
-        let (outline, progress) = (Arc::new(outline), watch::Sender::new(0));
-        let partial =
-            Partial { outline: outline.clone(), path: temporary.path().to_owned(), progress: progress.subscribe() };
-        let pack = outline.pack();
-        // Two fetches may be at it; who was first passes it on.
-        self.partials().entry(pack).or_insert(partial);
-        self.tell_of(&pack);
-        Ok(Blocks { store: self.clone(), outline, temporary: Some(temporary), file, progress })
+        Blocks::create(self, outline)
     }
 
-    fn partials(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<PackId, Partial>> {
-        self.0.partial.write().unwrap_or_else(PoisonError::into_inner)
+    /// What came of a pack before.
+    pub(crate) fn left(&self, pack: &PackId) -> Option<Blocks> {
+        Blocks::left(self, pack)
+    }
+
+    pub(crate) fn parts(&self) -> std::sync::MutexGuard<'_, Parts> {
+        self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<PackId, u64>> {
@@ -321,80 +283,10 @@ impl Incoming {
             return Ok(false);
         }
         self.file.flush().await?;
-        self.store.admit(self.pack, self.bytes, self.temporary)?;
+        let temporary = self.temporary;
+        let put = |place: &Path| temporary.persist(place).map(drop).map_err(|error| error.error);
+        self.store.admit(self.pack, self.bytes, put)?;
         Ok(true)
-    }
-}
-
-/// A pack that comes in blocks. What it holds is verified; it is in the store when it is complete.
-pub(crate) struct Blocks {
-    store: PackStore,
-    outline: Arc<Outline>,
-    /// Removed with this, unless it was completed.
-    temporary: Option<NamedTempFile>,
-    file: Arc<File>,
-    progress: watch::Sender<usize>,
-}
-
-impl Blocks {
-    pub(crate) fn outline(&self) -> &Outline {
-        &self.outline
-    }
-
-    /// The block that is lacked next; all are there if it is none of the pack's.
-    pub(crate) fn next(&self) -> usize {
-        *self.progress.borrow()
-    }
-
-    /// Takes the next block, and gives its memory back; None if these are not its bytes.
-    pub(crate) async fn take(&mut self, block: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
-        let (next, outline, file) = (self.next(), self.outline.clone(), self.file.clone());
-        let taking = move || -> io::Result<_> {
-            if !outline.fits(next, &block) {
-                return Ok(None);
-            }
-            file.write_all_at(&block, (next * BLOCK_BYTES) as u64)?;
-            Ok(Some(block))
-        };
-        let taken = tokio::task::spawn_blocking(taking).await.map_err(io::Error::other)??;
-        if taken.is_some() {
-            self.progress.send_replace(next + 1);
-        }
-        Ok(taken)
-    }
-
-    /// Puts the pack into the store, with all its blocks.
-    pub(crate) fn complete(mut self) -> io::Result<u64> {
-        let bytes = self.outline.bytes();
-        let temporary = self.temporary.take().ok_or(io::ErrorKind::NotFound)?;
-        self.store.admit(self.outline.pack(), bytes, temporary)?;
-        self.store.keep_outline(self.outline.clone(), self.outline.pack());
-        Ok(bytes)
-    }
-}
-
-impl Drop for Blocks {
-    fn drop(&mut self) {
-        let mut partials = self.store.partials();
-        // It may be another's.
-        let pack = self.outline.pack();
-        if partials.get(&pack).is_some_and(|partial| partial.progress.same_channel(&self.progress.subscribe())) {
-            partials.remove(&pack);
-        }
-    }
-}
-
-impl Drop for Expectation {
-    fn drop(&mut self) {
-        let mut expected = self.store.expected();
-        for pack in &self.packs {
-            let Some((fetches, news)) = expected.get_mut(pack) else { continue };
-            *fetches -= 1;
-            if *fetches == 0 {
-                news.notify_waiters();
-                expected.remove(pack);
-            }
-        }
     }
 }
 

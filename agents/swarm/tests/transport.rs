@@ -7,13 +7,13 @@ use std::{
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use longshore_identity::{Stream, Tls, Trust, testing::World};
+use longshore_identity::{PeerStream, Tls, Trust, testing::World};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
     stream::{FromNode, PeerPacks, Ticket},
 };
 use longshore_swarm::{
-    PackStore,
+    Budget, PackStore,
     fetch::{Fetcher, FromTracker, Link, Received},
     hooks, server,
 };
@@ -59,15 +59,18 @@ struct Fetching {
 
 impl Fetching {
     fn new() -> Self {
+        Self::with(tempfile::tempdir().expect("a folder"), Budget::default())
+    }
+
+    fn with(folder: TempDir, budget: Budget) -> Self {
         // The second test of a process finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = tempfile::tempdir().expect("a folder");
         let store = PackStore::open(folder.path()).expect("opens");
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let policy = Config::new(node("me"), "mine".parse().expect("valid"));
         let (to_region, told) = mpsc::channel(1_000);
         let (tracker, from_tracker) = mpsc::channel(1_000);
-        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"));
+        let fetcher = Fetcher::new(store.clone(), policy, http, EU.node("me"), budget);
         Self { folder, store, fetcher, link: Link { to_region, from_tracker }, tracker, told }
     }
 
@@ -102,7 +105,7 @@ async fn honest(bytes: &[u8]) -> (TempDir, SocketAddr) {
 
 async fn serve(store: PackStore, tls: Arc<Tls>) -> SocketAddr {
     let listen = ([127, 0, 0, 1], 0).into();
-    server::start(store, listen, tls, CancellationToken::new()).await.expect("listens")
+    server::start(store, listen, tls, Budget::default(), CancellationToken::new()).await.expect("listens")
 }
 
 fn source(name: &str, rack: &str, address: SocketAddr, bytes: &[u8]) -> PeerPacks {
@@ -630,7 +633,7 @@ async fn the_bucket_is_read_by_ticket_and_not_trusted_either() {
 }
 
 /// A connection to the node `good`.
-async fn as_peer(address: SocketAddr) -> Stream {
+async fn as_peer(address: SocketAddr) -> PeerStream {
     let tcp = TcpStream::connect(address).await.expect("connects");
     EU.node("me").connect_to_node(tcp, &node("good")).await.expect("connects").stream
 }
@@ -645,11 +648,11 @@ fn wish(pack: PackId, first: u32) -> Vec<u8> {
     [&pack.as_bytes()[..], &first.to_be_bytes()].concat()
 }
 
-async fn request(stream: &mut Stream, pack: PackId) -> std::io::Result<(u8, Vec<u8>)> {
+async fn request(stream: &mut PeerStream, pack: PackId) -> std::io::Result<(u8, Vec<u8>)> {
     request_from(stream, pack, 0).await
 }
 
-async fn request_from(stream: &mut Stream, pack: PackId, first: u32) -> std::io::Result<(u8, Vec<u8>)> {
+async fn request_from(stream: &mut PeerStream, pack: PackId, first: u32) -> std::io::Result<(u8, Vec<u8>)> {
     stream.write_all(&MAGIC).await?;
     stream.write_all(&wish(pack, first)).await?;
     stream.flush().await?;
@@ -662,7 +665,7 @@ async fn request_from(stream: &mut Stream, pack: PackId, first: u32) -> std::io:
 }
 
 /// So many bytes, in blocks that come as they come.
-async fn read_blocks(stream: &mut Stream, bytes: usize) -> std::io::Result<Vec<u8>> {
+async fn read_blocks(stream: &mut PeerStream, bytes: usize) -> std::io::Result<Vec<u8>> {
     let mut read = Vec::new();
     while read.len() < bytes {
         let count = usize::from(stream.read_u8().await?);
@@ -755,7 +758,71 @@ async fn whoever_waits_at_a_node_that_gives_up_is_let_go_and_the_region_told() {
     let expected = (Some(wanted_again), Some(FromNode::Done { artifact: artifact() }));
     assert_eq!(told.expect("in time"), expected, "nothing of it is here any more");
     assert_eq!(ask(own, pack).await, (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_later_start_goes_on_with_the_blocks_that_came() {
+    let bytes = content();
+    let pack = PackId::of(&bytes);
+    let mut fetching = Fetching::new();
+    for (there, next) in [(0, 3), (3, 9)] {
+        let (slow, pace, mut asked) = paced(bytes.clone()).await;
+        fetching.tell(vec![source("bad", "mine", slow, &bytes)], vec![]).await;
+        pace.send_replace(next);
+        let own = serve(fetching.store.clone(), EU.node("good")).await;
+        let wanted = vec![WantedPack { pack, bytes: bytes.len() as u64 }];
+        let announced = FromNode::HaveMore { artifact: artifact(), packs: vec![pack] };
+        let told = &mut fetching.told;
+        let comes = async {
+            while told.recv().await.expect("open") != announced {}
+            let mut waiting = as_peer(own).await;
+            waiting.write_all(&[&MAGIC[..], &wish(pack, 0)].concat()).await.expect("written");
+            waiting.flush().await.expect("written");
+            waiting.read_exact(&mut vec![0; 8 + 9 + 32 * bytes.len().div_ceil(BLOCK_BYTES)]).await.expect("an outline");
+            read_blocks(&mut waiting, next * BLOCK_BYTES).await.expect("what there is")
+        };
+        tokio::select! {
+            _ = fetching.fetcher.fetch(artifact(), wanted, &mut fetching.link) => panic!("it does not come"),
+            came = timeout(PATIENCE, comes) => assert!(bytes.starts_with(&came.expect("in time"))),
+        }
+        assert_eq!(asked.recv().await, Some(there), "what came before is not fetched again");
+        // As if the agent had been killed: nobody tidies up.
+        fetching = Fetching::with(fetching.folder, Budget::default());
+    }
+    let part = std::fs::read_dir(fetching.folder.path()).expect("a folder").flatten().next().expect("what came").path();
+    // Bytes that rot meanwhile, and those behind them, are fetched again.
+    let file = std::fs::File::options().write(true).open(&part).expect("there");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 5 * BLOCK_BYTES as u64).expect("written");
+    let mut fetching = Fetching::with(fetching.folder, Budget::default());
+    let (good, pace, mut asked) = paced(bytes.clone()).await;
+    pace.send_replace(1_000);
+    fetching.tell(vec![source("bad", "mine", good, &bytes)], vec![]).await;
+    fetching.fetch(&bytes).await;
+    assert_eq!(asked.recv().await, Some(5));
+    // What nobody wants any more goes.
+    assert!(!part.exists(), "it has become the pack");
+    assert_eq!(fetching.store.retain(&std::collections::BTreeSet::new()), bytes.len() as u64);
     assert_eq!(std::fs::read_dir(fetching.folder.path()).expect("a folder").count(), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_budget_holds_for_what_comes_and_for_what_goes() {
+    let cap: longshore_swarm_policy::Caps = "1".parse().expect("a cap");
+    let bytes: Vec<u8> = content().repeat(3);
+    for (up, down) in [(Budget::new(cap.clone()), Budget::default()), (Budget::default(), Budget::new(cap))] {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(PackId::of(&bytes).to_string()), &bytes).expect("written");
+        let store = PackStore::open(folder.path()).expect("opens");
+        let listen = ([0, 0, 0, 0, 0, 0, 0, 1], 0).into();
+        let address =
+            server::start(store, listen, EU.node("good"), up, CancellationToken::new()).await.expect("listens");
+        let mut fetching = Fetching::with(tempfile::tempdir().expect("a folder"), down);
+        fetching.tell(vec![source("good", "mine", address, &bytes)], vec![]).await;
+        let begun = Instant::now();
+        fetching.fetch(&bytes).await;
+        // Of 3.4 MiB, a fifth of a second's worth may be ahead of its time.
+        assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]

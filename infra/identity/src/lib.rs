@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use authority::{Authority, Request};
 pub use credentials::{Credentials, Key};
 pub use holder::{Holder, Named};
-pub use tls::{HANDSHAKES_MAX, Handshaken, Peer, Stream, Tls, is_refusal, refused_by};
+pub use tls::{HANDSHAKES_MAX, Handshaken, Peer, PeerStream, Stream, Tls, is_refusal, refused_by};
 pub use trust::{Distrust, REVOKED_MAX, Trust};
 
 /// How long a certificate of a node or a region's process is valid. It is renewed after half of that.

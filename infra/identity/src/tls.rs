@@ -18,11 +18,12 @@ use rustls::{
     version::TLS13,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::TcpStream,
     sync::{Semaphore, watch},
     time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream, client, server};
 
 use crate::{Credentials, Distrust, Error, Holder, Trust, holder};
 
@@ -36,11 +37,16 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes that a server makes at a time: they cost the processor more than all that follows.
 pub const HANDSHAKES_MAX: usize = 256;
 
+/// Read from a peer's connection at a time: rustls asks for 4 KiB, which for gigabytes are too many calls.
+const PEER_READ_BYTES: usize = 64 * 1024;
+
 pub type Stream = TlsStream<TcpStream>;
+/// Between nodes, who send each other much.
+pub type PeerStream = TlsStream<BufReader<TcpStream>>;
 
 /// A connection, and who is at its other end.
-pub struct Handshaken<P> {
-    pub stream: Stream,
+pub struct Handshaken<P, S = Stream> {
+    pub stream: S,
     pub peer: P,
 }
 
@@ -120,20 +126,19 @@ impl Tls {
     }
 
     /// Takes a peer's connection, which must be a node's.
-    pub async fn accept_node(&self, tcp: TcpStream) -> io::Result<Handshaken<Peer>> {
+    pub async fn accept_node(&self, tcp: TcpStream) -> io::Result<Handshaken<Peer, PeerStream>> {
         let config = self.state().servers.as_ref().map(|servers| servers.closed.clone()).ok_or_else(nobody)?;
-        let stream = self.handshaken(tcp, config).await?;
+        let stream = self.handshaken(BufReader::with_capacity(PEER_READ_BYTES, tcp), config).await?;
         let certificate = certificate(stream.get_ref().1.peer_certificates())?;
         let peer = self.peer(certificate).map_err(io::Error::other)?;
         Ok(Handshaken { stream: stream.into(), peer })
     }
 
     /// Who says nothing takes nobody's turn; who says no more than hello takes it for seconds.
-    async fn handshaken(
-        &self,
-        tcp: TcpStream,
-        config: Arc<ServerConfig>,
-    ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    async fn handshaken<S>(&self, tcp: S, config: Arc<ServerConfig>) -> io::Result<server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
         let hello = timeout(CLIENT_HELLO, hello).await.map_err(|_| slow())??;
         let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
@@ -148,12 +153,12 @@ impl Tls {
     }
 
     /// Connects to this node, and no other.
-    pub async fn connect_to_node(&self, tcp: TcpStream, node: &NodeId) -> io::Result<Handshaken<Peer>> {
+    pub async fn connect_to_node(&self, tcp: TcpStream, node: &NodeId) -> io::Result<Handshaken<Peer, PeerStream>> {
         let state = self.state();
         if state.credentials.is_none() {
             return Err(nobody());
         }
-        let stream = connect(&state.client, NODE, tcp).await?;
+        let stream = connect(&state.client, NODE, BufReader::with_capacity(PEER_READ_BYTES, tcp)).await?;
         let certificate = certificate(stream.get_ref().1.peer_certificates())?;
         let peer = self.peer(certificate).map_err(io::Error::other)?;
         if peer.node != *node {
@@ -260,11 +265,10 @@ impl State {
     }
 }
 
-async fn connect(
-    config: &Arc<ClientConfig>,
-    name: &'static str,
-    tcp: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+async fn connect<S>(config: &Arc<ClientConfig>, name: &'static str, tcp: S) -> io::Result<client::TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let name = ServerName::try_from(name).map_err(io::Error::other)?;
     within(TlsConnector::from(config.clone()).connect(name, tcp)).await
 }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::{Cluster, greeter::Repository, process::wait_for, read_token};
-use longshore_identity::{Credentials, Key, Stream, Tls};
+use longshore_identity::{Credentials, Key, PeerStream, Tls};
 use longshore_schemas::{
     ArtifactId, NodeId, PackId,
     events::{NodeStatus, ReplicaStatus, RolloutPlan, Wave},
@@ -333,7 +333,7 @@ async fn serve_noise(listener: TcpListener, tls: Arc<Tls>, sizes: PathBuf, serve
     }
 }
 
-async fn answer_noise(mut stream: Stream, sizes: &Path, served: &AtomicU64) -> Result<()> {
+async fn answer_noise(mut stream: PeerStream, sizes: &Path, served: &AtomicU64) -> Result<()> {
     let mut magic = [0; 8];
     stream.read_exact(&mut magic).await?;
     stream.write_all(&magic).await?;

@@ -4,12 +4,10 @@
 //! that comes later begins where the others are, so it neither catches up nor waits). An ask whose pack is being copied
 //! already waits for that, and finds the pack there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use longshore_schemas::{ArtifactId, JobId, PackId};
+use longshore_swarm_policy::Rate;
 
 use crate::levels::Moment;
 
@@ -20,46 +18,6 @@ pub enum Source {
     Artifact(ArtifactId),
     /// A build's attempt that still runs.
     Attempt(JobId, u32),
-}
-
-/// Bytes per second, with no more than [`BURST`] made up for after a rest.
-#[derive(Debug, Clone)]
-pub struct Rate {
-    bytes_per_second: u64,
-    free_at: Moment,
-}
-
-const BURST: Duration = Duration::from_millis(200);
-const NANOS: u128 = 1_000_000_000;
-
-impl Rate {
-    pub fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), free_at: Moment::ZERO }
-    }
-
-    /// Takes another rate from now on.
-    pub fn set(&mut self, bytes_per_second: u64) {
-        self.bytes_per_second = bytes_per_second.max(1);
-    }
-
-    /// When the next transfer may begin. What is taken before is not too early by more than one transfer.
-    pub fn free_at(&self) -> Moment {
-        self.free_at
-    }
-
-    pub fn take(&mut self, bytes: u64, now: Moment) {
-        self.free_at = self.free_at.max(now.saturating_sub(BURST)).saturating_add(self.time_of(bytes));
-    }
-
-    /// These bytes were taken and not moved.
-    pub fn give_back(&mut self, bytes: u64) {
-        self.free_at = self.free_at.saturating_sub(self.time_of(bytes));
-    }
-
-    fn time_of(&self, bytes: u64) -> Duration {
-        let nanos = u128::from(bytes) * NANOS / u128::from(self.bytes_per_second);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
 }
 
 /// An ask, and later the turn that it was given.
@@ -187,6 +145,8 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -10,16 +10,21 @@
 //! - [`Tracker`] knows who has and who wants what in one region. It plans from whom each node gets which packs, introduces whom that does not
 //!   help to some who have them, and lends tickets for the bucket: one at a time for a pack that nobody has.
 //! - [`Fetch`] belongs to one node and one artifact. It chooses the next packs, in an order that all nodes have, and where to get them.
+//! - [`Caps`] says how much of its link a node gives, and [`Rate`] holds it to that.
 //!
 //! Both are deterministic: the same events give the same actions. They know neither clock nor randomness nor sockets: the
 //! time comes with each event, as the time since any fixed moment, and [`Tracker::next_wake`] and [`Fetch::next_wake`] say
 //! when a `Tick` is due. Losing the tracker loses no byte: nodes announce and wish again, and what they know stays valid.
 
 mod bits;
+mod caps;
 pub mod fetch;
+mod rate;
 pub mod tracker;
 
+pub use caps::{Caps, Malformed};
 pub use fetch::Fetch;
+pub use rate::Rate;
 pub use tracker::Tracker;
 
 /// Time since a fixed moment that the caller chose; it never goes back.

@@ -29,7 +29,10 @@ fn packs(numbers: &[u8]) -> Vec<PackId> {
 impl Region {
     /// Long enough after its start to lend tickets.
     fn new(nodes: &[&str]) -> Self {
-        let config = Config { gather: Duration::ZERO, node_tickets_max: 4, ..Config::default() };
+        Self::with(Config { gather: Duration::ZERO, node_tickets_max: 4, ..Config::default() }, nodes)
+    }
+
+    fn with(config: Config, nodes: &[&str]) -> Self {
         let mut region = Self { tracker: Tracker::new(config), now: Time::ZERO };
         for name in nodes {
             region.on(Event::Joined {
@@ -108,6 +111,28 @@ fn a_lone_node_gets_tickets_for_everything_a_few_at_a_time() {
     assert!(region.pass(1_000).is_empty());
     let last = (1..=5).find(|n| !lent.contains(n)).expect("one is left");
     assert_eq!(region.ticket_done("a", lent[0], true), [format!("a: ticket {last}")]);
+}
+
+#[test]
+fn those_who_come_first_are_gathered_once_for_all_packs_of_an_artifact() {
+    let mut region = Region::with(Config::default(), &["a", "b"]);
+    let mut told = [region.want("a", &[0]), region.want("b", &[0])].concat();
+    told.extend(region.pass(190));
+    assert!(!told.iter().any(|told| told.contains("ticket")), "others may come: {told:?}");
+    assert_eq!(region.pass(20).iter().filter(|told| told.contains("ticket")).count(), 1);
+    region.pass(1_000);
+    // The plan stands: for the packs that come next, its first need not wait for anybody, and nobody else has a ticket.
+    let of = |told: &[String], name: &str| {
+        let lent = told.iter().filter_map(|told| told.strip_prefix(name)?.rsplit_once("ticket "));
+        lent.flat_map(|(_, packs)| packs.split(',').map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let next: Vec<u8> = (1..=32).collect();
+    let told = region.want("b", &next);
+    let of_b = of(&told, "b:");
+    assert!(!of_b.is_empty() && of_b.len() < next.len(), "{told:?}");
+    let mut told = region.want("a", &next);
+    told.extend(region.pass(60));
+    assert_eq!(of(&told, "a:").len() + of(&told, "b:").len() + of_b.len(), next.len(), "{told:?}");
 }
 
 #[test]

@@ -349,7 +349,8 @@ impl Tracker {
         }
         let due = self.short.iter().filter_map(|id| {
             let pack = self.packs.get(id)?;
-            (pack.ticket_after <= now).then(|| (Reverse(pack.wanters.len()), pack_number(id), *id))
+            let is_due = pack.ticket_after <= now || pack.root_may && self.root(*id, pack).is_some();
+            is_due.then(|| (Reverse(pack.wanters.len()), pack_number(id), *id))
         });
         let most_wanted: BTreeSet<_> = due.collect();
         for (_, _, id) in most_wanted {

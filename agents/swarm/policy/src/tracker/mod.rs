@@ -48,7 +48,8 @@ pub struct Config {
     pub lease: Duration,
     /// No tickets for this long after the start, or after a pack's last holder left: nodes may be about to announce it.
     pub settle: Duration,
-    /// No ticket for a pack for this long after it was named first: those who come meanwhile get it from each other.
+    /// No ticket for a pack for this long after it was named first: those who come meanwhile get it from each other. If other packs of its artifact
+    /// were named before that, the plan stands, and whoever is first by it need not wait.
     pub gather: Duration,
     /// A node that is not helped by the one ahead of it, and that did not say the same of the one ahead of that by now, is believed.
     pub judge: Duration,

@@ -80,6 +80,8 @@ pub(super) struct Pack {
     pub(super) lease: Option<Lease>,
     /// No ticket before.
     pub(super) ticket_after: Time,
+    /// But for the one who reads it for all, as the plan stood before the pack was named.
+    pub(super) root_may: bool,
     /// When it last spread, or was given a chance to.
     pub(super) moved_at: Time,
     /// Introductions that did not help since it last spread.
@@ -100,6 +102,8 @@ pub(super) struct Lease {
 pub(super) struct Artifact {
     /// Every pack that was named together with it and that somebody has or wants.
     packs: BTreeSet<PackId>,
+    /// Since when it has any.
+    since: Option<Time>,
     pub(super) wanters: Bits,
     pub(super) plan: Plan,
     /// What nodes want since the last flush.
@@ -136,6 +140,7 @@ impl Pack {
             artifacts: BTreeSet::new(),
             lease: None,
             ticket_after: Time::ZERO,
+            root_may: false,
             moved_at: now,
             complaints: 0,
             stalls: 0,
@@ -208,6 +213,7 @@ impl Tracker {
             if let Some(known) = self.packs.get_mut(&pack).filter(|known| held && known.holders.is_empty()) {
                 // It may be about to come back.
                 known.ticket_after = known.ticket_after.max(settled);
+                known.root_may = false;
             }
             if let Some(known) = self.packs.get_mut(&pack) {
                 known.said.remove(number);
@@ -320,6 +326,7 @@ impl Tracker {
         let Some(known) = self.packs.get_mut(&pack).filter(|known| known.is_leased_by(number)) else { return };
         known.failed.insert(number);
         known.ticket_after = known.ticket_after.max(retry_at);
+        known.root_may = false;
         self.release(pack);
     }
 
@@ -428,9 +435,12 @@ impl Tracker {
     /// The pack, named together with this artifact; it will be looked at.
     fn touch(&mut self, pack: PackId, artifact: ArtifactId) -> &mut Pack {
         self.dirty.insert(pack);
-        self.artifacts.entry(artifact).or_default().packs.insert(pack);
-        let (now, ticket_after) = (self.now, self.now + self.config.gather);
-        let known = self.packs.entry(pack).or_insert_with(|| Pack { ticket_after, ..Pack::new(now) });
+        let (now, gather) = (self.now, self.config.gather);
+        let named = self.artifacts.entry(artifact).or_default();
+        named.packs.insert(pack);
+        let root_may = *named.since.get_or_insert(now) + gather <= now;
+        let ticket_after = now + gather;
+        let known = self.packs.entry(pack).or_insert_with(|| Pack { ticket_after, root_may, ..Pack::new(now) });
         known.artifacts.insert(artifact);
         known
     }

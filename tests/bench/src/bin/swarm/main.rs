@@ -2,10 +2,13 @@
 //! BitTorrent clients on the same one.
 //!
 //! No tool can be done before T* = max(F/bucket, F/node, F/uplink, N·F/(bucket + all nodes)), by the rates that plain TCP has there.
+//!
+//! `swarm lab FILE` measures ours alone on networks of several shapes, for the simulator to be held against.
 
 #![allow(clippy::print_stderr, reason = "progress, for whoever waits")]
 
 mod lab;
+mod measured;
 mod ours;
 mod rates;
 mod torrents;
@@ -49,11 +52,13 @@ struct Arguments {
     #[arg(long)]
     ours: bool,
     #[command(subcommand)]
-    play: Option<Command>,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// What ours takes on five networks, each a line for `swarm-sim`
+    Lab { file: PathBuf },
     #[command(hide = true, subcommand)]
     Play(Play),
 }
@@ -124,19 +129,28 @@ impl Busy {
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { full, ours, play } = Arguments::parse();
-    match play {
+    let Arguments { full, ours, command } = Arguments::parse();
+    match command {
         Some(Command::Play(Play::Source)) => rates::source()?,
         Some(Command::Play(Play::Sink { address })) => rates::sink(&address)?,
         Some(Command::Play(Play::Tracker { port })) => tracker::serve(port)?,
+        Some(Command::Lab { file }) => as_root()?.block_on(measured::write(&file))?,
         None => {
-            ensure!(rustix::process::geteuid().is_root(), "network namespaces are made by root: run this as root");
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let (bytes, rounds) = if full { (128 * MIB, 10) } else { (64 * MIB, 3) };
-            runtime.block_on(measure(bytes, rounds, ours))?.print();
+            as_root()?.block_on(measure(bytes, rounds, ours))?.print();
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn as_root() -> Result<tokio::runtime::Runtime> {
+    ensure!(rustix::process::geteuid().is_root(), "network namespaces are made by root: run this as root");
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Memory, for no disk of this machine is that of twenty.
+fn folder() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("longshore-swarm-").tempdir_in("/dev/shm")?)
 }
 
 /// Of one tool.
@@ -181,8 +195,7 @@ impl Measured {
 }
 
 async fn measure(bytes: usize, rounds: usize, only_ours: bool) -> Result<Report> {
-    // Memory, for no disk of this machine is that of twenty.
-    let folder = tempfile::Builder::new().prefix("longshore-swarm-").tempdir_in("/dev/shm")?;
+    let folder = folder()?;
     let lab = Lab::build(LAYOUT)?;
     let rates = Rates::measure(&lab)?;
     let mbit = |rate: f64| rate * 8.0 / 1e6;
