@@ -52,6 +52,9 @@ pub struct Transfer {
     pub from_bucket_bytes: u64,
     /// Of the release's files, what came from releases that were here.
     pub reused_bytes: u64,
+    /// Of these, what takes no room of its own.
+    #[serde(default)]
+    pub shared_bytes: u64,
     pub seconds: f64,
 }
 
@@ -149,6 +152,7 @@ impl Releases {
             from_peers_bytes: received.from_peers_bytes,
             from_bucket_bytes: received.from_bucket_bytes,
             reused_bytes: assembled.reused_bytes,
+            shared_bytes: assembled.reflinked_bytes + assembled.linked_bytes,
             seconds: begun.elapsed().as_secs_f64(),
         })?;
         Ok(index)
@@ -222,7 +226,8 @@ impl Releases {
         SECONDS.observe([], transfer.seconds);
         tracing::info!(artifact = %transfer.artifact, needed_bytes = transfer.needed_bytes,
             from_peers_bytes = transfer.from_peers_bytes, from_bucket_bytes = transfer.from_bucket_bytes,
-            reused_bytes = transfer.reused_bytes, seconds = transfer.seconds, "release installed");
+            reused_bytes = transfer.reused_bytes, shared_bytes = transfer.shared_bytes, seconds = transfer.seconds,
+            "release installed");
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
         transfers.push(transfer);
         let surplus = transfers.len().saturating_sub(TRANSFERS_KEPT);

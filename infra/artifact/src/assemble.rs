@@ -1,8 +1,9 @@
 //! Assembly: from packs and installed releases to a tree on disk, wholly there or not at all.
 //!
-//! The tree grows in a hidden directory beside its target. Each chunk is checked against its name before it is written,
-//! wherever it comes from. Everything is synced, then one rename makes it visible. Memory: two chunks. Long runs of zeros are not
-//! written: they become holes, whether or not they were holes where the artifact was built.
+//! The tree grows in a hidden directory beside its target. A file that an installed release has is shared with it where that can be
+//! (`share`); the others are written chunk by chunk. Each chunk is checked against its name before it is written, wherever it comes from,
+//! and what is shared is read and checked as well. Everything is synced, then one rename makes it visible. Memory: three chunks. Long runs of
+//! zeros are not written: they become holes, whether or not they were holes where the artifact was built.
 //!
 //! What an interrupted run left behind is removed by the next one for the same target; two at once are not foreseen.
 
@@ -18,7 +19,9 @@ use longshore_schemas::ChunkId;
 
 use crate::{
     CHUNK_BYTES_MAX, Chunk, Entry, Error, FileRef, Index, Installed, Need, PackRead, Patched, ReadError,
-    installed::sync_dir, packed::PackedChunks,
+    installed::sync_dir,
+    packed::PackedChunks,
+    share::{Shared, Sharing},
 };
 
 /// Up to this many entries each file is synced alone; beyond that, syncing the whole file system once is faster.
@@ -32,12 +35,25 @@ const HOLE_STEP_BYTES: usize = 16 * 1024;
 pub struct Assembled {
     /// Bytes written from packs.
     pub fetched_bytes: u64,
-    /// Bytes written from installed releases.
+    /// Bytes that came from installed releases, copied or shared.
     pub reused_bytes: u64,
+    /// Of these, what takes no room of its own: reflinked, and hard-linked.
+    pub reflinked_bytes: u64,
+    pub linked_bytes: u64,
     /// Bytes written from what a patch made.
     pub patched_bytes: u64,
     /// Chunks of installed releases that were damaged and came from a pack instead.
     pub damaged_chunks: u64,
+}
+
+impl Assembled {
+    fn count_shared(&mut self, shared: Shared, bytes: u64) {
+        self.reused_bytes += bytes;
+        match shared {
+            Shared::Reflinked => self.reflinked_bytes += bytes,
+            Shared::HardLinked => self.linked_bytes += bytes,
+        }
+    }
 }
 
 /// Builds the artifact's tree at `target`, which must not exist yet. `installed` is what `need` was computed with.
@@ -72,7 +88,8 @@ pub fn assemble_patched(
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
     let chunks = Chunks::new(index, need, installed, patched, packs)?;
-    let built = Assembly { index, chunks, dir: &partial, dirs: BTreeSet::from([partial.clone()]) }.run();
+    let sharing = Sharing::new(index, need, installed, &partial)?;
+    let built = Assembly { index, chunks, sharing, dir: &partial, dirs: BTreeSet::from([partial.clone()]) }.run();
     let done = built.and_then(|assembled| publish_dir(&partial, target).map(|()| assembled));
     match done {
         Ok(assembled) => sync_dir(parent).map(|()| assembled),
@@ -106,6 +123,7 @@ fn publish_dir(partial: &Path, target: &Path) -> Result<(), Error> {
 struct Assembly<'a> {
     index: &'a Index,
     chunks: Chunks<'a>,
+    sharing: Sharing<'a>,
     dir: &'a Path,
     /// Every directory that was made.
     dirs: BTreeSet<PathBuf>,
@@ -144,6 +162,15 @@ impl Assembly<'_> {
     }
 
     fn file(&mut self, file: &FileRef, path: &Path, sync: bool) -> Result<(), Error> {
+        let Some(shared) = self.sharing.share(file, path) else { return self.copy(file, path, sync) };
+        self.chunks.assembled.count_shared(shared, file.bytes);
+        if sync {
+            File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, file: &FileRef, path: &Path, sync: bool) -> Result<(), Error> {
         let out = OpenOptions::new().write(true).create_new(true).open(path).map_err(Error::io("create", path))?;
         let mut at = 0;
         for chunk in self.index.manifest.chunks_of(file) {
@@ -179,7 +206,7 @@ fn write_data(out: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
     out.write_all_at(&bytes[data..], at + data as u64)
 }
 
-fn is_zeros(bytes: &[u8]) -> bool {
+pub(crate) fn is_zeros(bytes: &[u8]) -> bool {
     // Nearly always the first tells.
     bytes[0] == 0 && bytes.iter().fold(0, |any, byte| any | byte) == 0
 }

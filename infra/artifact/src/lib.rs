@@ -40,6 +40,7 @@ mod patch;
 mod path;
 mod publish;
 mod root;
+mod share;
 mod source;
 mod stretch;
 mod table;

@@ -4,13 +4,13 @@ mod common;
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     sync::Arc,
 };
 
 use common::{Memory, noise, publish_tree};
-use longshore_artifact::{Need, assemble};
+use longshore_artifact::{Installed, Need, assemble, verify};
 use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -36,6 +36,7 @@ fn a_file_of_eight_gibibytes_with_three_of_data_anywhere_takes_no_time_and_no_ro
     let data =
         [(0, noise(1, 1_000_000)), (3 * 1024 * MIB + 777, noise(2, 1_500_000)), (8 * 1024 * MIB - 9, vec![9; 9])];
     sparse(&source, 8 * 1024 * MIB, &data);
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o444)).expect("set");
     assert!(allocated(&source) < 4 * MIB, "the file system of {source:?} has no holes");
     let memory = Arc::new(Memory::default());
     let root = publish_tree(&source, None, &memory).root;
@@ -55,6 +56,15 @@ fn a_file_of_eight_gibibytes_with_three_of_data_anywhere_takes_no_time_and_no_ro
         file.read_exact_at(&mut found, at).expect("read");
         assert!(found == data, "the bytes at {at} are others");
     }
+
+    // Looking at it takes no time either, and the next release has it without any pack.
+    verify(&target, &index.manifest).expect("the same");
+    let installed = [Installed { dir: target, manifest: index.manifest.clone() }];
+    let (need, next) = (Need::compute(&index, &installed), dir.path().join("next"));
+    let assembled = assemble(&index, &need, &installed, &Memory::default(), &next).expect("assembled");
+    assert_eq!(assembled.reused_bytes, 8 * 1024 * MIB);
+    assert_eq!(assembled.reflinked_bytes + assembled.linked_bytes, 8 * 1024 * MIB);
+    assert!(allocated(&next.join("image")) < 4 * MIB);
 }
 
 proptest! {

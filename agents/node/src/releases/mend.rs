@@ -1,7 +1,8 @@
 //! Whether an installed release still is what was installed, and how it becomes that again.
 //!
 //! A release may be running, and a service may have written beside its program. So only the entries that differ are replaced, each by one
-//! rename, with bytes that were assembled beside it from chunks that are intact and packs.
+//! rename, with bytes that were assembled beside it from chunks that are intact and packs. A file is never written to: another release
+//! may share it, which is then as damaged as before, and mended when it is looked at itself.
 
 use std::{
     fs::{self, File},
@@ -63,6 +64,8 @@ impl Releases {
                 if let Err(error) = verify_entry(&folder, &index.manifest, entry) {
                     tracing::warn!(%artifact, %error, "an entry of a release is replaced");
                     replace(&folder, &whole, entry)?;
+                    // A rename does nothing between two names of one file: that somebody spoilt it since it was assembled.
+                    verify_entry(&folder, &index.manifest, entry)?;
                 }
             }
             remove_tree(&whole)

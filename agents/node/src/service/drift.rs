@@ -43,6 +43,11 @@ impl Drift {
     pub(super) fn new(due: Instant) -> Self {
         Self { looking: None, due, found: None }
     }
+
+    /// Looks as soon as nothing else is to be done.
+    pub(super) fn look_soon(&mut self) {
+        self.due = Instant::now();
+    }
 }
 
 impl Service {

@@ -174,6 +174,8 @@ impl Service {
             self.report(wanted, NodeStatus::Failed, Some(reason.to_owned()));
             return Ok(());
         };
+        // It is not read first, as that takes a while. The release that failed may have spoilt what the two share.
+        self.drift.look_soon();
         match self.start(Start::Prove, &before, Some(failed.artifact), shutdown).await {
             Ok(()) => self.report(wanted, NodeStatus::RolledBack, Some(reason.to_owned())),
             Err(Error::Unhealthy(again)) => {

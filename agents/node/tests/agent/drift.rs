@@ -1,12 +1,13 @@
 //! Files and links that others change behind the agent's back.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use longshore_schemas::{events::NodeStatus, stream::NodeReport};
+use rustls::crypto::ring;
 
 use crate::{
-    node::{ask, goal, wait_until},
-    region::Heard,
+    node::{Node, SERVE, ask, goal, release, wait_until},
+    region::{Heard, Region},
     running,
 };
 
@@ -53,4 +54,33 @@ async fn a_changed_release_is_reported_mended_and_started_again() {
     region.push(goal("web", 3, Some(name.parse().expect("an artifact"))));
     region.wait_status("web", 3, NodeStatus::Healthy).await;
     assert_eq!(ask(port).await.expect("it answers").version, "good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_failed_release_spoilt_for_the_one_before_is_replaced() {
+    let _ = ring::default_provider().install_default();
+    let (region, folder) = (Region::start().await, tempfile::tempdir().expect("a folder"));
+    release(folder.path(), "good", SERVE);
+    let shared = folder.path().join("shared");
+    fs::write(&shared, "right").expect("written");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o444)).expect("set");
+    let good = region.publish(folder.path(), None).await;
+    region.push(goal("web", 1, Some(good)));
+    let node = Node::start("n-1", &region);
+    let port = region.wait_status("web", 1, NodeStatus::Healthy).await.port.expect("it has one");
+
+    let installed = node.data().join("releases").join(good.to_string()).join("shared");
+    let witness = node.data().join("witness");
+    fs::hard_link(&installed, &witness).expect("linked");
+    release(folder.path(), "bad", "chmod u+w shared; echo wrong > shared; chmod u-w shared; exit 3");
+    let bad = region.publish(folder.path(), Some(good)).await;
+    region.push(goal("web", 2, Some(bad)));
+    region.wait_status("web", 2, NodeStatus::RolledBack).await;
+    let is_right = async || fs::read_to_string(&installed).is_ok_and(|found| found == "right");
+    wait_until("the release that was gone back to is mended", is_right).await;
+    wait_until("it runs", async || ask(port).await.is_some_and(|answer| answer.version == "good")).await;
+    // The file itself is as the failed release left it, if the two shared it: on a file system without reflinks.
+    let left = fs::read_to_string(&witness).expect("there");
+    assert!(["right", "wrong\n"].contains(&&*left), "{left}");
+    assert_eq!(node.transfers()[1].shared_bytes, 5, "{:?}", node.transfers());
 }
