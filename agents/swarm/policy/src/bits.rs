@@ -1,30 +1,94 @@
 //! A growing set of small numbers.
+//!
+//! ```text
+//!   numbers ─▶ parts of 4,096:   Empty │ Full │ Mixed, a bit a number
+//! ```
+//!
+//! Most sets here become full sooner or later, or empty: then they take next to no room, however many numbers there are.
 
-/// One bit a number.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Words of a part.
+const PART_WORDS: usize = 64;
+const PART_NUMBERS: usize = PART_WORDS * 64;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Bits {
-    words: Vec<u64>,
+    parts: Vec<Part>,
+    /// One more than the last word that ever had a bit.
+    words: usize,
     len: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Part {
+    #[default]
+    Empty,
+    Full,
+    Mixed(Box<Mixed>),
+}
+
+#[derive(Debug, Clone)]
+struct Mixed {
+    words: [u64; PART_WORDS],
+    len: usize,
+}
+
+impl Part {
+    fn word(&self, word: usize) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Full => !0,
+            Self::Mixed(mixed) => mixed.words[word],
+        }
+    }
+
+    /// Sets a bit that differs.
+    fn flip(&mut self, number: usize) {
+        let mixed = match self {
+            Self::Mixed(mixed) => mixed,
+            plain => {
+                let words = [plain.word(0); PART_WORDS];
+                let len = if words[0] == 0 { 0 } else { PART_NUMBERS };
+                *plain = Self::Mixed(Box::new(Mixed { words, len }));
+                return plain.flip(number);
+            }
+        };
+        let (word, bit) = (number / 64, 1u64 << (number % 64));
+        mixed.words[word] ^= bit;
+        if mixed.words[word] & bit == 0 {
+            mixed.len -= 1;
+        } else {
+            mixed.len += 1;
+        }
+        match mixed.len {
+            0 => *self = Self::Empty,
+            PART_NUMBERS => *self = Self::Full,
+            _ => {}
+        }
+    }
 }
 
 impl Bits {
     /// Whether it was not in the set before.
     pub(crate) fn insert(&mut self, number: usize) -> bool {
-        let (word, bit) = (number / 64, 1u64 << (number % 64));
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
+        if self.contains(number) {
+            return false;
         }
-        let fresh = self.words[word] & bit == 0;
-        self.words[word] |= bit;
-        self.len += usize::from(fresh);
-        fresh
+        let part = number / PART_NUMBERS;
+        if self.parts.len() <= part {
+            self.parts.resize_with(part + 1, Part::default);
+        }
+        self.words = self.words.max(number / 64 + 1);
+        self.parts[part].flip(number % PART_NUMBERS);
+        self.len += 1;
+        true
     }
 
     /// Whether it was in the set.
     pub(crate) fn remove(&mut self, number: usize) -> bool {
         let there = self.contains(number);
         if there {
-            self.words[number / 64] &= !(1u64 << (number % 64));
+            self.parts[number / PART_NUMBERS].flip(number % PART_NUMBERS);
             self.len -= 1;
         }
         there
@@ -43,23 +107,36 @@ impl Bits {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.words.clear();
-        self.len = 0;
+        *self = Self::default();
     }
 
     /// Beyond the end there are no bits.
     pub(crate) fn word(&self, word: usize) -> u64 {
-        self.words.get(word).copied().unwrap_or(0)
+        self.parts.get(word / PART_WORDS).map_or(0, |part| part.word(word % PART_WORDS))
     }
 
     pub(crate) fn words(&self) -> usize {
-        self.words.len()
+        self.words
+    }
+
+    /// How many of these are not in the other set.
+    pub(crate) fn count_without(&self, other: &Self) -> usize {
+        if other.is_empty() {
+            return self.len;
+        }
+        (0..self.words).map(|word| (self.word(word) & !other.word(word)).count_ones() as usize).sum()
+    }
+
+    /// A place in a set of so many words, for one that may be beyond its end.
+    pub(crate) fn start_within(words: usize, start: usize) -> usize {
+        (start / 64) % words.max(1) * 64 + start % 64
     }
 
     /// The numbers of a set that is computed word by word, beginning at `start` and around: where the search begins is what
     /// spreads a choice over all.
     pub(crate) fn select(words: usize, start: usize, word_at: impl Fn(usize) -> u64) -> impl Iterator<Item = usize> {
-        let (first, bit) = if words == 0 { (0, 0) } else { ((start / 64) % words, start % 64) };
+        let start = Self::start_within(words, start);
+        let (first, bit) = (start / 64, start % 64);
         // The first word is visited twice: its upper part first, its lower part last.
         let visits = if words == 0 { 0 } else { words + 1 };
         (0..visits).flat_map(move |visit| {

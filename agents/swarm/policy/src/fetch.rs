@@ -13,6 +13,9 @@
 //! It does not know how bytes move or how long that may take: whoever carries out the actions reports every
 //! [`Action::FromPeer`] and [`Action::FromBucket`] back, exactly once, as [`Event::Stored`] or [`Event::Failed`], unless [`Action::Drop`] ended it.
 
+mod offers;
+mod table;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -23,7 +26,9 @@ use longshore_schemas::{
     stream::{PeerPacks, Planned, Ticket},
 };
 
-use crate::{Time, mix, name_number, pack_number};
+use crate::{Time, few::Few, mix, name_number, pack_number};
+use offers::Offers;
+use table::{Flight, Missing, Place, Table};
 
 /// Rest of a peer that was busy.
 const BUSY_REST: Duration = Duration::from_millis(250);
@@ -170,62 +175,32 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Fetch {
     config: Config,
-    missing: BTreeMap<PackId, Missing>,
+    packs: Table,
     peers: Vec<Peer>,
     numbers: BTreeMap<NodeId, PeerNumber>,
     /// Requests under way at the bucket.
     from_bucket: usize,
+    offers: Offers,
     /// Packs that were asked for at a peer.
-    flying: BTreeSet<PackId>,
+    flying: Few,
     /// Those of them of which nothing came yet, and the way that they go.
-    waiting: BTreeMap<Turn, Option<u8>>,
+    waiting: Vec<(Place, Option<u8>)>,
     /// When something of a pack came that was waited for, and how many packs came in all.
     progressed_at: Time,
     stored: u64,
+    /// None of those that fly departed when fewer had come.
+    stored_before_all: u64,
     /// Packs with a ticket that is not used yet.
-    tickets: BTreeSet<Turn>,
+    tickets: BTreeSet<Place>,
     /// Idle packs that no usable peer has, and when the region may be asked for them.
-    unsourced: BTreeSet<(Time, PackId)>,
+    unsourced: BTreeSet<(Time, Place)>,
     asked_at: Option<Time>,
+    /// No peer rests longer.
+    rested_at: Time,
     now: Time,
 }
 
-type PeerNumber = usize;
-
-/// A pack's place in everybody's order.
-type Turn = (u64, PackId);
-
-fn turn(pack: PackId) -> Turn {
-    (pack_number(&pack), pack)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flight {
-    Peer(PeerNumber),
-    Bucket,
-}
-
-#[derive(Debug)]
-struct Missing {
-    bytes: u64,
-    sources: Vec<PeerNumber>,
-    /// The one of them that the plan has, and which way the pack goes.
-    planned: Option<PeerNumber>,
-    stripe: Option<u8>,
-    in_flight: Option<Flight>,
-    /// When it was asked for, and how many packs had come by then.
-    departed: (Time, u64),
-    ticket: Option<Ticket>,
-    asked_at: Option<Time>,
-    /// Its place in `unsourced`.
-    ask_at: Option<Time>,
-    /// Some of it came.
-    begun: bool,
-    /// Whom it was asked for does not help: it is asked for elsewhere as soon as somebody else is known.
-    complained: bool,
-    /// The region knows that others can have it from here.
-    announced: bool,
-}
+type PeerNumber = u32;
 
 #[derive(Debug)]
 struct Peer {
@@ -239,20 +214,9 @@ struct Peer {
     busy_in_a_row: u32,
     rests_until: Time,
     lied: bool,
-    /// Idle packs that it has or gets, by the way that they go.
-    offers: BTreeMap<Option<u8>, BTreeSet<Turn>>,
 }
 
 impl Peer {
-    fn withdraw(&mut self, stripe: Option<u8>, pack: PackId) {
-        if let Some(offers) = self.offers.get_mut(&stripe) {
-            offers.remove(&turn(pack));
-            if offers.is_empty() {
-                self.offers.remove(&stripe);
-            }
-        }
-    }
-
     fn is_hopeful(&self) -> bool {
         !self.lied && self.failures_in_a_row == 0
     }
@@ -262,17 +226,20 @@ impl Fetch {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            missing: BTreeMap::new(),
+            packs: Table::default(),
             peers: Vec::new(),
             numbers: BTreeMap::new(),
             from_bucket: 0,
-            flying: BTreeSet::new(),
-            waiting: BTreeMap::new(),
+            offers: Offers::default(),
+            flying: Few::default(),
+            waiting: Vec::new(),
             progressed_at: Time::ZERO,
             stored: 0,
+            stored_before_all: 0,
             tickets: BTreeSet::new(),
             unsourced: BTreeSet::new(),
             asked_at: None,
+            rested_at: Time::ZERO,
             now: Time::ZERO,
         }
     }
@@ -282,7 +249,7 @@ impl Fetch {
         self.now = now;
         let mut actions = Vec::new();
         match event {
-            Event::Wanted(packs) => self.want(packs, &mut actions),
+            Event::Wanted(packs) => self.want(&packs, &mut actions),
             Event::Sources { peers, tickets } => self.learn(peers, tickets, &mut actions),
             Event::Begun { pack } => self.begun(pack, &mut actions),
             Event::Stored { pack } => self.stored(&pack, &mut actions),
@@ -299,16 +266,23 @@ impl Fetch {
     /// When to send [`Event::Tick`] if nothing else happens before; `None` if time alone changes nothing.
     pub fn next_wake(&self) -> Option<Time> {
         let due = self.unsourced.first().map(|(due, _)| (*due).max(self.ask_paced()));
-        let rests = |peer: &&Peer| !peer.lied && peer.rests_until > self.now && !peer.offers.is_empty();
-        let rested = self.peers.iter().filter(rests).map(|peer| peer.rests_until).min();
-        let stuck = |missing: &Missing| Some(self.stuck_at(missing)?.max(Self::complaint_due(missing)));
-        let stuck = self.waiting.keys().filter_map(|(_, pack)| stuck(self.missing.get(pack)?)).min();
+        let rested = if self.rested_at > self.now { self.next_rested() } else { None };
+        let waiting = self.waiting.iter().filter(|_| self.all_wait()).map(|(place, _)| &self.packs[*place]);
+        let stuck = waiting.map(|missing| self.stuck_at(missing).max(Self::complaint_due(missing))).min();
         due.into_iter().chain(rested).chain(stuck).min()
+    }
+
+    /// When a peer that has something to give may be asked again.
+    fn next_rested(&self) -> Option<Time> {
+        let rests = |(number, peer): &(usize, &Peer)| {
+            !peer.lied && peer.rests_until > self.now && self.offers.are_of(*number as PeerNumber)
+        };
+        self.peers.iter().enumerate().filter(rests).map(|(_, peer)| peer.rests_until).min()
     }
 
     /// Packs that are still missing, those in flight included.
     pub fn missing(&self) -> usize {
-        self.missing.len()
+        self.packs.missing()
     }
 
     /// Requests that have not been reported back yet.
@@ -318,69 +292,68 @@ impl Fetch {
 
     /// Packs of which the region was told, and that are not there as a whole.
     pub fn promised(&self) -> impl Iterator<Item = PackId> {
-        self.missing.iter().filter(|(_, missing)| missing.announced).map(|(pack, _)| *pack)
+        self.packs.iter().filter(|(_, missing)| missing.announced).map(|(_, missing)| missing.pack)
     }
 
-    fn want(&mut self, packs: Vec<WantedPack>, actions: &mut Vec<Action>) {
-        for WantedPack { pack, bytes } in packs {
-            let fresh = || Missing {
-                bytes,
-                sources: Vec::new(),
-                planned: None,
-                stripe: None,
-                in_flight: None,
-                departed: (Time::ZERO, 0),
-                ticket: None,
-                asked_at: None,
-                ask_at: None,
-                begun: false,
-                complained: false,
-                announced: false,
-            };
-            self.missing.entry(pack).or_insert_with(fresh);
-            self.file(pack);
+    fn want(&mut self, wanted: &[WantedPack], actions: &mut Vec<Action>) {
+        let moved = self.packs.add(wanted);
+        self.follow(&moved);
+        for WantedPack { pack, .. } in wanted {
+            if let Some(place) = self.packs.find(pack) {
+                self.file(place);
+            }
         }
-        if self.missing.is_empty() {
+        if self.packs.missing() == 0 {
             actions.push(Action::Complete);
         }
     }
 
+    /// After packs have other places.
+    fn follow(&mut self, moved: &[Place]) {
+        self.offers.follow(moved);
+        self.flying.follow(moved);
+        for (place, _) in &mut self.waiting {
+            *place = moved[*place];
+        }
+        self.tickets = self.tickets.iter().map(|place| moved[*place]).collect();
+        self.unsourced = self.unsourced.iter().map(|(due, place)| (*due, moved[*place])).collect();
+    }
+
     /// Puts a pack where those look for it who choose what is next.
-    fn file(&mut self, pack: PackId) {
-        let Some(missing) = self.missing.get_mut(&pack) else { return };
+    fn file(&mut self, place: Place) {
+        let missing = &mut self.packs[place];
         if let Some(old) = missing.ask_at.take() {
-            self.unsourced.remove(&(old, pack));
+            self.unsourced.remove(&(old, place));
         }
         let idle = missing.in_flight.is_none();
         let mut hopeful = false;
         for number in &missing.sources {
-            let peer = &mut self.peers[*number];
-            hopeful |= peer.is_hopeful();
+            hopeful |= self.peers[*number as usize].is_hopeful();
             if idle {
-                peer.offers.entry(missing.stripe).or_default().insert(turn(pack));
+                self.offers.insert(*number, missing.stripe, place);
             } else {
-                peer.withdraw(missing.stripe, pack);
+                self.offers.remove(*number, missing.stripe, place);
             }
         }
         if idle && missing.ticket.is_some() {
-            self.tickets.insert(turn(pack));
+            self.tickets.insert(place);
         } else {
-            self.tickets.remove(&turn(pack));
+            self.tickets.remove(&place);
         }
         // A peer that merely rests for a moment is worth waiting for.
         if idle && missing.ticket.is_none() && !hopeful {
             let due = missing.asked_at.map_or(Time::ZERO, |at| at + ASK_AGAIN);
             missing.ask_at = Some(due);
-            self.unsourced.insert((due, pack));
+            self.unsourced.insert((due, place));
         }
     }
 
     /// After something changed about a peer.
     fn file_all_of(&mut self, peer: PeerNumber) {
-        let has = |(pack, missing): (&PackId, &Missing)| missing.sources.contains(&peer).then_some(*pack);
-        let packs: Vec<PackId> = self.missing.iter().filter_map(has).collect();
-        for pack in packs {
-            self.file(pack);
+        let has = |(place, missing): (Place, &Missing)| missing.sources.contains(&peer).then_some(place);
+        let places: Vec<Place> = self.packs.iter().filter_map(has).collect();
+        for place in places {
+            self.file(place);
         }
     }
 
@@ -399,7 +372,8 @@ impl Fetch {
             return;
         }
         let number = known.unwrap_or_else(|| {
-            self.numbers.insert(told.node.clone(), self.peers.len());
+            let number = self.peers.len() as PeerNumber;
+            self.numbers.insert(told.node.clone(), number);
             self.peers.push(Peer {
                 number: name_number(told.node.as_str()),
                 id: told.node,
@@ -410,112 +384,114 @@ impl Fetch {
                 busy_in_a_row: 0,
                 rests_until: Time::ZERO,
                 lied: false,
-                offers: BTreeMap::new(),
             });
-            self.peers.len() - 1
+            number
         });
-        let peer = &mut self.peers[number];
+        let peer = &mut self.peers[number as usize];
         if peer.address != told.address {
             // The node was started anew: what was wrong with the old one says nothing of this one.
             (peer.address, peer.failures_in_a_row, peer.rests_until) = (told.address, 0, Time::ZERO);
             self.file_all_of(number);
         }
-        if self.peers[number].lied {
+        if self.peers[number as usize].lied {
             return;
         }
         for pack in told.packs {
+            let Some(place) = self.packs.find(&pack) else { continue };
             if let Some(planned) = told.planned {
-                self.replan(pack, number, planned, actions);
+                self.replan(place, number, planned, actions);
             }
-            self.leave_who_does_not_help(pack, number, actions);
-            let wanted = self.missing.get_mut(&pack).filter(|missing| !missing.sources.contains(&number));
-            if let Some(missing) = wanted.filter(|missing| missing.sources.len() < PACK_PEERS_MAX) {
-                missing.sources.push(number);
-                self.file(pack);
+            self.leave_who_does_not_help(place, number, actions);
+            let sources = &mut self.packs[place].sources;
+            if !sources.contains(&number) && sources.len() < PACK_PEERS_MAX {
+                sources.push(number);
+                self.file(place);
             }
         }
     }
 
-    fn leave_who_does_not_help(&mut self, pack: PackId, other: PeerNumber, actions: &mut Vec<Action>) {
-        let Some(missing) = self.missing.get(&pack).filter(|missing| missing.complained) else { return };
-        if let Some(Flight::Peer(number)) = missing.in_flight.filter(|flight| *flight != Flight::Peer(other)) {
-            self.call_back(pack, actions);
-            self.drop_source(pack, number);
+    fn leave_who_does_not_help(&mut self, place: Place, other: PeerNumber, actions: &mut Vec<Action>) {
+        let missing = &self.packs[place];
+        let flight = missing.in_flight.filter(|flight| missing.complained && *flight != Flight::Peer(other));
+        if let Some(Flight::Peer(number)) = flight {
+            self.call_back(place, actions);
+            self.drop_source(place, number);
         }
     }
 
     /// The pack comes from this peer by the plan, and not from the one before, unless that one is giving it already.
-    fn replan(&mut self, pack: PackId, number: PeerNumber, planned: Planned, actions: &mut Vec<Action>) {
-        let Some(missing) = self.missing.get_mut(&pack) else { return };
+    fn replan(&mut self, place: Place, number: PeerNumber, planned: Planned, actions: &mut Vec<Action>) {
+        let missing = &mut self.packs[place];
         let stripe = missing.stripe.replace(planned.stripe);
         if stripe != missing.stripe {
             for number in &missing.sources {
-                self.peers[*number].withdraw(stripe, pack);
+                self.offers.remove(*number, stripe, place);
             }
-            self.file(pack);
+            self.file(place);
         }
-        let Some(missing) = self.missing.get_mut(&pack) else { return };
+        let missing = &mut self.packs[place];
         let Some(before) = missing.planned.replace(number).filter(|before| *before != number) else { return };
         if missing.in_flight == Some(Flight::Peer(before)) {
             if missing.begun && !planned.at_once {
                 return;
             }
-            self.call_back(pack, actions);
+            self.call_back(place, actions);
         }
-        self.drop_source(pack, before);
+        self.drop_source(place, before);
     }
 
     fn learn_ticket(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
         let pack = ticket.pack;
         let give_back = Action::TicketDone { pack, ok: false };
-        let Some(missing) = self.missing.get(&pack) else { return actions.push(give_back) };
-        match missing.in_flight {
+        let Some(place) = self.packs.find(&pack) else { return actions.push(give_back) };
+        match self.packs[place].in_flight {
             // It is on its way already, by an earlier ticket.
             Some(Flight::Bucket) => return,
             // A peer was faster: the region may lend it to another.
-            Some(Flight::Peer(_)) if missing.begun => return actions.push(give_back),
+            Some(Flight::Peer(_)) if self.packs[place].begun => return actions.push(give_back),
             // That peer waits for it too.
-            Some(Flight::Peer(_)) => self.call_back(pack, actions),
+            Some(Flight::Peer(_)) => self.call_back(place, actions),
             None => {}
         }
-        if let Some(missing) = self.missing.get_mut(&pack) {
-            missing.ticket = Some(ticket);
-        }
-        self.file(pack);
+        self.packs[place].ticket = Some(Box::new(ticket));
+        self.file(place);
     }
 
     fn begun(&mut self, pack: PackId, actions: &mut Vec<Action>) {
-        if let Some(missing) = self.missing.get_mut(&pack).filter(|missing| missing.in_flight.is_some()) {
-            missing.begun = true;
-            // It is not behind any more, as far as its source is not.
-            missing.departed.1 = self.stored;
-            self.waiting.remove(&turn(pack));
-            self.progressed_at = self.now;
-            if !missing.announced {
-                missing.announced = true;
-                actions.push(Action::Announce { pack });
-            }
+        let Some(place) = self.packs.find(&pack) else { return };
+        let missing = &mut self.packs[place];
+        if missing.in_flight.is_none() {
+            return;
         }
+        missing.begun = true;
+        // It is not behind any more, as far as its source is not.
+        missing.departed.1 = self.stored;
+        if !std::mem::replace(&mut missing.announced, true) {
+            actions.push(Action::Announce { pack });
+        }
+        self.progressed_at = self.now;
+        self.waits_no_more(place);
     }
 
     fn stored(&mut self, pack: &PackId, actions: &mut Vec<Action>) {
-        let Some(missing) = self.missing.remove(pack) else { return };
+        let Some(place) = self.packs.find(pack) else { return };
+        let missing = self.packs.take(place);
         for number in &missing.sources {
-            self.peers[*number].withdraw(missing.stripe, *pack);
+            self.offers.remove(*number, missing.stripe, place);
         }
-        self.tickets.remove(&turn(*pack));
+        self.tickets.remove(&place);
         if let Some(ask_at) = missing.ask_at {
-            self.unsourced.remove(&(ask_at, *pack));
+            self.unsourced.remove(&(ask_at, place));
         }
         if let Some(Flight::Peer(number)) = missing.in_flight {
-            let peer = &mut self.peers[number];
+            let peer = &mut self.peers[number as usize];
             let recovered = peer.failures_in_a_row > 0;
             (peer.failures_in_a_row, peer.busy_in_a_row, peer.rests_until) = (0, 0, Time::ZERO);
             if recovered {
                 self.file_all_of(number);
             }
         }
-        self.landed(*pack, missing.in_flight);
+        self.landed(place, missing.in_flight);
         (self.progressed_at, self.stored) = (self.now, self.stored + 1);
         if !missing.announced {
             actions.push(Action::Announce { pack: *pack });
@@ -523,7 +499,7 @@ impl Fetch {
         if missing.in_flight == Some(Flight::Bucket) || missing.ticket.is_some() {
             actions.push(Action::TicketDone { pack: *pack, ok: true });
         }
-        if self.missing.is_empty() {
+        if self.packs.missing() == 0 {
             actions.push(Action::Complete);
         }
     }
@@ -533,112 +509,126 @@ impl Fetch {
             Source::Peer(node) => self.numbers.get(node).map(|number| Flight::Peer(*number)),
             Source::Bucket => Some(Flight::Bucket),
         };
-        let flew = self.missing.get_mut(&pack).filter(|missing| flight.is_some() && missing.in_flight == flight);
-        let Some(missing) = flew else { return };
-        missing.in_flight = None;
-        self.landed(pack, flight);
-        self.file(pack);
+        let flew = |place: &Place| flight.is_some() && self.packs[*place].in_flight == flight;
+        let Some(place) = self.packs.find(&pack).filter(flew) else { return };
+        self.packs[place].in_flight = None;
+        self.landed(place, flight);
+        self.file(place);
         match flight {
-            Some(Flight::Peer(number)) => self.blame(pack, number, failure, actions),
+            Some(Flight::Peer(number)) => self.blame(place, number, failure, actions),
             _ => actions.push(Action::TicketDone { pack, ok: false }),
         }
     }
 
-    fn landed(&mut self, pack: PackId, flight: Option<Flight>) {
-        self.waiting.remove(&turn(pack));
-        self.flying.remove(&pack);
+    fn landed(&mut self, place: Place, flight: Option<Flight>) {
+        self.waits_no_more(place);
+        self.flying.remove(place);
         match flight {
-            Some(Flight::Peer(number)) => self.peers[number].in_flight -= 1,
+            Some(Flight::Peer(number)) => self.peers[number as usize].in_flight -= 1,
             Some(Flight::Bucket) => self.from_bucket -= 1,
             None => {}
         }
     }
 
-    /// Ends the request for a pack that is under way at a peer.
-    fn call_back(&mut self, pack: PackId, actions: &mut Vec<Action>) {
-        let flight = self.missing.get_mut(&pack).and_then(|missing| missing.in_flight.take());
-        self.landed(pack, flight);
-        actions.push(Action::Drop { pack });
+    fn waits_no_more(&mut self, place: Place) {
+        self.waiting.retain(|(waiting, _)| *waiting != place);
     }
 
-    fn blame(&mut self, pack: PackId, number: PeerNumber, failure: Failure, actions: &mut Vec<Action>) {
-        let peer = &mut self.peers[number];
+    /// Ends the request for a pack that is under way at a peer.
+    fn call_back(&mut self, place: Place, actions: &mut Vec<Action>) {
+        let flight = self.packs[place].in_flight.take();
+        self.landed(place, flight);
+        actions.push(Action::Drop { pack: self.packs[place].pack });
+    }
+
+    fn blame(&mut self, place: Place, number: PeerNumber, failure: Failure, actions: &mut Vec<Action>) {
+        let peer = &mut self.peers[number as usize];
         peer.busy_in_a_row = if failure == Failure::Busy { peer.busy_in_a_row + 1 } else { 0 };
         match failure {
-            Failure::Missing => self.drop_source(pack, number),
-            Failure::Busy if peer.busy_in_a_row < BUSY_MAX => peer.rests_until = self.now + BUSY_REST,
+            Failure::Missing => self.drop_source(place, number),
+            Failure::Busy if peer.busy_in_a_row < BUSY_MAX => {
+                peer.rests_until = self.now + BUSY_REST;
+                self.rested_at = self.rested_at.max(peer.rests_until);
+            }
             Failure::Busy | Failure::Unreachable | Failure::Waiting => {
                 let rest = REST_MIN * 2u32.pow(peer.failures_in_a_row.min(6));
                 peer.failures_in_a_row += 1;
                 peer.rests_until = self.now + rest.min(REST_MAX);
-                self.drop_source(pack, number);
+                self.rested_at = self.rested_at.max(peer.rests_until);
+                self.drop_source(place, number);
                 self.file_all_of(number);
             }
             Failure::Lied => {
                 peer.lied = true;
-                actions.push(Action::ReportLie { peer: peer.id.clone(), pack });
-                let packs: Vec<PackId> = self.missing.keys().copied().collect();
-                for pack in packs {
-                    self.drop_source(pack, number);
+                let (peer, pack) = (peer.id.clone(), self.packs[place].pack);
+                actions.push(Action::ReportLie { peer, pack });
+                for place in self.packs.by_name() {
+                    self.drop_source(place, number);
                 }
             }
         }
     }
 
-    fn forget_sources(&mut self, pack: PackId) {
-        let Some(missing) = self.missing.get_mut(&pack) else { return };
+    fn forget_sources(&mut self, place: Place) {
+        let missing = &mut self.packs[place];
         missing.planned = None;
         for number in std::mem::take(&mut missing.sources) {
-            self.peers[number].withdraw(missing.stripe, pack);
+            self.offers.remove(number, missing.stripe, place);
         }
     }
 
-    fn drop_source(&mut self, pack: PackId, number: PeerNumber) {
-        if let Some(missing) = self.missing.get_mut(&pack) {
-            missing.sources.retain(|known| *known != number);
-            self.peers[number].withdraw(missing.stripe, pack);
-            self.file(pack);
-        }
+    fn drop_source(&mut self, place: Place, number: PeerNumber) {
+        let missing = &mut self.packs[place];
+        missing.sources.retain(|known| *known != number);
+        self.offers.remove(number, missing.stripe, place);
+        self.file(place);
     }
 
     /// Whoever has the region's place now plans anew: it must know of everything that is wanted, and with it everybody's sources agree.
     fn reconnected(&mut self, actions: &mut Vec<Action>) {
         self.asked_at = Some(self.now);
-        let packs: Vec<PackId> = self.missing.keys().copied().collect();
-        for pack in &packs {
-            let Some(missing) = self.missing.get_mut(pack) else { continue };
+        let places = self.packs.by_name();
+        for place in &places {
+            let missing = &mut self.packs[*place];
             (missing.asked_at, missing.ticket, missing.announced) = (Some(self.now), None, false);
             // Whom it waits for by the earlier plan may wait for this node by the next one.
             if matches!(missing.in_flight, Some(Flight::Peer(_))) && !missing.begun {
-                self.call_back(*pack, actions);
+                self.call_back(*place, actions);
             }
-            self.forget_sources(*pack);
-            self.file(*pack);
+            self.forget_sources(*place);
+            self.file(*place);
         }
+        let packs: Vec<PackId> = places.into_iter().map(|place| self.packs[place].pack).collect();
         actions.extend(packs.chunks(ASK_PACKS_MAX).map(|packs| Action::AskSources { packs: packs.to_vec() }));
     }
 
     /// Asks the region about peers that had nothing to give while others came by, or for so long that they may never have. What they may still
     /// send is taken, until somebody else is known.
     fn complain(&mut self, actions: &mut Vec<Action>) {
-        let overdue = |(pack, missing): (&PackId, &Missing)| {
-            let waits = self.waiting.contains_key(&turn(*pack));
+        let all_wait = self.all_wait();
+        let may_be_stuck = all_wait && self.progressed_at + STUCK <= self.now;
+        if self.stored - self.stored_before_all <= LATE_OVERTAKEN_MAX && !may_be_stuck {
+            return;
+        }
+        let flying = || self.flying.iter().map(|place| (place, &self.packs[place]));
+        let overdue = |(place, missing): (Place, &Missing)| {
+            let waits = self.waiting.iter().any(|(waiting, _)| *waiting == place);
             let came_by = self.stored - missing.departed.1;
             let is_late = waits && missing.departed.0 + LATE <= self.now && came_by > LATE_OVERTAKEN_MAX;
             let overtaken = came_by > OVERTAKEN_MAX || is_late;
-            let stuck = waits && self.stuck_at(missing).is_some_and(|at| at <= self.now);
+            let stuck = waits && all_wait && self.stuck_at(missing) <= self.now;
             let is_due = Self::complaint_due(missing) <= self.now;
-            ((overtaken || stuck) && is_due).then_some(*pack)
+            ((overtaken || stuck) && is_due).then_some(missing.pack)
         };
-        let flying = self.flying.iter().filter_map(|pack| Some((pack, self.missing.get(pack)?)));
-        let packs: Vec<PackId> = flying.filter_map(overdue).collect();
+        let mut packs: Vec<PackId> = flying().filter_map(overdue).collect();
+        self.stored_before_all = flying().map(|(_, missing)| missing.departed.1).min().unwrap_or(self.stored);
         if packs.is_empty() {
             return;
         }
-        for pack in &packs {
-            if let Some(missing) = self.missing.get_mut(pack) {
-                (missing.asked_at, missing.complained, missing.announced) = (Some(self.now), true, false);
-            }
+        packs.sort_unstable();
+        for place in packs.iter().filter_map(|pack| self.packs.find(pack)).collect::<Vec<_>>() {
+            let missing = &mut self.packs[place];
+            (missing.asked_at, missing.complained, missing.announced) = (Some(self.now), true, false);
         }
         actions.push(Action::AskSources { packs });
     }
@@ -649,66 +639,72 @@ impl Fetch {
         said.map_or(Time::ZERO, |at| at + ASK_AGAIN)
     }
 
-    /// None: something comes, if not this.
-    fn stuck_at(&self, missing: &Missing) -> Option<Time> {
-        let all_wait = self.in_flight() == self.waiting.len();
-        all_wait.then(|| missing.departed.0.max(self.progressed_at) + STUCK)
+    /// If not, something comes.
+    fn all_wait(&self) -> bool {
+        self.in_flight() == self.waiting.len()
+    }
+
+    /// When a pack has been waited for too long, if all wait.
+    fn stuck_at(&self, missing: &Missing) -> Time {
+        missing.departed.0.max(self.progressed_at) + STUCK
     }
 
     /// Uses tickets, for others wait for those packs, a few at a time, so that each is there sooner; then fills the free places with what comes first of what peers have.
     fn request(&mut self, actions: &mut Vec<Action>) {
         while self.from_bucket < self.config.bucket_requests_max
-            && let Some((_, pack)) = self.tickets.pop_first()
+            && let Some(place) = self.tickets.pop_first()
         {
-            let ticket = self.missing.get_mut(&pack).and_then(|missing| missing.ticket.take());
-            if let Some(ticket) = ticket {
-                self.depart(pack, Flight::Bucket);
-                actions.push(Action::FromBucket { ticket });
+            if let Some(ticket) = self.packs[place].ticket.take() {
+                self.depart(place, Flight::Bucket);
+                actions.push(Action::FromBucket { ticket: *ticket });
             }
         }
         while self.flying.len() < self.config.requests_max
-            && let Some((pack, number)) = self.next()
+            && let Some((place, number)) = self.next()
         {
-            self.depart(pack, Flight::Peer(number));
-            let (peer, bytes) = (&self.peers[number], self.missing.get(&pack).map_or(0, |missing| missing.bytes));
+            self.depart(place, Flight::Peer(number));
+            let (peer, missing) = (&self.peers[number as usize], &self.packs[place]);
             let (address, peer) = (peer.address.clone(), peer.id.clone());
-            actions.push(Action::FromPeer { peer, address, pack, bytes });
+            actions.push(Action::FromPeer { peer, address, pack: missing.pack, bytes: missing.bytes });
         }
     }
 
     /// The first pack that a free peer has; of several such peers one of the own rack before others, and the least busy one.
-    fn next(&self) -> Option<(PackId, PeerNumber)> {
-        let free = self.peers.iter().enumerate().filter(|(_, peer)| {
-            !peer.lied && peer.rests_until <= self.now && peer.in_flight < self.config.peer_requests_max
-        });
-        let may_wait = |stripe: &Option<u8>| {
-            let waiting = self.waiting.values().filter(|other| *other == stripe).count();
+    fn next(&self) -> Option<(Place, PeerNumber)> {
+        let may_wait = |stripe: Option<u8>| {
+            let waiting = self.waiting.iter().filter(|(_, other)| *other == stripe).count();
             waiting < if stripe.is_some() { self.config.stripe_waiting_max } else { self.config.waiting_max }
         };
-        let first = free.filter_map(|(number, peer)| {
-            let offers = peer.offers.iter().filter(|(stripe, _)| may_wait(stripe));
-            let turn = offers.filter_map(|(_, packs)| packs.first()).min().copied()?;
-            let salt = mix(self.config.seed ^ turn.0, peer.number);
-            Some(((turn, !peer.same_rack, peer.in_flight, salt), number))
+        let is_free =
+            |peer: &Peer| !peer.lied && peer.rests_until <= self.now && peer.in_flight < self.config.peer_requests_max;
+        let offers = self.offers.iter().filter(|offer| may_wait(offer.stripe));
+        let first = offers.filter_map(|offer| {
+            let peer = &self.peers[offer.peer as usize];
+            let place = offer.first().filter(|_| is_free(peer))?;
+            Some((place, !peer.same_rack, peer.in_flight, self.salt(place, peer), offer.peer))
         });
-        first.min().map(|(((_, pack), ..), number)| (pack, number))
+        first.min().map(|(place, .., number)| (place, number))
     }
 
-    fn depart(&mut self, pack: PackId, flight: Flight) {
-        if let Some(missing) = self.missing.get_mut(&pack) {
-            missing.in_flight = Some(flight);
-            missing.departed = (self.now, self.stored);
-            missing.complained = false;
-            match flight {
-                Flight::Peer(number) => {
-                    self.peers[number].in_flight += 1;
-                    self.waiting.insert(turn(pack), missing.stripe);
-                    self.flying.insert(pack);
-                }
-                Flight::Bucket => self.from_bucket += 1,
+    /// Makes the choice among equal peers this node's own.
+    fn salt(&self, place: Place, peer: &Peer) -> u64 {
+        mix(self.config.seed ^ pack_number(&self.packs[place].pack), peer.number)
+    }
+
+    fn depart(&mut self, place: Place, flight: Flight) {
+        let missing = &mut self.packs[place];
+        missing.in_flight = Some(flight);
+        missing.departed = (self.now, self.stored);
+        missing.complained = false;
+        match flight {
+            Flight::Peer(number) => {
+                self.peers[number as usize].in_flight += 1;
+                self.waiting.push((place, missing.stripe));
+                self.flying.insert(place);
             }
-            self.file(pack);
+            Flight::Bucket => self.from_bucket += 1,
         }
+        self.file(place);
     }
 
     /// Asks for what no usable peer has.
@@ -717,19 +713,20 @@ impl Fetch {
             return;
         }
         let due = self.unsourced.iter().take_while(|(due, _)| *due <= self.now);
-        let packs: Vec<PackId> = due.map(|(_, pack)| *pack).take(ASK_PACKS_MAX).collect();
-        if packs.is_empty() {
+        let due = due.take(ASK_PACKS_MAX).map(|(due, place)| (*due, self.packs[*place].pack, *place));
+        let mut due: Vec<(Time, PackId, Place)> = due.collect();
+        if due.is_empty() {
             return;
         }
-        for pack in &packs {
-            if let Some(missing) = self.missing.get_mut(pack) {
-                // Whoever wants a pack is taken to have nothing of it.
-                (missing.asked_at, missing.announced) = (Some(self.now), false);
-            }
-            self.file(*pack);
+        due.sort_unstable();
+        for (.., place) in &due {
+            let missing = &mut self.packs[*place];
+            // Whoever wants a pack is taken to have nothing of it.
+            (missing.asked_at, missing.announced) = (Some(self.now), false);
+            self.file(*place);
         }
         self.asked_at = Some(self.now);
-        actions.push(Action::AskSources { packs });
+        actions.push(Action::AskSources { packs: due.into_iter().map(|(_, pack, _)| pack).collect() });
     }
 
     fn ask_paced(&self) -> Time {

@@ -18,6 +18,7 @@
 
 mod bits;
 mod caps;
+mod few;
 pub mod fetch;
 mod rate;
 pub mod tracker;

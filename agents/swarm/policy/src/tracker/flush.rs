@@ -16,7 +16,7 @@ use super::{
     plan::Plan,
     state::{Artifact, Lease, Number, Pack},
 };
-use crate::{Time, bits::Bits, mix, pack_number};
+use crate::{Time, bits::Bits, few::Few, mix, pack_number};
 
 /// Most names in one message, of packs and of tickets together: 70 bytes each in a frame of 1 MiB.
 const MESSAGE_NAMES_MAX: usize = 8_000;
@@ -138,7 +138,7 @@ impl Tracker {
         let Some(node) = self.nodes.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(pack) = self.packs.get_mut(&id).filter(|pack| pack.wanters.contains(number)) else { return };
         let comes_there = |parent: &Number| pack.holders.contains(*parent) || pack.wanters.contains(*parent);
-        let may = |parent: &Number| !self.banned.contains(*parent) && !node.shunned.contains(*parent);
+        let may = |parent: &Number| !self.banned.contains(*parent) && !node.shuns(*parent);
         let parent = plan.parent(number, &id).filter(|parent| comes_there(parent) && may(parent));
         let Some(parent) = parent.filter(|_| !pack.introduced.contains(number)) else {
             // Somebody else may have it.
@@ -199,7 +199,7 @@ impl Tracker {
     fn review(&mut self, id: PackId, outbox: &mut Outbox) {
         // Taken out while it is worked on: telling changes the nodes.
         let Some(mut pack) = self.packs.remove(&id) else { return };
-        let available = self.available(&pack).count();
+        let available = pack.holders.count_without(&self.banned);
         let mut short = false;
         if !pack.wanters.is_empty() {
             short = pack.lease.is_none() && available == 0;
@@ -222,10 +222,6 @@ impl Tracker {
         }
     }
 
-    fn available<'a>(&'a self, pack: &'a Pack) -> impl Iterator<Item = Number> + 'a {
-        Bits::select(pack.holders.words(), 0, |word| pack.holders.word(word) & !self.banned.word(word))
-    }
-
     /// Tells some of those who wait of some who have it. `false` if there is nobody that one of them could be sent to.
     fn introduce(&mut self, id: PackId, pack: &mut Pack, available: usize, outbox: &mut Outbox) -> bool {
         let now = self.now;
@@ -236,7 +232,7 @@ impl Tracker {
         let words = pack.wanters.words();
         let start = self.somewhere(mix(pack_number(&id), pack.complaints));
         let mut next: Vec<Number> = Vec::new();
-        if available > 1 {
+        if available > 1 && pack.introduced.len() > pack.settled.len() {
             // They were told of the only one there was; now they need not all queue there.
             let one_source = |word| pack.introduced.word(word) & !pack.settled.word(word);
             next.extend(Bits::select(words, start, one_source));
@@ -296,13 +292,16 @@ impl Tracker {
     /// the usual number of peers only if no other has it.
     fn choose_holders(&self, id: PackId, pack: &Pack, wanter: Number) -> (Vec<Number>, bool) {
         let Some(node) = self.node(wanter) else { return (Vec::new(), false) };
-        let nowhere = Bits::default();
+        let nowhere = Few::default();
         let rack = self.racks.get(&node.rack).unwrap_or(&nowhere);
         let words = pack.holders.words();
         let start = self.somewhere(mix(pack_number(&id), mix(wanter as u64, pack.complaints)));
-        let able = |word| pack.holders.word(word) & !self.banned.word(word) & !node.shunned.word(word);
-        let near = Bits::select(words, start, |word| able(word) & rack.word(word)).take(HOLDERS_COMPARED_MAX);
-        let far = Bits::select(words, start, |word| able(word) & !rack.word(word)).take(HOLDERS_COMPARED_MAX);
+        let able = |number: &Number| pack.holders.contains(*number) && !self.banned.contains(*number);
+        let near = rack.around(Bits::start_within(words, start)).filter(able);
+        let far = Bits::select(words, start, |word| pack.holders.word(word) & !self.banned.word(word));
+        let far = far.filter(|number| !rack.contains(*number));
+        let near = near.filter(|number| !node.shuns(*number)).take(HOLDERS_COMPARED_MAX);
+        let far = far.filter(|number| !node.shuns(*number)).take(HOLDERS_COMPARED_MAX);
         let candidates = near.map(|number| (false, number)).chain(far.map(|number| (true, number)));
         // Who gets it by way of the wanter may be waiting for it.
         let is_behind = |number| {

@@ -32,7 +32,7 @@ use std::{
 
 use longshore_schemas::{ArtifactId, NodeId, PackId, RackName, stream::PeerPacks};
 
-use crate::{Time, bits::Bits};
+use crate::{Time, bits::Bits, few::Few};
 use state::{Artifact, Node, Number, Pack};
 use trust::{Fault, Trust};
 
@@ -162,8 +162,10 @@ pub struct Counts {
 pub struct Tracker {
     config: Config,
     nodes: Vec<Option<Node>>,
+    /// Places among them of those who left.
+    free: BTreeSet<Number>,
     numbers: BTreeMap<NodeId, Number>,
-    racks: BTreeMap<RackName, Bits>,
+    racks: BTreeMap<RackName, Few>,
     /// Nobody is sent to these: the numbers of those that `trust` names.
     banned: Bits,
     trust: Trust,
@@ -187,6 +189,7 @@ impl Tracker {
         Self {
             config,
             nodes: Vec::new(),
+            free: BTreeSet::new(),
             numbers: BTreeMap::new(),
             racks: BTreeMap::new(),
             banned: Bits::default(),

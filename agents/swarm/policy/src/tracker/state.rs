@@ -9,7 +9,7 @@ use super::{
     plan::{Changed, Plan, Stripe},
     trust::Fault,
 };
-use crate::{Time, bits::Bits};
+use crate::{Time, bits::Bits, few::Few};
 
 /// Peers that one node may shun. Whoever says of still more that they lie or fail is sent to them all the same: a node that finds fault with
 /// everybody must not get everything from the bucket.
@@ -27,31 +27,26 @@ pub(super) struct Node {
     /// When something came by one of its tickets.
     pub(super) ticket_used_at: Time,
     /// Those it was told of.
-    pub(super) peers: Bits,
-    /// Those that it says lied or failed: it is not sent to them for a while.
-    pub(super) shunned: Bits,
-    shunned_until: BTreeMap<Number, Time>,
+    pub(super) peers: Few,
+    /// Those that it says lied or failed, and until when it is not sent to them.
+    shunned: BTreeMap<Number, Time>,
     /// How many were sent to it lately, for a pack each.
     pub(super) load: u64,
 }
 
 impl Node {
     fn shun(&mut self, peer: Number, until: Time) {
-        self.shunned.insert(peer);
-        let known = self.shunned_until.entry(peer).or_insert(until);
+        let known = self.shunned.entry(peer).or_insert(until);
         *known = until.max(*known);
     }
 
-    fn stop_shunning(&mut self, peer: Number) {
-        self.shunned.remove(peer);
-        self.shunned_until.remove(&peer);
+    pub(super) fn shuns(&self, peer: Number) -> bool {
+        self.shunned.contains_key(&peer)
     }
 
     /// Gives those another chance that it shunned long enough.
     pub(super) fn forgive(&mut self, now: Time) {
-        for (peer, _) in self.shunned_until.extract_if(.., |_, until| *until <= now) {
-            self.shunned.remove(peer);
-        }
+        self.shunned.retain(|_, until| *until > now);
     }
 }
 
@@ -178,8 +173,7 @@ impl Tracker {
 
     pub(super) fn join(&mut self, id: NodeId, address: String, rack: RackName) {
         self.leave(&id);
-        let free = self.nodes.iter().position(Option::is_none);
-        let number = free.unwrap_or_else(|| {
+        let number = self.free.pop_first().unwrap_or_else(|| {
             self.nodes.push(None);
             self.nodes.len() - 1
         });
@@ -188,7 +182,6 @@ impl Tracker {
         if self.trust.keeps_away_from(&id) {
             self.banned.insert(number);
         }
-        let (peers, shunned, shunned_until) = (Bits::default(), Bits::default(), BTreeMap::new());
         self.nodes[number] = Some(Node {
             id,
             address,
@@ -196,9 +189,8 @@ impl Tracker {
             leases: 0,
             ticket_used_at: Time::ZERO,
             load: 0,
-            peers,
-            shunned,
-            shunned_until,
+            peers: Few::default(),
+            shunned: BTreeMap::new(),
         });
     }
 
@@ -226,7 +218,7 @@ impl Tracker {
         }
         for node in self.nodes.iter_mut().flatten() {
             node.peers.remove(number);
-            node.stop_shunning(number);
+            node.shunned.remove(&number);
         }
         if let Some(node) = self.nodes[number].take()
             && let Some(rack) = self.racks.get_mut(&node.rack)
@@ -237,6 +229,7 @@ impl Tracker {
             }
         }
         self.banned.remove(number);
+        self.free.insert(number);
     }
 
     pub(super) fn have(&mut self, node: &NodeId, artifact: ArtifactId, packs: Vec<PackId>) {
@@ -348,7 +341,7 @@ impl Tracker {
             return;
         }
         known.forgive(now);
-        if !known.shunned.contains(accused) && known.shunned.len() >= SHUNNED_MAX {
+        if !known.shuns(accused) && known.shunned.len() >= SHUNNED_MAX {
             return;
         }
         known.shun(accused, until);
