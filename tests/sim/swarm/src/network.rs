@@ -14,7 +14,7 @@ pub const PATH_MAX: usize = 5;
 /// Flows whose bottleneck is not found until then take their share of what is left: never too much, perhaps too little.
 const ROUNDS_MAX: usize = 24;
 
-/// The numbers of links, filled up with [`Network::FREE`].
+/// The numbers of links, in any order, filled up with [`Network::FREE`].
 pub type Path = [u32; PATH_MAX];
 
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Network {
     left: Vec<f64>,
     open: Vec<u32>,
     share: Vec<f64>,
+    /// What is less than this is less than the share.
+    firm: Vec<f64>,
     tightest: Vec<bool>,
     waiting: Vec<u32>,
     pub(crate) rounds: u64,
@@ -49,8 +51,9 @@ impl Network {
         let capacity: Vec<f64> = std::iter::once(f64::INFINITY).chain(capacity).collect();
         let links = capacity.len();
         let (used, flows, left) = (vec![0.0; links], vec![0; links], capacity.clone());
-        let (open, share, tightest) = (vec![0; links], vec![0.0; links], vec![true; links]);
-        Self { capacity, used, flows, left, open, share, tightest, waiting: Vec::new(), rounds: 0 }
+        let (open, tightest) = (vec![0; links], vec![true; links]);
+        let (share, firm) = (vec![0.0; links], vec![0.0; links]);
+        Self { capacity, used, flows, left, open, share, firm, tightest, waiting: Vec::new(), rounds: 0 }
     }
 
     pub fn capacity(&self, link: u32) -> f64 {
@@ -69,8 +72,8 @@ impl Network {
     /// What a flow that begins now can have without taking from others.
     pub fn admit(&mut self, path: &Path, cap: f64) -> f64 {
         let left = |link: &u32| self.capacity[*link as usize] - self.used[*link as usize];
-        let rate = path.iter().map(left).fold(cap, f64::min).max(0.0);
-        for link in path.iter().filter(|link| **link != Self::FREE) {
+        let rate = links(path).map(left).fold(cap, f64::min).max(0.0);
+        for link in links(path) {
             self.used[*link as usize] += rate;
             self.flows[*link as usize] += 1;
         }
@@ -80,11 +83,11 @@ impl Network {
     /// About what it will have once rates are shared out.
     pub fn fair(&self, path: &Path) -> f64 {
         let share = |link: &u32| self.capacity[*link as usize] / f64::from(self.flows[*link as usize].max(1));
-        path.iter().map(share).fold(f64::INFINITY, f64::min)
+        links(path).map(share).fold(f64::INFINITY, f64::min)
     }
 
     pub fn release(&mut self, path: &Path, rate: f64) {
-        for link in path.iter().filter(|link| **link != Self::FREE) {
+        for link in links(path) {
             self.used[*link as usize] -= rate;
             self.flows[*link as usize] -= 1;
         }
@@ -101,46 +104,49 @@ impl Network {
                 break;
             }
             self.rounds += 1;
-            self.divide();
-            self.compare(flows, tolerance);
-            self.freeze(flows, tolerance, round == ROUNDS_MAX);
+            self.divide(tolerance);
+            self.compare(flows);
+            self.freeze(flows, round == ROUNDS_MAX);
         }
         for link in 1..self.capacity.len() {
             self.used[link] = self.capacity[link] - self.left[link];
         }
     }
 
-    fn divide(&mut self) {
+    fn divide(&mut self, tolerance: f64) {
         for link in 0..self.capacity.len() {
             let share = self.left[link].max(0.0) / f64::from(self.open[link]);
             self.share[link] = if self.open[link] == 0 { f64::INFINITY } else { share };
+            self.firm[link] = self.share[link] * (1.0 - tolerance);
         }
         self.tightest.fill(true);
     }
 
     /// What each flow could have, and which links could give more than one of their flows can take.
-    fn compare(&mut self, flows: &mut Flows, tolerance: f64) {
-        for &flow in &self.waiting {
-            let path = &flows.path[flow as usize];
-            let level = path.iter().map(|link| self.share[*link as usize]).fold(flows.cap[flow as usize], f64::min);
-            flows.rate[flow as usize] = level;
-            for &link in path {
-                if level < self.share[link as usize] * (1.0 - tolerance) {
-                    self.tightest[link as usize] = false;
+    fn compare(&mut self, flows: &mut Flows) {
+        let Self { waiting, share, firm, tightest, .. } = self;
+        for flow in waiting.iter().map(|flow| *flow as usize) {
+            let path = &flows.path[flow];
+            let least =
+                |least: f64, link: &u32| if share[*link as usize] < least { share[*link as usize] } else { least };
+            let level = links(path).fold(flows.cap[flow], least);
+            flows.rate[flow] = level;
+            for link in links(path) {
+                if level < firm[*link as usize] {
+                    tightest[*link as usize] = false;
                 }
             }
         }
     }
 
-    fn freeze(&mut self, flows: &Flows, tolerance: f64, all: bool) {
-        let Self { waiting, share, tightest, left, open, .. } = self;
+    fn freeze(&mut self, flows: &Flows, all: bool) {
+        let Self { waiting, firm, tightest, left, open, .. } = self;
         waiting.retain(|&flow| {
             let (path, level) = (&flows.path[flow as usize], flows.rate[flow as usize]);
-            let is_held_back =
-                |link: &u32| tightest[*link as usize] && share[*link as usize] * (1.0 - tolerance) <= level;
-            let frozen = all || flows.cap[flow as usize] <= level || path.iter().any(is_held_back);
+            let is_held_back = |link: &u32| tightest[*link as usize] && firm[*link as usize] <= level;
+            let frozen = all || flows.cap[flow as usize] <= level || links(path).any(is_held_back);
             if frozen {
-                for link in path.iter().filter(|link| **link != Self::FREE) {
+                for link in links(path) {
                     left[*link as usize] -= level;
                     open[*link as usize] -= 1;
                 }
@@ -148,6 +154,10 @@ impl Network {
             !frozen
         });
     }
+}
+
+fn links(path: &Path) -> impl Iterator<Item = &u32> {
+    path.iter().take_while(|link| **link != Network::FREE)
 }
 
 impl Flows {

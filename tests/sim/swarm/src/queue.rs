@@ -1,6 +1,9 @@
 //! What is due when, in the order of time, and of being put in where times are equal.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 /// Nanoseconds since the run began.
 pub(crate) type Nanos = u64;
@@ -83,27 +86,44 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
+/// What is due soon is in order; the rest lies in heaps of a millisecond each until its time comes near.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    entries: BinaryHeap<Entry>,
+    soon: BinaryHeap<Entry>,
+    soon_until: Nanos,
+    later: BTreeMap<Nanos, Vec<Entry>>,
     order: u64,
 }
+
+/// Of what is put in order together.
+const SOON: Nanos = 1_000_000;
 
 impl Queue {
     pub(crate) fn put(&mut self, at: Nanos, due: Due) {
         self.order += 1;
-        self.entries.push(Entry { turn: u128::from(at) << 64 | u128::from(self.order), due });
+        let entry = Entry { turn: u128::from(at) << 64 | u128::from(self.order), due };
+        if at < self.soon_until {
+            self.soon.push(entry);
+        } else {
+            self.later.entry(at / SOON).or_default().push(entry);
+        }
     }
 
-    pub(crate) fn next_at(&self) -> Option<Nanos> {
-        self.entries.peek().map(Entry::at)
+    pub(crate) fn next_at(&mut self) -> Option<Nanos> {
+        if self.soon.is_empty()
+            && let Some((number, entries)) = self.later.pop_first()
+        {
+            self.soon = entries.into();
+            self.soon_until = (number + 1) * SOON;
+        }
+        self.soon.peek().map(Entry::at)
     }
 
     pub(crate) fn take_before(&mut self, end: Nanos) -> Option<(Nanos, Due)> {
         if self.next_at()? >= end {
             return None;
         }
-        self.entries.pop().map(|entry| (entry.at(), entry.due))
+        self.soon.pop().map(|entry| (entry.at(), entry.due))
     }
 }
 
@@ -129,5 +149,11 @@ mod tests {
         }
         assert_eq!(taken, [(3, 1), (3, 3), (4, 4)]);
         assert_eq!(queue.next_at(), Some(5));
+        // Much later, and before what waits for its time.
+        for (at, node) in [(5 * SOON, 5), (5 * SOON + 1, 6), (7, 7)] {
+            queue.put(at, Due::Arrive(node));
+        }
+        let rest = std::iter::from_fn(|| queue.take_before(Nanos::MAX).map(|(at, _)| at));
+        assert_eq!(rest.collect::<Vec<_>>(), [5, 5, 7, 5 * SOON, 5 * SOON + 1]);
     }
 }

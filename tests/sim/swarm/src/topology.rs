@@ -106,7 +106,7 @@ impl Topology {
         }
         let spine = if self.spine.is_finite() { 1 + 2 * self.nodes + 2 * self.racks } else { FREE };
         let ([rack_up, _], [_, rack_down]) = (self.rack_links(there), self.rack_links(here));
-        (Reach::Region, [up, rack_up, spine, rack_down, down])
+        (Reach::Region, [up, down, rack_up, rack_down, spine])
     }
 
     pub(crate) fn path_from_bucket(&self, node: u32) -> (Reach, Path) {

@@ -74,7 +74,7 @@ struct Tally {
     wrong_bytes_persisted: f64,
     into_rack_bytes: Vec<f64>,
     sent_bytes: Vec<f64>,
-    steps: u64,
+    steps: u32,
     flows_max: usize,
 }
 

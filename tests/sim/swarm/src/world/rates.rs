@@ -13,13 +13,15 @@ use super::{
     reception::{NONE, Reception},
 };
 use crate::{
-    network::{Flows, PATH_MAX},
+    network::{Flows, Path},
     policy::From,
     queue::{Due, Nanos, seconds},
 };
 
 /// A source may be so much faster than it was in the step before.
 const GROWTH: f64 = 1.25;
+/// Flows that are looked at together.
+const TOGETHER: usize = 256;
 
 /// Flows that there are, and what holds them back beside their links.
 #[derive(Debug, Default)]
@@ -37,16 +39,19 @@ pub(super) struct Running {
     left: Vec<f64>,
     /// Of use, of a byte of the wire.
     goodput: Vec<f64>,
+    /// Of what the source gives to one, in bytes of use a second.
+    limit: Vec<f64>,
 }
 
 impl Running {
-    pub(super) fn push(&mut self, reception: u32, path: [u32; PATH_MAX], rate: f64, goodput: f64) -> u32 {
+    pub(super) fn push(&mut self, reception: u32, path: Path, rate: f64, (goodput, limit): (f64, f64)) -> u32 {
         self.receptions.push(reception);
         self.flows.push(path, f64::INFINITY, rate);
         self.feeder.push(NONE);
         self.ahead.push(f64::INFINITY);
         self.left.push(f64::INFINITY);
         self.goodput.push(goodput);
+        self.limit.push(limit);
         self.live += 1;
         self.receptions.len() as u32 - 1
     }
@@ -67,6 +72,7 @@ impl Running {
         self.flows.path[to] = self.flows.path[from];
         self.flows.rate[to] = self.flows.rate[from];
         self.goodput[to] = self.goodput[from];
+        self.limit[to] = self.limit[from];
     }
 
     fn truncate(&mut self, len: usize) {
@@ -76,6 +82,7 @@ impl Running {
         self.ahead.truncate(len);
         self.left.truncate(len);
         self.goodput.truncate(len);
+        self.limit.truncate(len);
     }
 
     /// Nobody is faster than its source.
@@ -116,47 +123,74 @@ impl World {
 
     /// In the order in which they began, and close up where some ended.
     fn advance_all(&mut self) {
-        let mut place = 0;
-        for flow in 0..self.running.receptions.len() {
-            if self.running.receptions[flow] == NONE {
-                continue;
+        let (mut next, mut end) = (0, 0);
+        while next < self.running.receptions.len() {
+            let first = end;
+            (next, end) = self.close_up(next, first);
+            // Receptions lie anywhere in memory: whoever asks for many at once waits once.
+            for flow in first..end {
+                let upstream = self.receptions[self.running.receptions[flow]].upstream;
+                self.running.feeder[flow] = if upstream == NONE { NONE } else { self.receptions[upstream].flow };
             }
-            if place < flow {
-                self.running.relocate(flow, place);
+            for flow in first..end {
+                self.advance(flow);
             }
-            self.advance(place);
-            place += 1;
         }
-        self.running.truncate(place);
+        self.running.truncate(end);
+    }
+
+    /// Gives some flows, from `next` on, the places from `place` on. Answers where the others are, and the first place that is free.
+    fn close_up(&mut self, mut next: usize, mut place: usize) -> (usize, usize) {
+        let end = place + TOGETHER;
+        while next < self.running.receptions.len() && place < end {
+            let id = self.running.receptions[next];
+            if id != NONE {
+                if place < next {
+                    self.running.relocate(next, place);
+                }
+                self.receptions[id].flow = place as u32;
+                place += 1;
+            }
+            next += 1;
+        }
+        (next, place)
     }
 
     /// What came of a flow's pack, and what may come in the next step.
     fn advance(&mut self, flow: usize) {
         let id = self.running.receptions[flow];
-        self.receptions[id].flow = flow as u32;
         let (have, may_come) = self.progress(id);
         let now = self.now;
         let reception = &mut self.receptions[id];
         settle(reception, have, now);
-        let Reception { upstream, limit, goodput, pack, attempt, told, attempt_have, from, .. } = *reception;
-        let streams = from != From::Bucket || self.scenario.bucket_streams;
+        let Reception { upstream, pack, told, .. } = *reception;
+        let (goodput, limit) = (self.running.goodput[flow], self.running.limit[flow]);
         self.running.left[flow] = self.pack_bytes[pack as usize] - have;
-        if !told && streams && have >= attempt_have + self.first_block_bytes(pack) {
-            self.queue.put(now, Due::FirstBlock { reception: id, attempt });
+        if !told {
+            self.notice_first_block(id, have);
         }
         if upstream == NONE {
             self.running.feeder[flow] = NONE;
             self.running.flows.cap[flow] = limit / goodput;
             return;
         }
-        let source = &self.receptions[upstream];
-        let is_before = (source.flow as usize) < flow && self.running.receptions[source.flow as usize] == upstream;
+        let (source, feeder) = (&self.receptions[upstream], self.running.feeder[flow]);
+        let is_before = (feeder as usize) < flow && self.running.receptions[feeder as usize] == upstream;
         let ahead = may_come / seconds(self.step);
         let was = if source.began_step + 1 >= self.tally.steps { source.expected } else { source.was };
         let growth = if is_before { GROWTH } else { 1.0 };
-        self.running.feeder[flow] = if is_before { source.flow } else { NONE };
+        self.running.feeder[flow] = if is_before { feeder } else { NONE };
         self.running.ahead[flow] = ahead;
         self.running.flows.cap[flow] = (was * growth + ahead).min(limit) / goodput;
+    }
+
+    /// It may have come sooner than was thought.
+    fn notice_first_block(&mut self, id: u32, have: f64) {
+        let Reception { pack, attempt, attempt_have, from, .. } = self.receptions[id];
+        let streams = from != From::Bucket || self.scenario.bucket_streams;
+        if streams && have >= attempt_have + self.first_block_bytes(pack) {
+            self.queue.put(self.now, Due::FirstBlock { reception: id, attempt });
+        }
     }
 
     /// Bytes of use a second that come now.

@@ -34,39 +34,39 @@ pub(super) enum Cell {
     Stored,
 }
 
+/// What every step looks at comes first: it is one line of the processor's cache.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(super) struct Reception {
-    pub(super) node: u32,
-    pub(super) pack: u32,
-    pub(super) from: From,
-    pub(super) state: State,
-    /// The first block is there and is passed on.
-    pub(super) begun: bool,
-    /// The policy was told so of this attempt.
-    pub(super) told: bool,
-    /// Counts its requests: what is due for an earlier one is void.
-    pub(super) attempt: u32,
-    /// The reception that it feeds on or waits for; `NONE` if the source has the whole pack.
-    pub(super) upstream: u32,
-    pub(super) first_child: u32,
-    next: u32,
-    previous: u32,
-    /// Its place among the flows.
-    pub(super) flow: u32,
-    pub(super) began_step: u64,
-    /// It would have ended in this one, had its source had all.
-    pub(super) late_step: u64,
     /// Bytes at `since`, and how many a second came before.
     pub(super) have: f64,
     pub(super) since: Nanos,
     pub(super) was: f64,
     /// What the rate will be once rates are shared out for the first time.
     pub(super) expected: f64,
+    /// Its place among the flows.
+    pub(super) flow: u32,
+    /// The reception that it feeds on or waits for; `NONE` if the source has the whole pack.
+    pub(super) upstream: u32,
+    pub(super) node: u32,
+    pub(super) pack: u32,
+    pub(super) began_step: u32,
+    /// Counts its requests: what is due for an earlier one is void.
+    pub(super) attempt: u32,
+    pub(super) first_child: u32,
+    pub(super) state: State,
+    /// The first block is there and is passed on.
+    pub(super) begun: bool,
+    /// The policy was told so of this attempt.
+    pub(super) told: bool,
+    pub(super) from: From,
+    next: u32,
+    previous: u32,
+    /// It would have ended in this one, had its source had all.
+    pub(super) late_step: u32,
     pub(super) attempt_have: f64,
     pub(super) window_at: Nanos,
     pub(super) window_have: f64,
-    /// Of what the source gives to one, in bytes a second.
-    pub(super) limit: f64,
     pub(super) goodput: f64,
 }
 
@@ -158,7 +158,6 @@ impl Receptions {
             attempt_have: 0.0,
             window_at: 0,
             window_have: 0.0,
-            limit: f64::INFINITY,
             goodput: 1.0,
         };
         let id = match self.free.pop() {

@@ -146,10 +146,10 @@ impl World {
         }
         let rate = self.network.admit(&path, cap / goodput);
         let expected = rate.max(self.network.fair(&path).min(expected / goodput)) * goodput;
-        let flow = self.running.push(id, path, rate, goodput);
+        let flow = self.running.push(id, path, rate, (goodput, limit));
         let (now, steps) = (self.now, self.tally.steps);
         let reception = &mut self.receptions[id];
-        (reception.state, reception.flow, reception.limit) = (State::Running, flow, limit);
+        (reception.state, reception.flow) = (State::Running, flow);
         (reception.since, reception.began_step) = (now, steps);
         (reception.was, reception.expected) = (rate * goodput, expected);
         // A little is not worth waiting for the next step: a hop's lag is a block, not a step.
