@@ -52,7 +52,7 @@ impl Budget {
 }
 
 fn second_of_day() -> u32 {
-    let seconds = longshore_service::now().as_millis().div_euclid(1_000).rem_euclid(24 * 60 * 60);
+    let seconds = longshore_service::now().millis().div_euclid(1_000).rem_euclid(24 * 60 * 60);
     u32::try_from(seconds).unwrap_or(0)
 }
 

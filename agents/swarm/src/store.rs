@@ -29,7 +29,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 
 use crate::{
     Error,
-    part::{Blocks, Expectation, Parts},
+    part::{Blocks, Expectation, Partial, Parts},
 };
 
 /// Of 4 KiB each at most: those of a release that many fetch.

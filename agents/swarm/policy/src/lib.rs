@@ -18,8 +18,8 @@
 
 mod bits;
 mod caps;
-mod few;
 pub mod fetch;
+mod few;
 mod rate;
 pub mod tracker;
 
