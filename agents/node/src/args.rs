@@ -75,6 +75,9 @@ pub struct Run {
     /// MiB a second that it fetches, from peers and the bucket together; hours as above [default: no cap]
     #[arg(long, env = "LONGSHORE_NODE_DOWNLOAD_MIB_PER_SECOND", value_name = "CAPS")]
     pub download_mib_per_second: Option<Caps>,
+    /// What packs and releases may take on this disk together, in bytes [default: all but a reserve of the file system]
+    #[arg(long, env = "LONGSHORE_NODE_DISK_BUDGET", value_name = "BYTES", value_parser = disk_budget)]
+    pub disk_budget: Option<u64>,
     /// Stop the services when the agent is told to stop; otherwise they go on running
     #[arg(long)]
     pub stop_services_on_exit: bool,
@@ -115,6 +118,7 @@ impl Run {
             ("LONGSHORE_NODE_DRIFT_INTERVAL", Some(self.drift_interval.to_string())),
             ("LONGSHORE_NODE_UPLOAD_MIB_PER_SECOND", self.upload_mib_per_second.as_ref().map(Caps::to_string)),
             ("LONGSHORE_NODE_DOWNLOAD_MIB_PER_SECOND", self.download_mib_per_second.as_ref().map(Caps::to_string)),
+            ("LONGSHORE_NODE_DISK_BUDGET", self.disk_budget.map(|bytes| bytes.to_string())),
             ("LONGSHORE_NODE_METRICS_LISTEN", self.metrics_listen.map(|listen| listen.to_string())),
             ("LONGSHORE_LOG_FORMAT", Some(log_format.to_owned())),
         ];
@@ -183,6 +187,12 @@ impl Run {
             drift_interval: Duration::from_secs(self.drift_interval),
             upload_caps: self.upload_mib_per_second.unwrap_or_default(),
             download_caps: self.download_mib_per_second.unwrap_or_default(),
+            disk_budget: self.disk_budget,
         }
     }
+}
+
+fn disk_budget(text: &str) -> Result<u64, String> {
+    let bytes = text.parse().ok().filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "give a whole number of bytes, such as 21474836480 for 20 GiB".to_owned())
 }

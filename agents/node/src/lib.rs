@@ -122,6 +122,9 @@ pub enum Error {
     Refused(String),
     #[error("the node's identity: {0}")]
     Identity(#[source] longshore_identity::Error),
+    /// It is tried again, and what runs goes on.
+    #[error("no room for {what}: {shortage}")]
+    NoRoom { what: &'static str, shortage: longshore_node_policy::room::Shortage },
     #[error("no free port from {base} on: {tried} are taken; start with another --port-base")]
     NoPort { base: u16, tried: u16 },
     #[error("{program} cannot be started: {source}")]

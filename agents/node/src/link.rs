@@ -123,10 +123,12 @@ impl Exchange {
         }
     }
 
-    /// Tells the tracker that this node serves nothing of an artifact any more.
-    pub async fn have_nothing(&self, artifact: ArtifactId) {
-        // As above.
-        let _ = self.to_region.send(FromNode::Have { artifact, packs: Vec::new() }).await;
+    /// Tells the tracker what is left of an artifact, after packs were removed: nobody is sent here for others.
+    pub async fn have_only(&self, artifact: ArtifactId, held: &[PackId]) {
+        for message in levels(artifact, held) {
+            // As above.
+            let _ = self.to_region.send(message).await;
+        }
     }
 
     fn lock_roots(
@@ -165,6 +167,13 @@ impl Exchange {
         self.lock_trackers().retain(|_, tracker| tracker.try_send(FromTracker::Reconnected).is_ok());
         self.lock_roots().keys().map(|artifact| FromNode::RootWanted { artifact: *artifact }).collect()
     }
+}
+
+/// All that this node serves of an artifact, in place of what was said of it before.
+fn levels(artifact: ArtifactId, held: &[PackId]) -> impl Iterator<Item = FromNode> {
+    let mut parts = held.chunks(PACKS_MAX).map(<[PackId]>::to_vec);
+    let all = FromNode::Have { artifact, packs: parts.next().unwrap_or_default() };
+    std::iter::once(all).chain(parts.map(move |packs| FromNode::HaveMore { artifact, packs }))
 }
 
 /// Everything the connection touches.
@@ -351,11 +360,7 @@ impl Connector {
         let mut messages: Vec<_> = self.reports.all().into_iter().map(FromNode::Report).collect();
         for root in releases::known_roots(&self.folders) {
             let packs: Vec<PackId> = root.all_packs().iter().map(|pack| pack.pack).collect();
-            let held = self.store.held(&packs);
-            let mut parts = held.chunks(PACKS_MAX).map(<[PackId]>::to_vec);
-            let artifact = root.artifact;
-            messages.push(FromNode::Have { artifact, packs: parts.next().unwrap_or_default() });
-            messages.extend(parts.map(|packs| FromNode::HaveMore { artifact, packs }));
+            messages.extend(levels(root.artifact, &self.store.held(&packs)));
         }
         messages.extend(self.exchange.reconnected());
         messages

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use crate::{
     link::{Connector, Exchange, Identity},
     private_file,
     queries::Queries,
-    releases::Releases,
+    releases::{Kept, Releases},
     reports::Reports,
     service::{Ports, Service, Shared},
     shim::settle,
@@ -62,6 +62,8 @@ pub struct Config {
     /// What it gives the swarm of its link.
     pub upload_caps: Caps,
     pub download_caps: Caps,
+    /// What packs and releases may take together, in bytes.
+    pub disk_budget: Option<u64>,
 }
 
 /// Runs until the shutdown. Services outlive it.
@@ -95,13 +97,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let policy = FetchConfig::new(config.node.clone(), config.rack.clone());
     let fetcher = Fetcher::new(store.clone(), policy, bucket, tls, downloads);
     let reports = Reports::default();
+    let (kept, trust) = (Kept::new(goals.watch()), config.trust.clone());
+    let releases = Releases::open(&folders, fetcher, exchange.clone(), trust, kept, config.disk_budget)?;
     let shared = Arc::new(Shared {
         node: config.node.clone(),
         zone: config.zone.clone(),
         host: config.host.clone(),
         folders: folders.clone(),
         goals: goals.clone(),
-        releases: Releases::open(&folders, fetcher, exchange.clone(), config.trust.clone())?,
+        releases,
         reports: reports.clone(),
         // A proxy for the bucket has no part in whether a service of this machine answers, nor have the world's authorities.
         http: client(
@@ -110,7 +114,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         ports: Ports::new(config.port_base),
         drift_interval: config.drift_interval,
         began: Instant::now(),
-        kept: Mutex::default(),
     });
     let identity = Identity {
         region_addresses: config.region_addresses,

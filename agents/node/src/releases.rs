@@ -1,13 +1,15 @@
 //! Releases on this node's disk: fetched, verified and assembled once, whichever services run them.
 //!
 //! ```text
-//!  root ─▶ packs of manifest and layout ─▶ Need (what no installed release has) ─▶ packs ─▶ assemble ─▶ releases/<id>
+//!  root ─▶ packs of manifest and layout ─▶ Need (what no installed release has) ─▶ room ─▶ packs ─▶ assemble ─▶ releases/<id>
 //! ```
 //!
 //! The root is on disk from the first moment: it says which packs are of use, so that a fetch that was interrupted goes on
 //! with what it has, and a new connection to the region can tell what this node serves.
 
+mod kept;
 mod mend;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +21,7 @@ use std::{
 
 use longshore_artifact::{
     ArtifactRoot, Assembled, DirPacks, Index, Installed, Need, PackRef, assemble, load_installed, remove_installed,
-    save_manifest,
+    save_manifest, written_bytes,
 };
 use longshore_schemas::{ArtifactId, ServiceName};
 use longshore_service::{
@@ -34,12 +36,16 @@ use longshore_swarm_policy::fetch::WantedPack;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
+pub use self::kept::Kept;
+use self::room::{Promise, Room, claim};
 use crate::{Error, Folders, link::Exchange, trust::Trust};
 
 /// Arrivals that are remembered for people.
 const TRANSFERS_KEPT: usize = 100;
 
 const ROOT_SUFFIX: &str = ".root.json";
+/// Of a hidden folder, in which a release is assembled to mend the one that is there.
+const WHOLE_SUFFIX: &str = ".whole";
 
 /// One artifact's arrival.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +73,8 @@ pub struct Releases {
     locks: Mutex<BTreeMap<ArtifactId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held shared while something is assembled or found to be there, so that nothing of it is removed.
     gate: Arc<RwLock<()>>,
+    pub kept: Kept,
+    room: Arc<Room>,
     transfers: Mutex<Vec<Transfer>>,
 }
 
@@ -77,9 +85,18 @@ static SECONDS: LazyLock<Histograms<0>> =
     LazyLock::new(|| Histograms::seconds("longshore_node_install_seconds", "Until a release was in place", []));
 
 impl Releases {
-    pub fn open(folders: &Folders, fetcher: Fetcher, exchange: Arc<Exchange>, trust: Trust) -> Result<Self, Error> {
+    /// Packs and releases take no more than this budget together, if there is one.
+    pub fn open(
+        folders: &Folders,
+        fetcher: Fetcher,
+        exchange: Arc<Exchange>,
+        trust: Trust,
+        kept: Kept,
+        disk_budget: Option<u64>,
+    ) -> Result<Self, Error> {
         let folder = folders.releases();
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        remove_leftovers(&folder)?;
         // Only for people: a file that cannot be read begins anew.
         let transfers = durable::read(&folders.transfers())?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Self {
@@ -89,6 +106,8 @@ impl Releases {
             trust,
             locks: Mutex::default(),
             gate: Arc::default(),
+            kept,
+            room: Arc::new(Room::new(disk_budget)),
             transfers: Mutex::new(transfers.unwrap_or_default()),
         })
     }
@@ -99,26 +118,32 @@ impl Releases {
         // Shared with the disk tasks, which go on when this is dropped: nobody else may begin before they end.
         let lock = Arc::new(self.lock_of(artifact).lock_owned().await);
         let folder = self.folders.releases().join(artifact.to_string());
-        {
-            // Whoever removes releases asks first what is kept, and this one is by now.
-            let _gate = self.gate.read().await;
-            if is_installed(&self.folders, artifact).await? {
-                // Its key may have been replaced since: then there is a newer word for the same bytes.
-                if self.confirm(artifact).is_err() {
-                    let root = self.exchange.root(artifact).await?;
-                    self.trust.origin(&root)?;
-                    save_root(&self.folders, &root)?;
-                }
-                let differs = self.differs(artifact, None).await?;
-                if let Some(what) = differs {
-                    tracing::warn!(%artifact, what, "an installed release is not what it was");
-                    self.mend_locked(service, artifact, lock).await?;
-                }
-                return Ok(folder);
+        match self.look(artifact).await? {
+            Found::Whole => {}
+            Found::Nothing => drop(self.stage(service, artifact, &folder, &lock).await?),
+            Found::Changed { what } => {
+                tracing::warn!(%artifact, what, "an installed release is not what it was");
+                self.mend_locked(service, artifact, lock).await?;
             }
         }
-        self.stage(service, artifact, &folder, &lock).await?;
         Ok(folder)
+    }
+
+    /// What there is of a release. Nothing of it is removed from here on: whoever removes asks first what is kept, and this one is
+    /// by now.
+    async fn look(&self, artifact: ArtifactId) -> Result<Found, Error> {
+        let _gate = self.gate.read().await;
+        if !is_installed(&self.folders, artifact).await? {
+            return Ok(Found::Nothing);
+        }
+        // Its key may have been replaced since: then there is a newer word for the same bytes.
+        if self.confirm(artifact).is_err() {
+            let root = self.exchange.root(artifact).await?;
+            self.trust.origin(&root)?;
+            save_root(&self.folders, &root)?;
+        }
+        let differs = self.differs(artifact, None).await?;
+        Ok(differs.map_or(Found::Whole, |what| Found::Changed { what }))
     }
 
     /// Fetches what is lacking of a release and assembles it at `target`.
@@ -135,6 +160,7 @@ impl Releases {
         save_root(&self.folders, &root)?;
         let mut link = self.exchange.link(artifact);
         let index_packs: Vec<PackRef> = Index::packs(&root).copied().collect();
+        let _promise = self.make_room(&root, "the list of the release's files", claim(&index_packs, 0)).await?;
         let mut received = self.fetch(artifact, &index_packs, &mut link).await?;
         let (index, installed) = self.read_index(root.clone()).await?;
         let (need, assembled) = match self.install(&index, &installed, &mut link, &mut received, (target, lock)).await {
@@ -195,6 +221,25 @@ impl Releases {
         .await
     }
 
+    /// What is needed besides these releases, and room for it. Those that were removed to make it are not counted on.
+    async fn need(
+        &self,
+        index: &Index,
+        installed: &Arc<Vec<Installed>>,
+    ) -> Result<(Need, Arc<Vec<Installed>>, Promise), Error> {
+        let mut installed = installed.clone();
+        loop {
+            let need = Need::compute(index, &installed);
+            let claimed = claim(&need.packs, written_bytes(&index.manifest));
+            let promise = self.make_room(&index.root, "the release", claimed).await?;
+            let there: Vec<Installed> = installed.iter().filter(|release| release.dir.is_dir()).cloned().collect();
+            if there.len() == installed.len() {
+                return Ok((need, installed, promise));
+            }
+            installed = Arc::new(there);
+        }
+    }
+
     async fn install(
         &self,
         index: &Arc<Index>,
@@ -203,14 +248,14 @@ impl Releases {
         received: &mut Received,
         (target, lock): (&Path, &Arc<OwnedMutexGuard<()>>),
     ) -> Result<(Need, Assembled), Error> {
-        let need = Need::compute(index, installed);
+        let (need, installed, promise) = self.need(index, installed).await?;
         *received += self.fetch(index.root.artifact, &need.packs, link).await?;
         tracing::info!(artifact = %index.root.artifact, "all packs are here");
-        let (index, installed, folders) = (index.clone(), installed.clone(), self.folders.clone());
+        let (index, folders) = (index.clone(), self.folders.clone());
         let (store, lock, gate) = (self.fetcher.store().clone(), lock.clone(), self.gate.clone().read_owned().await);
         let folder = target.to_owned();
         blocking(move || {
-            let _held = (lock, gate);
+            let _held = (lock, gate, promise);
             // Left by an agent that died between these steps.
             remove_tree(&folder)?;
             save_manifest(&folders.releases(), &index.manifest)?;
@@ -236,12 +281,13 @@ impl Releases {
         Ok(durable::write(&self.folders.transfers(), &json, 0o644)?)
     }
 
-    /// Removes releases that nothing keeps, and packs of none that is kept. `keep` is asked once nobody can begin to use one; it may
-    /// call it off. False if that is so, or if it must wait for an assembly.
-    pub async fn clean(&self, keep: impl FnOnce() -> Option<BTreeSet<ArtifactId>>) -> Result<bool, Error> {
-        let Ok(gate) = self.gate.clone().try_write_owned() else { return Ok(false) };
-        let Some(keep) = keep() else { return Ok(false) };
-        let (folders, store) = (self.folders.clone(), self.fetcher.store().clone());
+    /// Removes releases that no service keeps, and packs of none that is kept. Answers which are kept; None if it is not known of all
+    /// services what they keep, or if it must wait for an assembly.
+    pub async fn clean(&self) -> Result<Option<BTreeSet<ArtifactId>>, Error> {
+        let Ok(gate) = self.gate.clone().try_write_owned() else { return Ok(None) };
+        // Asked once nobody can begin to use one.
+        let Some(kept) = self.kept.by_all() else { return Ok(None) };
+        let (folders, store, keep) = (self.folders.clone(), self.fetcher.store().clone(), kept.clone());
         let gone = blocking(move || {
             let _gate = gate;
             for artifact in installed_artifacts(&folders)?.difference(&keep) {
@@ -252,14 +298,26 @@ impl Releases {
                 known_roots(&folders).into_iter().partition(|root| keep.contains(&root.artifact));
             store.retain(&kept.iter().flat_map(ArtifactRoot::all_packs).map(|pack| pack.pack).collect());
             gone.iter().try_for_each(|root| remove_tree(&root_path(&folders, &root.artifact)))?;
-            Ok(gone.into_iter().map(|root| root.artifact).collect::<Vec<_>>())
+            Ok(gone)
         })
         .await?;
-        for artifact in gone {
-            self.exchange.have_nothing(artifact).await;
+        for root in gone {
+            // Of what it shares with others.
+            let held = self.fetcher.store().held(root.all_packs().iter().map(|pack| &pack.pack));
+            self.exchange.have_only(root.artifact, &held).await;
         }
-        Ok(true)
+        Ok(Some(kept))
     }
+}
+
+/// What there is of a release.
+enum Found {
+    Nothing,
+    Whole,
+    /// It is not as its manifest says.
+    Changed {
+        what: String,
+    },
 }
 
 /// A pack that was whole when it came and is not any more is fetched again by the next try.
@@ -306,6 +364,20 @@ pub fn known_roots(folders: &Folders) -> Vec<ArtifactRoot> {
         ArtifactRoot::from_json(&artifact, &fs::read(entry.path()).ok()?).ok()
     };
     entries.filter_map(read).collect()
+}
+
+/// Removes what an agent that was killed was assembling. What cannot be removed is in nobody's way but the disk's.
+fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    let is_leftover =
+        |name: &str| name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(WHOLE_SUFFIX));
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))?.flatten() {
+        if entry.file_name().to_str().is_some_and(is_leftover)
+            && let Err(error) = remove_tree(&entry.path())
+        {
+            tracing::warn!(%error, "a release that was begun cannot be removed");
+        }
+    }
+    Ok(())
 }
 
 fn remove_tree(path: &Path) -> Result<(), Error> {

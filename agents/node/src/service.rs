@@ -10,10 +10,10 @@ mod ports;
 mod switch;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -60,8 +60,6 @@ pub struct Shared {
     pub drift_interval: Duration,
     /// When the agent was started.
     pub began: Instant,
-    /// What each service keeps on disk.
-    pub kept: Mutex<BTreeMap<ServiceName, BTreeSet<ArtifactId>>>,
 }
 
 /// A service on this node.
@@ -167,7 +165,7 @@ impl Service {
                     }
                 }
                 self.report(wanted, level.0, level.1);
-                self.clean(goals).await;
+                self.clean().await;
                 // Whichever ends it, the plan is asked again.
                 let next = next_look(self.shared.began, Instant::now());
                 let _ = shutdown.run_until_cancelled(tokio::time::timeout_at(next, goals.changed())).await;
@@ -231,27 +229,21 @@ impl Service {
     /// Notes which artifacts this service needs on disk.
     fn keep(&self, also: Option<ArtifactId>) {
         let kept = self.state.content().kept().chain(also).collect();
-        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name.clone(), kept);
-    }
-
-    /// What all services keep, if each of them has said so: one that could not be opened may still run.
-    fn kept_by_all(&self, goals: &watch::Receiver<Goals>) -> Option<BTreeSet<ArtifactId>> {
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let complete = goals.borrow().keys().all(|service| kept.contains_key(service));
-        complete.then(|| kept.values().flatten().copied().collect())
+        self.shared.releases.kept.note(&self.name, kept);
     }
 
     /// Has removed what no service keeps. Trouble with that is no trouble of the service.
-    async fn clean(&mut self, goals: &watch::Receiver<Goals>) {
-        let Some(kept) = self.kept_by_all(goals).filter(|kept| self.cleaned.as_ref() != Some(kept)) else { return };
-        // Another service may have begun to use one since.
-        let still = || self.kept_by_all(goals).filter(|now| *now == kept);
-        match self.shared.releases.clean(still).await {
-            Ok(true) => {
-                self.cleaned = Some(kept);
+    async fn clean(&mut self) {
+        let kept = self.shared.releases.kept.by_all();
+        if kept.is_none() || kept == self.cleaned {
+            return;
+        }
+        match self.shared.releases.clean().await {
+            Ok(None) => {}
+            Ok(cleaned) => {
+                self.cleaned = cleaned;
                 environment::forget_others(&self.folder, &self.state.content().revisions());
             }
-            Ok(false) => {}
             Err(error) => tracing::warn!(service = %self.name, %error, "old releases cannot be removed"),
         }
     }

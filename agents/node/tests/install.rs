@@ -24,12 +24,13 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn what_is_installed_is_what_systemd_understands() {
     let root = tempfile::tempdir().expect("a folder");
-    let printed = install(root.path(), &["--print"]);
+    let budget = ["--disk-budget", "21474836480"];
+    let printed = install(root.path(), &[&budget[..], &["--print"]].concat());
     assert!(printed.status.success(), "{}", text(&printed.stderr));
     assert_eq!(std::fs::read_dir(root.path()).expect("there").count(), 0, "a dry run writes nothing");
     let printed = text(&printed.stdout);
 
-    let installed = install(root.path(), &[]);
+    let installed = install(root.path(), &budget);
     assert!(installed.status.success(), "{}", text(&installed.stderr));
     assert!(text(&installed.stdout).contains("systemctl enable --now longshore-node"));
     assert!(root.path().join("var/lib/longshore-node").is_dir());
@@ -47,6 +48,7 @@ fn what_is_installed_is_what_systemd_understands() {
         "LONGSHORE_NODE_TOKEN_FILE=\"/etc/longshore/token\"",
         "LONGSHORE_NODE_HOST=\"10.0.0.7\"",
         "LONGSHORE_NODE_PORT_BASE=\"28000\"",
+        "LONGSHORE_NODE_DISK_BUDGET=\"21474836480\"",
     ] {
         assert!(settings.lines().any(|other| other == line), "no {line} in:\n{settings}");
     }
@@ -62,8 +64,14 @@ fn what_is_installed_is_what_systemd_understands() {
 #[test]
 fn what_cannot_work_is_refused() {
     let root = tempfile::tempdir().expect("a folder");
-    let refused = install(root.path(), &["--program", "/opt/my programs/longshore-node"]);
-    assert!(!refused.status.success());
-    assert!(text(&refused.stderr).contains("/opt/my programs"), "{}", text(&refused.stderr));
+    for (flag, value, says) in [
+        ("--program", "/opt/my programs/longshore-node", "/opt/my programs"),
+        ("--disk-budget", "20G", "21474836480 for 20 GiB"),
+        ("--disk-budget", "0", "--disk-budget"),
+    ] {
+        let refused = install(root.path(), &[flag, value]);
+        assert!(!refused.status.success());
+        assert!(text(&refused.stderr).contains(says), "{}", text(&refused.stderr));
+    }
     assert_eq!(std::fs::read_dir(root.path()).expect("there").count(), 0, "nothing is written");
 }

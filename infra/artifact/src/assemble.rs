@@ -18,7 +18,7 @@ use std::{
 use longshore_schemas::ChunkId;
 
 use crate::{
-    CHUNK_BYTES_MAX, Chunk, Entry, Error, FileRef, Index, Installed, Need, PackRead, Patched, ReadError,
+    CHUNK_BYTES_MAX, Chunk, Entry, Error, FileRef, Index, Installed, Manifest, Need, PackRead, Patched, ReadError,
     installed::sync_dir,
     packed::PackedChunks,
     share::{Shared, Sharing},
@@ -100,6 +100,13 @@ pub fn assemble_patched(
             Err(error)
         }
     }
+}
+
+/// What assembly writes of the files' bytes at most: all but the chunks of zeros alone, which holes consist of.
+pub fn written_bytes(manifest: &Manifest) -> u64 {
+    let hole = ChunkId::of(&vec![0; CHUNK_BYTES_MAX]);
+    let chunks = manifest.files().flat_map(|file| manifest.chunks_of(file)).map(|at| manifest.chunks()[*at as usize]);
+    chunks.filter(|chunk| chunk.id != hole).map(|chunk| u64::from(chunk.bytes)).sum()
 }
 
 fn remove(dir: &Path) -> Result<(), Error> {

@@ -49,7 +49,7 @@ mod verify;
 mod walk;
 mod wire;
 
-pub use assemble::{Assembled, assemble, assemble_patched};
+pub use assemble::{Assembled, assemble, assemble_patched, written_bytes};
 pub use diff::{Change, Changes};
 pub use error::Error;
 pub use index::{INDEX_BYTES_MAX, Index};

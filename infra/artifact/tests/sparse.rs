@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::{Memory, noise, publish_tree};
-use longshore_artifact::{Installed, Need, assemble, verify};
+use longshore_artifact::{Installed, Need, assemble, verify, written_bytes};
 use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -44,6 +44,7 @@ fn a_file_of_eight_gibibytes_with_three_of_data_anywhere_takes_no_time_and_no_ro
     assert!(root.all_packs().iter().map(|pack| pack.bytes).sum::<u64>() < 4 * MIB, "{:?}", root.all_packs());
 
     let index = memory.index(&root);
+    assert!(written_bytes(&index.manifest) < 4 * MIB, "{}", written_bytes(&index.manifest));
     let target = dir.path().join("target");
     let assembled = assemble(&index, &Need::compute(&index, &[]), &[], &*memory, &target).expect("assembled");
     assert_eq!(assembled.fetched_bytes, 8 * 1024 * MIB);

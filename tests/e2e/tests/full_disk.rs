@@ -319,11 +319,11 @@ async fn a_region_copies_on_when_its_bucket_has_space_again() -> Result<()> {
     stage.end()
 }
 
-/// Waits until the node says that it lacks space, and for what.
-async fn told(stage: &Stage, what: &str) -> Result<NodeServiceView> {
+/// Waits until the node says that it lacks space, in these words.
+async fn told(stage: &Stage, words: [&str; 2]) -> Result<NodeServiceView> {
     wait_for("the node to say that its disk is full", BOUND, async || {
         let service = stage.service().await?;
-        let said = service.message.as_deref().is_some_and(|text| text.contains(what) && text.contains("No space left"));
+        let said = service.message.as_deref().is_some_and(|text| words.iter().all(|word| text.contains(word)));
         ensure!(said, "{service:?}");
         Ok(Some(service))
     })
@@ -341,7 +341,7 @@ async fn a_node_keeps_its_old_release_until_it_has_space_for_the_new_one() -> Re
     // Not even the goal finds a place.
     disk.fill(0)?;
     stage.deploy(artifact).await?;
-    let service = told(&stage, "cannot be kept").await?;
+    let service = told(&stage, ["cannot be kept", "No space left"]).await?;
     ensure!(service.status == NodeStatus::Healthy && service.version.revision == 1, "the old goal holds: {service:?}");
     stage.old_release_runs().await?;
 
@@ -352,7 +352,7 @@ async fn a_node_keeps_its_old_release_until_it_has_space_for_the_new_one() -> Re
     })
     .await?;
     ensure!(service.status == NodeStatus::Fetching, "{service:?}");
-    told(&stage, "").await?;
+    told(&stage, ["no room for", "too little: free some space"]).await?;
     stage.old_release_runs().await?;
 
     disk.free()?;

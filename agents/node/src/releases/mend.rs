@@ -17,7 +17,7 @@ use longshore_schemas::{ArtifactId, ServiceName};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use super::{Releases, blocking, remove_tree};
+use super::{Releases, WHOLE_SUFFIX, blocking, remove_tree};
 use crate::Error;
 
 impl Releases {
@@ -56,7 +56,8 @@ impl Releases {
         lock: Arc<OwnedMutexGuard<()>>,
     ) -> Result<(), Error> {
         let releases = self.folders.releases();
-        let (folder, whole) = (releases.join(artifact.to_string()), releases.join(format!(".{artifact}.whole")));
+        let (folder, whole) =
+            (releases.join(artifact.to_string()), releases.join(format!(".{artifact}{WHOLE_SUFFIX}")));
         let index = self.stage(service, artifact, &whole, &lock).await?;
         blocking(move || {
             let _held = lock;

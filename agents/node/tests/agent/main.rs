@@ -1,7 +1,9 @@
 //! The agent, its shims and real services, against a region that the test plays.
 
 mod checks;
+mod disk;
 mod drift;
+mod fetches;
 mod hooks;
 mod identity;
 mod kills;
@@ -35,6 +37,14 @@ fn serves_its_version() {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(answer.as_bytes());
     }
+}
+
+/// Publishes a release that serves its version and has these assets, on top of another one.
+async fn with_assets(region: &Region, version: &str, assets: &[u8], base: Option<ArtifactId>) -> ArtifactId {
+    let folder = tempfile::tempdir().expect("a folder");
+    release(folder.path(), version, SERVE);
+    std::fs::write(folder.path().join("assets"), assets).expect("written");
+    region.publish(folder.path(), base).await
 }
 
 /// Publishes a release of a script and a version.

@@ -1,6 +1,7 @@
 //! An agent as a real process, and what its services answer.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -10,7 +11,7 @@ use std::{
 
 use longshore_node::releases::Transfer;
 use longshore_schemas::{
-    ArtifactId,
+    ArtifactId, PackId,
     events::{Cohort, GoalVersion, HealthCheck, RegionalGoal, RunSpec, StopSignal, Target},
 };
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_longshore-node");
 pub(crate) struct Node {
     name: &'static str,
     folder: TempDir,
+    data: PathBuf,
     region: Region,
     port_base: u16,
     agent: Option<Child>,
@@ -39,6 +41,20 @@ impl Node {
 
     /// Starts an agent that was given this authority.
     pub(crate) fn start_believing(name: &'static str, region: &Region, authority: &str) -> Self {
+        let mut node = Self::prepare(name, region, authority);
+        node.start_agent(&[]);
+        node
+    }
+
+    /// Starts an agent with these flags too, whose data is in this folder.
+    pub(crate) fn start_in(name: &'static str, region: &Region, data: Option<&Path>, more: &[&str]) -> Self {
+        let mut node = Self::prepare(name, region, region.authority());
+        node.data = data.map_or(node.data, Path::to_owned);
+        node.start_agent(more);
+        node
+    }
+
+    fn prepare(name: &'static str, region: &Region, authority: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         // Services may run as other users.
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -48,10 +64,9 @@ impl Node {
         for (name, key) in [("goals.pub", goal_key()), ("provenance.pub", provenance_key())] {
             std::fs::write(folder.path().join(name), key.public().pem()).expect("written");
         }
-        let mut node =
-            Self { name, folder, region: region.clone(), port_base: port_base(), agent: None, program: PROGRAM.into() };
-        node.start_agent(&[]);
-        node
+        let data = folder.path().join("data");
+        let (region, port_base) = (region.clone(), port_base());
+        Self { name, folder, data, region, port_base, agent: None, program: PROGRAM.into() }
     }
 
     /// Puts a new file in place of the program, as an upgrade does.
@@ -93,7 +108,25 @@ impl Node {
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
+    }
+
+    /// The packs that are there as a whole.
+    pub(crate) fn packs(&self) -> BTreeSet<PackId> {
+        let entries = std::fs::read_dir(self.data().join("packs")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Bytes of packs that are there, of those that come too.
+    pub(crate) fn pack_bytes(&self) -> u64 {
+        let entries = std::fs::read_dir(self.data().join("packs")).into_iter().flatten().flatten();
+        // One may have got another name since.
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+    }
+
+    /// What a release of an artifact has in this file.
+    pub(crate) fn installed(&self, artifact: &ArtifactId, file: &str) -> Vec<u8> {
+        std::fs::read(self.data().join("releases").join(artifact.to_string()).join(file)).expect("installed")
     }
 
     pub(crate) fn start_agent(&mut self, more: &[&str]) {

@@ -1,16 +1,21 @@
 //! A region in the test's own process: a listener for the node, a tiny HTTP server as bucket, and what the test wants said.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use longshore_artifact::{ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, ReadError, SinkError, publish};
+use longshore_artifact::{
+    ArtifactRoot, Bases, Index, PackRead, PackRef, PackSink, ReadError, SinkError,
+    outline::{BLOCK_BYTES, Outline},
+    publish,
+};
 use longshore_identity::{Handshaken, Request as CertificateRequest, Tls, testing::World};
 use longshore_provenance::imported;
 use longshore_schemas::{
@@ -50,9 +55,31 @@ struct Inner {
     pushed: broadcast::Sender<FromRegion>,
     /// In place of tickets, if the test wants so.
     peers: Mutex<Vec<PeerPacks>>,
+    hold: watch::Sender<Hold>,
+    served: watch::Sender<Served>,
     heard: watch::Sender<Heard>,
     /// Whether it takes no connection.
     away: watch::Sender<bool>,
+}
+
+/// What the bucket gives only the first half of, in whole blocks, until it holds nothing any more.
+#[derive(Default)]
+pub(crate) enum Hold {
+    #[default]
+    Nothing,
+    These(BTreeSet<PackId>),
+    /// All that is asked for after so many others.
+    AllAfter(usize),
+}
+
+/// What the bucket was asked for, and what it gave.
+#[derive(Default, Clone)]
+pub(crate) struct Served {
+    /// How often each pack was asked for.
+    pub(crate) asked: BTreeMap<PackId, usize>,
+    pub(crate) bytes: u64,
+    /// Answers that wait with their second half.
+    pub(crate) held: usize,
 }
 
 /// All that nodes said, in order.
@@ -66,6 +93,8 @@ pub(crate) struct Heard {
     pub(crate) hellos: Vec<Hello>,
     pub(crate) reports: Vec<NodeReport>,
     pub(crate) answers: BTreeMap<RequestId, Answer>,
+    /// What there is of each artifact, by the last word.
+    pub(crate) have: BTreeMap<ArtifactId, BTreeSet<PackId>>,
 }
 
 #[derive(Clone, Default)]
@@ -104,10 +133,12 @@ impl Region {
             goals: Mutex::default(),
             pushed: broadcast::Sender::new(100),
             peers: Mutex::default(),
+            hold: watch::Sender::default(),
+            served: watch::Sender::default(),
             heard: watch::Sender::default(),
             away: watch::Sender::default(),
         }));
-        tokio::spawn(serve_bucket(bucket, region.0.packs.clone()));
+        tokio::spawn(serve_bucket(bucket, region.clone()));
         let accepting = region.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = nodes.accept().await {
@@ -174,8 +205,22 @@ impl Region {
         self.0.roots.lock().expect("sound").get_mut(artifact).expect("published").provenance = provenance;
     }
 
+    pub(crate) fn root(&self, artifact: &ArtifactId) -> ArtifactRoot {
+        self.0.roots.lock().expect("sound")[artifact].clone()
+    }
+
     fn index(&self, artifact: &ArtifactId) -> Index {
-        Index::load(&self.0.roots.lock().expect("sound")[artifact], &self.0.packs).expect("readable")
+        Index::load(&self.root(artifact), &self.0.packs).expect("readable")
+    }
+
+    /// What the bucket gives from now on.
+    pub(crate) fn hold(&self, hold: Hold) {
+        self.0.hold.send_replace(hold);
+    }
+
+    /// What the bucket gave so far.
+    pub(crate) fn served(&self) -> Served {
+        self.0.served.borrow().clone()
     }
 
     /// Sends a goal to all nodes, now and when they connect.
@@ -305,6 +350,15 @@ impl Region {
                 vec![]
             }
             FromNode::SourcesWanted { artifact, packs } => vec![self.sources(artifact, packs)],
+            FromNode::Have { artifact, packs } => {
+                let packs = packs.into_iter().collect();
+                self.0.heard.send_modify(|heard| drop(heard.have.insert(artifact, packs)));
+                vec![]
+            }
+            FromNode::HaveMore { artifact, packs } => {
+                self.0.heard.send_modify(|heard| heard.have.entry(artifact).or_default().extend(packs));
+                vec![]
+            }
             _ => vec![],
         }
     }
@@ -313,8 +367,11 @@ impl Region {
         let peers = self.0.peers.lock().expect("sound").clone();
         let all = self.0.packs.0.lock().expect("sound");
         let ticket = |pack: PackId| {
-            let bytes = all.get(&pack)?.len() as u64;
-            Some(Ticket { pack, bytes, url: format!("http://{}/{pack}", self.0.bucket), outline: None })
+            let content = all.get(&pack)?;
+            let bytes = content.len() as u64;
+            let outline = Outline::read(pack, bytes, &content[..]).expect("read").expect("it is the pack");
+            let outline = Some(BASE64_STANDARD.encode(outline.to_bytes()));
+            Some(Ticket { pack, bytes, url: format!("http://{}/{pack}", self.0.bucket), outline })
         };
         let tickets = if peers.is_empty() { packs.into_iter().filter_map(ticket).collect() } else { vec![] };
         FromRegion::Sources { artifact, peers, tickets }
@@ -338,24 +395,71 @@ fn signed(goal: RegionalGoal, key: &SigningKey) -> Envelope {
     record::envelope(&GOAL, &value, Some(&record::sign(&GOAL, &value, key))).expect("it is signed")
 }
 
-async fn serve_bucket(listener: TcpListener, packs: Packs) {
+async fn serve_bucket(listener: TcpListener, region: Region) {
     while let Ok((stream, _)) = listener.accept().await {
-        let packs = packs.clone();
+        let region = region.clone();
         // The client sees what became of it.
-        tokio::spawn(async move { answer_get(stream, &packs).await });
+        tokio::spawn(async move { answer_get(stream, &region).await });
     }
 }
 
-async fn answer_get(mut stream: TcpStream, packs: &Packs) -> std::io::Result<()> {
+async fn answer_get(mut stream: TcpStream, region: &Region) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let pack = head.split(' ').nth(1).and_then(|path| path.trim_start_matches('/').parse::<PackId>().ok());
-    let body = pack.and_then(|pack| packs.0.lock().expect("sound").get(&pack).cloned());
-    let (status, body) = body.map_or(("404 Not Found", Bytes::new()), |body| ("200 OK", body));
+    let found = pack.and_then(|pack| Some((pack, region.0.packs.0.lock().expect("sound").get(&pack)?.clone())));
+    let Some((pack, body)) = found else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    };
+    let from = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+    let mut body = body.slice(from.unwrap_or(0).min(body.len())..);
+    let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&body).await
+    if region.holds(pack) {
+        let half = body.len() / 2 / BLOCK_BYTES * BLOCK_BYTES;
+        region.give(&mut stream, &body.split_to(half)).await?;
+        if !region.wait_until_freed(&mut stream).await {
+            return Ok(());
+        }
+    }
+    region.give(&mut stream, &body).await
+}
+
+impl Region {
+    /// Whether this question's answer is to be held.
+    fn holds(&self, pack: PackId) -> bool {
+        let mut asked = 0;
+        self.0.served.send_modify(|served| {
+            *served.asked.entry(pack).or_default() += 1;
+            asked = served.asked.values().sum();
+        });
+        match &*self.0.hold.borrow() {
+            Hold::Nothing => false,
+            Hold::These(packs) => packs.contains(&pack),
+            Hold::AllAfter(others) => asked > *others,
+        }
+    }
+
+    async fn give(&self, stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+        stream.write_all(bytes).await?;
+        self.0.served.send_modify(|served| served.bytes += bytes.len() as u64);
+        Ok(())
+    }
+
+    /// `false` if whoever asked has gone before.
+    async fn wait_until_freed(&self, stream: &mut TcpStream) -> bool {
+        self.0.served.send_modify(|served| served.held += 1);
+        let mut hold = self.0.hold.subscribe();
+        let freed = tokio::select! {
+            _ = hold.wait_for(|hold| matches!(hold, Hold::Nothing)) => true,
+            // It says nothing more, so this is its end.
+            _ = stream.read_u8() => false,
+        };
+        self.0.served.send_modify(|served| served.held -= 1);
+        freed
+    }
 }
