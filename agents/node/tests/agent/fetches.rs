@@ -13,9 +13,8 @@ use crate::{
     with_assets,
 };
 
-/// So much may come twice when an agent is killed in the middle, as a part of what is needed. A pack that came in part is lost; once such a
-/// part is kept, 0.005 is enough.
-const AGAIN_PART_MAX: f64 = 0.3;
+/// So much may come twice when an agent is killed in the middle, as a part of what is needed: blocks that were on the wire.
+const AGAIN_PART_MAX: f64 = 0.005;
 
 fn packs_of(region: &Region, artifact: &ArtifactId) -> BTreeSet<PackId> {
     region.root(artifact).all_packs().iter().map(|pack| pack.pack).collect()

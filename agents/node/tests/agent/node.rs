@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::File,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::atomic::{AtomicU16, Ordering},
@@ -120,8 +121,8 @@ impl Node {
     /// Bytes of packs that are there, of those that come too.
     pub(crate) fn pack_bytes(&self) -> u64 {
         let entries = std::fs::read_dir(self.data().join("packs")).into_iter().flatten().flatten();
-        // One may have got another name since.
-        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+        // One may have got another name since. Of those that come, what is not there yet is a hole.
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512)).sum()
     }
 
     /// What a release of an artifact has in this file.
