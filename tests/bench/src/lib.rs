@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
 pub mod bare;
+pub mod bittorrent;
 pub mod builds;
 pub mod keys;
 pub mod roles;

@@ -16,6 +16,17 @@ pub fn work_in(dir: Option<&Path>) -> Result<TempDir> {
     made.context("cannot make a working directory")
 }
 
+/// Bytes of a tree for so many copies of which there is room on a folder's disk, if some bytes are left free for others.
+pub fn room(dir: &Path, copies: u64, spare_bytes: u64) -> Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok((stat.f_bavail * stat.f_frsize).saturating_sub(spare_bytes) / copies)
+}
+
+/// Bytes of all files below a folder.
+pub fn bytes(dir: &Path) -> Result<u64> {
+    files(dir)?.iter().map(|file| Ok(fs::symlink_metadata(file)?.len())).sum()
+}
+
 const COMPARED_BYTES: usize = 1 << 20;
 
 /// All files and links below a folder, sorted.

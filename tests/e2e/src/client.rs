@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use longshore_schemas::{
     ArtifactId, JobId,
     http::{
-        ArtifactView, BuildBody, DeployBody, IDEMPOTENCY_KEY, JobView, NodeView, Page, Problem, RollbackBody,
-        ServiceView,
+        ArtifactStatus, ArtifactView, BuildBody, DeployBody, IDEMPOTENCY_KEY, JobStatus, JobView, NodeView, Page,
+        Problem, RollbackBody, ServiceView,
     },
 };
 use reqwest::{Method, StatusCode};
@@ -121,6 +121,18 @@ impl Client {
     pub async fn job_ended(&self, job: &JobId, bound: Duration) -> Result<JobView> {
         wait_for(&format!("job {job} to end"), bound, async || {
             Ok(Some(self.job(job).await?).filter(|view| view.status.is_ended()))
+        })
+        .await
+    }
+
+    /// Has an artifact built, and waits until it can be deployed. An error if the build fails, or either takes longer than `bound`.
+    pub async fn publish(&self, build: &BuildBody, bound: Duration) -> Result<ArtifactId> {
+        let job = self.build(build).await?;
+        let job = self.job_ended(&job.job, bound).await?;
+        ensure!(job.status == JobStatus::Succeeded, "the build ended as {:?}: {:?}", job.status, job.failure);
+        let artifact = job.artifact.context("an artifact")?.artifact;
+        wait_for("the artifact to be deployable", bound, async || {
+            Ok((self.artifact(&artifact).await?.status == ArtifactStatus::Deployable).then_some(artifact))
         })
         .await
     }

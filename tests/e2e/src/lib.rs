@@ -124,14 +124,21 @@ impl Cluster {
     /// Starts nodes spread evenly over the regions, two to a rack.
     pub async fn start_nodes(&mut self, per_region: usize) -> Result<()> {
         for region in self.up.regions.clone() {
-            for index in 0..per_region {
-                let Self { folder, up, options, .. } = self;
-                let place = (&*region.region, index);
-                let joins = Joins { token_file: &up.tokens.node, authority: &region.authority, keys: &up.keys };
-                self.nodes.push(start_node(folder, place, &region.address, &joins, &options.environment)?);
+            for _ in 0..per_region {
+                self.start_node(&region)?;
             }
         }
         nodes_joined(&self.client, self.nodes.len()).await
+    }
+
+    /// Starts one more node in a region, the last of its nodes. Waits for nothing.
+    pub fn start_node(&mut self, region: &RegionAddress) -> Result<()> {
+        let index = self.nodes.iter().filter(|node| node.region == region.region).count();
+        let Self { folder, up, options, .. } = self;
+        let place = (&*region.region, index);
+        let joins = Joins { token_file: &up.tokens.node, authority: &region.authority, keys: &up.keys };
+        self.nodes.push(start_node(folder, place, &region.address, &joins, &options.environment)?);
+        Ok(())
     }
 
     /// Ends `longshore up` as a crash does and starts it again on the same data.

@@ -7,11 +7,11 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use longshore_bench::{Goal, Report, Usage};
-use longshore_e2e::{Cluster, process::wait_for, quick::Quick};
+use longshore_e2e::{Cluster, quick::Quick};
 use longshore_node::shim::Shim;
 use longshore_schemas::{
     ArtifactId,
-    http::{ArtifactStatus, DeployBody, JobStatus, RolloutStatus, ServiceView},
+    http::{DeployBody, RolloutStatus, ServiceView},
 };
 
 const SERVICES: usize = 5;
@@ -90,14 +90,5 @@ async fn measure(lasts: Duration) -> Result<Figures> {
 async fn artifact(cluster: &Cluster) -> Result<ArtifactId> {
     let quick = Quick::create(&cluster.folder.join("repository"))?;
     let build = quick.build("default", "server", quick.commit("one")?, "true")?;
-    let job = cluster.client.build(&build).await?.job;
-    let job = cluster.client.job_ended(&job, BOUND).await?;
-    ensure!(job.status == JobStatus::Succeeded, "the build ended as {:?}", job.status);
-    let artifact = job.artifact.context("an artifact")?.artifact;
-    wait_for("the artifact to be in its region", BOUND, async || {
-        let view = cluster.client.artifact(&artifact).await?;
-        Ok((view.status == ArtifactStatus::Deployable).then_some(()))
-    })
-    .await?;
-    Ok(artifact)
+    cluster.client.publish(&build, BOUND).await
 }

@@ -63,8 +63,7 @@ fn bench(options: &Options) -> Result<()> {
     let work = trees::work_in(options.dir.as_deref())?;
     let work = work.path();
     let wanted = options.size_gb.unwrap_or(if options.full { 10 } else { 4 }) * GB;
-    let stat = rustix::fs::statvfs(work)?;
-    let room = (stat.f_bavail * stat.f_frsize).saturating_sub(SPARE_BYTES) / COPIES;
+    let room = trees::room(work, COPIES, SPARE_BYTES)?;
     if room < wanted {
         eprintln!("publish: the disk has room for {} MB only, instead of {} MB", room / 1_000_000, wanted / 1_000_000);
     }

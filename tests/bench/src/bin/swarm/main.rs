@@ -12,10 +12,10 @@ mod measured;
 mod ours;
 mod rates;
 mod torrents;
-mod tracker;
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
-use longshore_bench::{Goal, Report};
+use longshore_bench::{Goal, Report, bittorrent::tracker};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 
@@ -133,7 +133,7 @@ fn main() -> Result<ExitCode> {
     match command {
         Some(Command::Play(Play::Source)) => rates::source()?,
         Some(Command::Play(Play::Sink { address })) => rates::sink(&address)?,
-        Some(Command::Play(Play::Tracker { port })) => tracker::serve(port)?,
+        Some(Command::Play(Play::Tracker { port })) => tracker::serve(&TcpListener::bind(("0.0.0.0", port))?),
         Some(Command::Lab { file }) => as_root()?.block_on(measured::write(&file))?,
         None => {
             let (bytes, rounds) = if full { (128 * MIB, 10) } else { (64 * MIB, 3) };

@@ -15,7 +15,7 @@ use longshore_e2e::{
 };
 use longshore_schemas::{
     ArtifactId, CommitSha,
-    http::{ArtifactStatus, BuildBody, DeployBody, JobStatus},
+    http::{BuildBody, DeployBody},
 };
 use serde_json::{Value, json};
 
@@ -100,14 +100,7 @@ impl<'a> Ours<'a> {
                 "run": { "command": ["sleep", "1000000"] },
             },
         }))?;
-        let job = self.client.build(&body).await?;
-        let job = self.client.job_ended(&job.job, BOUND).await?;
-        ensure!(job.status == JobStatus::Succeeded, "the build ended as {:?}: {:?}", job.status, job.failure);
-        let artifact = job.artifact.context("an artifact")?.artifact;
-        wait_for("the artifact to be deployable", BOUND, async || {
-            Ok((self.client.artifact(&artifact).await?.status == ArtifactStatus::Deployable).then_some(artifact))
-        })
-        .await
+        self.client.publish(&body, BOUND).await
     }
 
     /// To all nodes at once, from the first that hears of it until each has it, verified.

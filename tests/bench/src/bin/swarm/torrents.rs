@@ -3,13 +3,13 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use longshore_bench::bittorrent::{self, Client, done, hook};
 
 use crate::{
     Round,
@@ -76,7 +76,9 @@ pub(crate) fn round(lab: &Lab, tool: Tool, folder: &Path, file: &Path) -> Result
 }
 
 fn play(lab: &Lab, tool: Tool, work: &Path, file: &Path) -> Result<Round> {
-    let torrent = make_torrent(work, file)?;
+    let torrent = work.join("file.torrent");
+    let announce = format!("http://{BUCKET}:{TRACKER_PORT}/announce");
+    bittorrent::make_torrent(&torrent, file, &announce, PIECE_KIB)?;
     let _tracker = start_tracker(lab, work)?;
     let mut leeches = Vec::new();
     for node in 0..lab.layout.nodes() {
@@ -99,7 +101,7 @@ fn play(lab: &Lab, tool: Tool, work: &Path, file: &Path) -> Result<Round> {
     let begun = SystemTime::now();
     let mut seconds = Vec::new();
     for node in 0..lab.layout.nodes() {
-        let done = work.join(format!("n{node}/done"));
+        let done = done(&work.join(format!("n{node}")));
         while !done.exists() {
             if Instant::now() > deadline {
                 bail!(
@@ -122,16 +124,6 @@ fn said(home: &Path) -> String {
     text[from..].to_owned()
 }
 
-fn make_torrent(work: &Path, file: &Path) -> Result<PathBuf> {
-    let torrent = work.join("file.torrent");
-    let tracker = format!("http://{BUCKET}:{TRACKER_PORT}/announce");
-    let mut make = Command::new("transmission-create");
-    make.arg("--outfile").arg(&torrent).args(["--tracker", &tracker, "--piecesize", &PIECE_KIB.to_string()]).arg(file);
-    let output = make.output().context("transmission-create")?;
-    ensure!(output.status.success(), "transmission-create: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(torrent)
-}
-
 fn start_tracker(lab: &Lab, work: &Path) -> Result<Guarded> {
     let mut tracker = lab.command(None, std::env::current_exe()?);
     tracker.args(["play", "tracker", &TRACKER_PORT.to_string()]);
@@ -149,7 +141,10 @@ fn log_to(command: &mut Command, home: &Path) -> Result<()> {
 fn client(lab: &Lab, tool: Tool, node: Option<usize>, home: &Path, torrent: &Path) -> Result<Guarded> {
     let address = node.map_or_else(|| BUCKET.to_owned(), |node| lab.address(node));
     let mut command = match tool {
-        Tool::Aria2 => aria2(lab, node, home, torrent)?,
+        Tool::Aria2 => {
+            let client = Client { torrent, folder: home, port: PEER_PORT, is_seed: node.is_none() };
+            bittorrent::aria2(lab.command(node, "aria2c"), &client)?
+        }
         Tool::Libtorrent => {
             let mut command = lab.command(node, "/usr/bin/python3");
             let role = if node.is_some() { "leech" } else { "seed" };
@@ -160,33 +155,6 @@ fn client(lab: &Lab, tool: Tool, node: Option<usize>, home: &Path, torrent: &Pat
     };
     log_to(&mut command, home)?;
     Ok(Guarded(command.spawn().with_context(|| tool.name().to_owned())?))
-}
-
-/// A script that says when the download was complete.
-fn hook(home: &Path) -> Result<PathBuf> {
-    let script = home.join("complete.sh");
-    fs::write(&script, format!("#!/bin/sh\ntouch {}/done\n", home.display()))?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-    Ok(script)
-}
-
-fn aria2(lab: &Lab, node: Option<usize>, home: &Path, torrent: &Path) -> Result<Command> {
-    let mut command = lab.command(node, "aria2c");
-    command.args([
-        "--enable-dht=false",
-        "--enable-dht6=false",
-        "--bt-enable-lpd=false",
-        "--enable-peer-exchange=false",
-    ]);
-    command.args(["--bt-max-peers=0", "--seed-ratio=0.0", "--file-allocation=none", "--disk-cache=64M"]);
-    command.args(["--bt-tracker-interval=2", "--summary-interval=0", "--console-log-level=warn", "--no-conf=true"]);
-    command.arg(format!("--listen-port={PEER_PORT}")).arg(format!("--dir={}", home.display()));
-    match node {
-        Some(_) => command.arg(format!("--on-bt-download-complete={}", hook(home)?.display())),
-        None => command.args(["--check-integrity=false", "--bt-seed-unverified=true"]),
-    };
-    command.arg(torrent);
-    Ok(command)
 }
 
 fn transmission(lab: &Lab, node: Option<usize>, home: &Path, torrent: &Path, address: &str) -> Result<Command> {

@@ -1,5 +1,5 @@
-//! The tracker that all BitTorrent clients of the lab are given: it tells each of all others, at once. (A tracker of the world's is made for
-//! strangers and the open net, and refuses what a lab needs.)
+//! The tracker that all BitTorrent clients of a benchmark are given: it tells each of all others, at once. (A tracker of the world's is made
+//! for strangers and the open net, and refuses what a lab needs.)
 
 use std::{
     collections::BTreeSet,
@@ -14,14 +14,13 @@ use anyhow::{Context as _, Result};
 const INTERVAL: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(crate) fn serve(port: u16) -> Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+/// Answers whoever comes, and never ends.
+pub fn serve(listener: &TcpListener) {
     let mut peers = BTreeSet::new();
     for stream in listener.incoming() {
         // A client that says nothing sensible gets nothing.
         let _ = stream.map_err(anyhow::Error::from).and_then(|stream| answer(&stream, &mut peers));
     }
-    Ok(())
 }
 
 fn answer(mut stream: &TcpStream, peers: &mut BTreeSet<SocketAddrV4>) -> Result<()> {
