@@ -27,7 +27,10 @@ pub struct Client<'a> {
 /// Makes a torrent of a file or a folder. An error if transmission-create is missing or fails.
 pub fn make_torrent(torrent: &Path, content: &Path, announce: &str, piece_kib: u32) -> Result<()> {
     let mut make = Command::new("transmission-create");
-    make.arg("--outfile").arg(torrent).args(["--tracker", announce, "--piecesize", &piece_kib.to_string()]).arg(content);
+    make.arg("--outfile")
+        .arg(torrent)
+        .args(["--tracker", announce, "--piecesize", &piece_kib.to_string()])
+        .arg(content);
     let output = make.output().context("transmission-create")?;
     ensure!(output.status.success(), "transmission-create: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
