@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use longshore_region_policy::turns::Rate;
+use longshore_swarm_policy::Rate;
 use tokio::time::Instant;
 
 pub(crate) struct Pace(Option<Mutex<Rate>>, Instant);

@@ -50,7 +50,9 @@ impl Node {
     /// Starts an agent with these flags too, whose data is in this folder.
     pub(crate) fn start_in(name: &'static str, region: &Region, data: Option<&Path>, more: &[&str]) -> Self {
         let mut node = Self::prepare(name, region, region.authority());
-        node.data = data.map_or(node.data, Path::to_owned);
+        if let Some(data) = data {
+            node.data = data.to_owned();
+        }
         node.start_agent(more);
         node
     }
