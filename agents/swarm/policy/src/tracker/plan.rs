@@ -32,6 +32,8 @@ const FAN_OUT: usize = 2;
 const CHAIN_MAX: usize = 48;
 /// Of a chain's first nodes, as many are compared before one feeds another rack.
 const GATES: usize = 8;
+/// After nodes came, so many rows are looked at once more, some of them several times, to spread the rest of the work evenly.
+const SPREAD_MAX: usize = 4_000;
 
 /// Longer than any way.
 const WAY_MAX: usize = 1_000;
@@ -64,6 +66,8 @@ struct Way {
     chains: BTreeMap<Row, Chain>,
     /// Somebody got some of it, or is about to: who is first of a chain stays that.
     begun: bool,
+    /// Somebody was found not to help: whoever is at an end for that stays there.
+    has_demoted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +75,13 @@ struct Chain {
     /// In the heap.
     place: usize,
     nodes: Vec<Number>,
+}
+
+impl Way {
+    /// Places cost nothing yet, and nobody is where it is for a reason.
+    fn is_open(&self) -> bool {
+        !self.begun && !self.has_demoted
+    }
 }
 
 impl Chain {
@@ -129,7 +140,12 @@ impl Plan {
 
     /// Who reads this pack from the bucket for all others.
     pub(super) fn root(&self, pack: &PackId) -> Option<Number> {
-        let way = &self.ways[self.stripe(pack)?];
+        self.reader(self.stripe(pack)?)
+    }
+
+    /// Who is first of all in a stripe.
+    fn reader(&self, stripe: Stripe) -> Option<Number> {
+        let way = &self.ways[stripe];
         way.heap.iter().find_map(|row| way.chains.get(row)?.nodes.first()).copied()
     }
 
@@ -151,6 +167,7 @@ impl Plan {
 
     pub(super) fn demote(&mut self, node: Number, stripe: Stripe, changed: &mut Changed) {
         let Some(row) = self.members.get(&node).map(|member| member.row) else { return };
+        self.ways[stripe].has_demoted = true;
         self.close_gap(stripe, row, node, changed);
         let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
         let last = chain.nodes.last().copied();
@@ -191,11 +208,16 @@ impl Plan {
                 self.insert(stripe, number, changed);
             }
         }
+        for stripe in (0..STRIPES).filter(|_| !rows.is_empty()) {
+            self.share_bucket(stripe, changed);
+        }
         for stripe in (0..STRIPES).chain(0..STRIPES) {
             for row in &rows {
                 self.even_out(stripe, *row, changed);
+                self.relieve(stripe, *row, changed);
             }
         }
+        self.spread_rest(rows, changed);
     }
 
     /// A new row comes to the end of the heap, or takes the place of one that feeds many, which goes there instead.
@@ -311,6 +333,104 @@ impl Plan {
             if !is_well {
                 self.give(stripe, head, Some(gate), changed);
             }
+        }
+    }
+
+    /// Looks for rows that are left in which one has more to do than others though all could have the same, and tries by chance.
+    fn spread_rest(&mut self, mut rows: BTreeSet<Row>, changed: &mut Changed) {
+        let mut left = SPREAD_MAX;
+        for turn in 0.. {
+            rows.retain(|row| self.is_uneven(*row));
+            if rows.is_empty() || left < rows.len() {
+                return;
+            }
+            left -= rows.len();
+            for stripe in 0..STRIPES {
+                for row in &rows {
+                    self.hand_over(stripe, *row, turn, changed);
+                    self.relieve(stripe, *row, changed);
+                }
+            }
+        }
+    }
+
+    fn is_uneven(&self, row: Row) -> bool {
+        let Some(chain) = self.ways.iter().find(|way| way.is_open()).and_then(|way| way.chains.get(&row)) else {
+            return false;
+        };
+        let duties = || chain.nodes.iter().map(|node| self.duty(*node));
+        let fair = STRIPES as u32;
+        duties().any(|duty| duty > fair) && duties().sum::<u32>() <= fair * chain.nodes.len() as u32
+    }
+
+    /// Lets another one feed a row instead of one that has too much to do: one who can be relieved where that one cannot, perhaps.
+    fn hand_over(&mut self, stripe: Stripe, row: Row, turn: usize, changed: &mut Changed) {
+        for below in self.below(stripe, row) {
+            let (Some(head), Some(feeder)) = (self.head(stripe, below), self.feeder(stripe, below)) else { continue };
+            let way = Some(&self.ways[stripe]).filter(|way| way.is_open());
+            let Some(nodes) = way.and_then(|way| Some(&way.chains.get(&row)?.nodes)) else { continue };
+            let Some(place) = nodes.iter().position(|node| *node == feeder) else { continue };
+            // Whoever is first stays that.
+            let end = if place == 0 { nodes.len().min(GATES) } else { nodes.len() - 1 };
+            let others = (1..end).filter(|other| self.duty(nodes[*other]) < self.duty(feeder));
+            let chance = |other: usize| mix(nodes[other] as u64, turn as u64);
+            let other = others.min_by_key(|other| (self.duty(nodes[*other]), chance(*other)));
+            if let Some(other) = other.filter(|_| self.duty(feeder) > STRIPES as u32) {
+                let number = nodes[other];
+                if place > 0 {
+                    self.change_places(stripe, row, (place, other), changed);
+                }
+                self.give(stripe, head, Some(number), changed);
+            }
+        }
+    }
+
+    /// Whoever has most to do of a row is last of its chain, where nobody is behind, instead of one who has less to do even so. Everybody behind a
+    /// node that has more to do than others is held up by it. Once something came, a place costs more than it helps.
+    fn relieve(&mut self, stripe: Stripe, row: Row, changed: &mut Changed) {
+        let way = &self.ways[stripe];
+        let Some(nodes) = way.chains.get(&row).map(|chain| &chain.nodes).filter(|_| way.is_open()) else { return };
+        let Some(end) = nodes.len().checked_sub(1) else { return };
+        let feeding: Vec<Number> = self.below(stripe, row).iter().filter_map(|row| self.feeder(stripe, *row)).collect();
+        let movable = (1..end).filter(|place| !feeding.contains(&nodes[*place]));
+        let Some(busiest) = movable.max_by_key(|place| self.duty(nodes[*place])) else { return };
+        if self.duty(nodes[busiest]) > self.duty(nodes[end]) + 1 && !feeding.contains(&nodes[end]) {
+            self.change_places(stripe, row, (busiest, end), changed);
+        }
+    }
+
+    /// Who feeds a row.
+    fn feeder(&self, stripe: Stripe, row: Row) -> Option<Number> {
+        self.ahead(self.head(stripe, row)?, stripe)
+    }
+
+    /// Whoever reads the bucket for a stripe does so for no other one, if there is somebody else: it reads a few packs at a time, and all others
+    /// wait for them.
+    fn share_bucket(&mut self, stripe: Stripe, changed: &mut Changed) {
+        let readers: Vec<Option<Number>> = (0..STRIPES).map(|stripe| self.reader(stripe)).collect();
+        let stripes_of = |node: Number| readers.iter().filter(|reader| **reader == Some(node)).count();
+        let way = &self.ways[stripe];
+        let Some(reader) = readers[stripe].filter(|reader| way.is_open() && stripes_of(*reader) > 1) else { return };
+        let Some(row) = self.members.get(&reader).map(|member| member.row) else { return };
+        let Some(nodes) = way.chains.get(&row).map(|chain| &chain.nodes) else { return };
+        let other = (1..nodes.len()).min_by_key(|place| stripes_of(nodes[*place]));
+        if let Some(other) = other.filter(|place| stripes_of(nodes[*place]) + 1 < stripes_of(reader)) {
+            self.change_places(stripe, row, (0, other), changed);
+        }
+    }
+
+    /// Of two within a chain.
+    fn change_places(&mut self, stripe: Stripe, row: Row, (one, other): (usize, usize), changed: &mut Changed) {
+        let above = self.head(stripe, row).and_then(|head| self.ahead(head, stripe));
+        let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
+        chain.nodes.swap(one, other);
+        let behind = |place: usize| {
+            let ahead = place.checked_sub(1).map_or(above, |ahead| Some(chain.nodes[ahead]));
+            Some((*chain.nodes.get(place)?, ahead))
+        };
+        let moved: Vec<_> = [one, one + 1, other, other + 1].into_iter().filter_map(behind).collect();
+        for (node, ahead) in moved {
+            self.give(stripe, node, ahead, changed);
         }
     }
 
@@ -458,6 +578,42 @@ mod tests {
                 let rows = plan.row_sizes.len();
                 let bound = CHAIN_MAX + GATES * (rows.ilog2() as usize + 1);
                 assert!(depth_max <= bound, "{nodes} in {racks}: {depth_max} hops");
+            }
+        }
+    }
+
+    /// One that passes on nine stripes while others pass on eight holds up everybody behind it, in all of them.
+    #[test]
+    fn nobody_has_more_to_do_than_one_stripe_after_the_other() {
+        for (nodes, racks) in [(20, 4), (60, 3), (1_000, 25), (4_000, 100)] {
+            for at_a_time in [nodes / 4, nodes] {
+                let plan = plan(nodes, racks, at_a_time);
+                check(&plan);
+                let duty_max = plan.members.values().map(|member| member.duty).max().expect("nodes");
+                assert!(duty_max <= STRIPES as u32, "{nodes} in {racks}, {at_a_time} at a time: {duty_max}");
+                let readers: BTreeSet<_> = (0..STRIPES).filter_map(|stripe| plan.reader(stripe)).collect();
+                assert!(readers.len() >= 5, "{nodes} in {racks}: {} read the bucket", readers.len());
+            }
+        }
+    }
+
+    #[test]
+    fn once_something_came_those_who_have_it_keep_their_places() {
+        let mut plan = plan(60, 3, 60);
+        for pack in packs(64) {
+            plan.begin(&pack);
+        }
+        let order = |plan: &Plan, stripe: Stripe| {
+            plan.ways[stripe].chains.values().map(|chain| chain.nodes.clone()).collect::<Vec<_>>()
+        };
+        let before: Vec<_> = (0..STRIPES).map(|stripe| order(&plan, stripe)).collect();
+        let late: Vec<_> = (60..90).map(|number| (number, rack(number % 3))).collect();
+        plan.admit(&late, &mut Changed::new());
+        check(&plan);
+        for (stripe, before) in before.into_iter().enumerate() {
+            for (before, mut now) in before.into_iter().zip(order(&plan, stripe)) {
+                now.retain(|number| *number < 60);
+                assert_eq!(now, before, "stripe {stripe}");
             }
         }
     }
