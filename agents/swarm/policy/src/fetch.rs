@@ -26,8 +26,8 @@ use longshore_schemas::{
     stream::{PeerPacks, Planned, Ticket},
 };
 
-use crate::{Time, few::Few, mix, name_number, pack_number};
-use offers::Offers;
+use crate::{Time, mix, name_number, pack_number};
+use offers::{Offer, Offers};
 use table::{Flight, Missing, Place, Table};
 
 /// Rest of a peer that was busy.
@@ -61,13 +61,16 @@ pub struct Config {
     pub rack: RackName,
     /// Makes this node's choice among equal peers its own.
     pub seed: u64,
-    /// Requests under way at one peer.
+    /// Requests under way at one peer; packs of a stripe have their own limit.
     pub peer_requests_max: usize,
     /// Requests under way at peers.
     pub requests_max: usize,
     /// Requests under way at the bucket.
     pub bucket_requests_max: usize,
-    /// Of these, requests of which nothing came yet: for packs of one stripe of the region's plan, and for packs of none.
+    /// Of those at peers, requests for packs of one stripe of the region's plan. As many for each: a node passes all of them on, and what
+    /// goes one way must not take from what goes another.
+    pub stripe_requests_max: usize,
+    /// Of these, requests of which nothing came yet: for packs of one stripe, and for packs of none.
     pub stripe_waiting_max: usize,
     pub waiting_max: usize,
 }
@@ -83,6 +86,7 @@ impl Config {
             peer_requests_max: 8,
             requests_max: 24,
             bucket_requests_max: 4,
+            stripe_requests_max: 3,
             stripe_waiting_max: 2,
             waiting_max: 8,
         }
@@ -182,9 +186,7 @@ pub struct Fetch {
     from_bucket: usize,
     offers: Offers,
     /// Packs that were asked for at a peer.
-    flying: Few,
-    /// Those of them of which nothing came yet, and the way that they go.
-    waiting: Vec<(Place, Option<u8>)>,
+    flying: Vec<Flying>,
     /// When something of a pack came that was waited for, and how many packs came in all.
     progressed_at: Time,
     stored: u64,
@@ -201,6 +203,17 @@ pub struct Fetch {
 }
 
 type PeerNumber = u32;
+
+#[derive(Debug)]
+struct Flying {
+    place: Place,
+    /// The way that it goes.
+    stripe: Option<u8>,
+    /// Nothing came yet.
+    waits: bool,
+    /// When it was asked for, and how many packs had come by then.
+    departed: (Time, u64),
+}
 
 #[derive(Debug)]
 struct Peer {
@@ -231,8 +244,7 @@ impl Fetch {
             numbers: BTreeMap::new(),
             from_bucket: 0,
             offers: Offers::default(),
-            flying: Few::default(),
-            waiting: Vec::new(),
+            flying: Vec::new(),
             progressed_at: Time::ZERO,
             stored: 0,
             stored_before_all: 0,
@@ -267,8 +279,8 @@ impl Fetch {
     pub fn next_wake(&self) -> Option<Time> {
         let due = self.unsourced.first().map(|(due, _)| (*due).max(self.ask_paced()));
         let rested = if self.rested_at > self.now { self.next_rested() } else { None };
-        let waiting = self.waiting.iter().filter(|_| self.all_wait()).map(|(place, _)| &self.packs[*place]);
-        let stuck = waiting.map(|missing| self.stuck_at(missing).max(Self::complaint_due(missing))).min();
+        let waiting = if self.all_wait() { &self.flying[..] } else { &[] };
+        let stuck = waiting.iter().map(|flying| self.stuck_at(flying).max(self.complaint_due(flying))).min();
         due.into_iter().chain(rested).chain(stuck).min()
     }
 
@@ -311,9 +323,8 @@ impl Fetch {
     /// After packs have other places.
     fn follow(&mut self, moved: &[Place]) {
         self.offers.follow(moved);
-        self.flying.follow(moved);
-        for (place, _) in &mut self.waiting {
-            *place = moved[*place];
+        for flying in &mut self.flying {
+            flying.place = moved[flying.place];
         }
         self.tickets = self.tickets.iter().map(|place| moved[*place]).collect();
         self.unsourced = self.unsourced.iter().map(|(due, place)| (*due, moved[*place])).collect();
@@ -464,13 +475,15 @@ impl Fetch {
             return;
         }
         missing.begun = true;
-        // It is not behind any more, as far as its source is not.
-        missing.departed.1 = self.stored;
         if !std::mem::replace(&mut missing.announced, true) {
             actions.push(Action::Announce { pack });
         }
         self.progressed_at = self.now;
-        self.waits_no_more(place);
+        for flying in self.flying.iter_mut().filter(|flying| flying.place == place) {
+            flying.waits = false;
+            // It is not behind any more, as far as its source is not.
+            flying.departed.1 = self.stored;
+        }
     }
 
     fn stored(&mut self, pack: &PackId, actions: &mut Vec<Action>) {
@@ -521,17 +534,12 @@ impl Fetch {
     }
 
     fn landed(&mut self, place: Place, flight: Option<Flight>) {
-        self.waits_no_more(place);
-        self.flying.remove(place);
+        self.flying.retain(|flying| flying.place != place);
         match flight {
             Some(Flight::Peer(number)) => self.peers[number as usize].in_flight -= 1,
             Some(Flight::Bucket) => self.from_bucket -= 1,
             None => {}
         }
-    }
-
-    fn waits_no_more(&mut self, place: Place) {
-        self.waiting.retain(|(waiting, _)| *waiting != place);
     }
 
     /// Ends the request for a pack that is under way at a peer.
@@ -610,18 +618,16 @@ impl Fetch {
         if self.stored - self.stored_before_all <= LATE_OVERTAKEN_MAX && !may_be_stuck {
             return;
         }
-        let flying = || self.flying.iter().map(|place| (place, &self.packs[place]));
-        let overdue = |(place, missing): (Place, &Missing)| {
-            let waits = self.waiting.iter().any(|(waiting, _)| *waiting == place);
-            let came_by = self.stored - missing.departed.1;
-            let is_late = waits && missing.departed.0 + LATE <= self.now && came_by > LATE_OVERTAKEN_MAX;
+        let overdue = |flying: &&Flying| {
+            let came_by = self.stored - flying.departed.1;
+            let is_late = flying.waits && flying.departed.0 + LATE <= self.now && came_by > LATE_OVERTAKEN_MAX;
             let overtaken = came_by > OVERTAKEN_MAX || is_late;
-            let stuck = waits && all_wait && self.stuck_at(missing) <= self.now;
-            let is_due = Self::complaint_due(missing) <= self.now;
-            ((overtaken || stuck) && is_due).then_some(missing.pack)
+            let stuck = flying.waits && all_wait && self.stuck_at(flying) <= self.now;
+            (overtaken || stuck) && self.complaint_due(flying) <= self.now
         };
-        let mut packs: Vec<PackId> = flying().filter_map(overdue).collect();
-        self.stored_before_all = flying().map(|(_, missing)| missing.departed.1).min().unwrap_or(self.stored);
+        let overdue = self.flying.iter().filter(overdue);
+        let mut packs: Vec<PackId> = overdue.map(|flying| self.packs[flying.place].pack).collect();
+        self.stored_before_all = self.flying.iter().map(|flying| flying.departed.1).min().unwrap_or(self.stored);
         if packs.is_empty() {
             return;
         }
@@ -634,19 +640,19 @@ impl Fetch {
     }
 
     /// When it may be said, or said again.
-    fn complaint_due(missing: &Missing) -> Time {
-        let said = missing.asked_at.filter(|at| *at > missing.departed.0);
+    fn complaint_due(&self, flying: &Flying) -> Time {
+        let said = self.packs[flying.place].asked_at.filter(|at| *at > flying.departed.0);
         said.map_or(Time::ZERO, |at| at + ASK_AGAIN)
     }
 
     /// If not, something comes.
     fn all_wait(&self) -> bool {
-        self.in_flight() == self.waiting.len()
+        self.from_bucket == 0 && self.flying.iter().all(|flying| flying.waits)
     }
 
     /// When a pack has been waited for too long, if all wait.
-    fn stuck_at(&self, missing: &Missing) -> Time {
-        missing.departed.0.max(self.progressed_at) + STUCK
+    fn stuck_at(&self, flying: &Flying) -> Time {
+        flying.departed.0.max(self.progressed_at) + STUCK
     }
 
     /// Uses tickets, for others wait for those packs, a few at a time, so that each is there sooner; then fills the free places with what comes first of what peers have.
@@ -672,15 +678,23 @@ impl Fetch {
     /// The first pack that a free peer has; of several such peers one of the own rack before others, and the least busy one.
     fn next(&self) -> Option<(Place, PeerNumber)> {
         let may_wait = |stripe: Option<u8>| {
-            let waiting = self.waiting.iter().filter(|(_, other)| *other == stripe).count();
-            waiting < if stripe.is_some() { self.config.stripe_waiting_max } else { self.config.waiting_max }
+            let same = || self.flying.iter().filter(|flying| flying.stripe == stripe);
+            let waiting = same().filter(|flying| flying.waits).count();
+            // What others came by holds nothing up but itself.
+            let on_time = same().filter(|flying| self.stored - flying.departed.1 <= LATE_OVERTAKEN_MAX).count();
+            match stripe {
+                Some(_) => waiting < self.config.stripe_waiting_max && on_time < self.config.stripe_requests_max,
+                None => waiting < self.config.waiting_max,
+            }
         };
-        let is_free =
-            |peer: &Peer| !peer.lied && peer.rests_until <= self.now && peer.in_flight < self.config.peer_requests_max;
+        // In a small rack several stripes come from one peer: the region has seen to it that nobody has too much to do.
+        let has_room =
+            |offer: &Offer, peer: &Peer| offer.stripe.is_some() || peer.in_flight < self.config.peer_requests_max;
+        let is_free = |peer: &Peer| !peer.lied && peer.rests_until <= self.now;
         let offers = self.offers.iter().filter(|offer| may_wait(offer.stripe));
         let first = offers.filter_map(|offer| {
             let peer = &self.peers[offer.peer as usize];
-            let place = offer.first().filter(|_| is_free(peer))?;
+            let place = offer.first().filter(|_| is_free(peer) && has_room(offer, peer))?;
             Some((place, !peer.same_rack, peer.in_flight, self.salt(place, peer), offer.peer))
         });
         first.min().map(|(place, .., number)| (place, number))
@@ -694,13 +708,12 @@ impl Fetch {
     fn depart(&mut self, place: Place, flight: Flight) {
         let missing = &mut self.packs[place];
         missing.in_flight = Some(flight);
-        missing.departed = (self.now, self.stored);
         missing.complained = false;
         match flight {
             Flight::Peer(number) => {
                 self.peers[number as usize].in_flight += 1;
-                self.waiting.push((place, missing.stripe));
-                self.flying.insert(place);
+                let departed = (self.now, self.stored);
+                self.flying.push(Flying { place, stripe: missing.stripe, waits: true, departed });
             }
             Flight::Bucket => self.from_bucket += 1,
         }

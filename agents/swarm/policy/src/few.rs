@@ -39,10 +39,6 @@ impl Few {
         self.0.first().map(|number| *number as usize)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().map(|number| *number as usize)
-    }
-
     /// Each number becomes another one, and their order stays.
     pub(crate) fn follow(&mut self, moved: &[usize]) {
         for number in &mut self.0 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use longshore_schemas::{
     PackId,
-    stream::{PeerPacks, Ticket},
+    stream::{PeerPacks, Planned, Ticket},
 };
 use longshore_swarm_policy::{
     Fetch, Time,
@@ -185,4 +185,29 @@ fn tickets_are_used_first_and_given_back_if_too_late() {
     assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(5)), [Action::Complete]);
     assert_eq!((fetch.missing(), fetch.in_flight(), fetch.next_wake()), (0, 0, None));
     assert_eq!(fetch.on(Event::Stored { pack: pack(1) }, at(6)), [], "once");
+}
+
+/// What each stripe has under way: all pass on all of them, and one that had more would take it from the others.
+#[test]
+fn stripes_have_as_many_requests_each_even_if_they_come_from_one_peer() {
+    let mut fetch = fetch();
+    fetch.on(wanted(0..64), at(0));
+    let stripe = |stripe: u8| PeerPacks {
+        planned: Some(Planned { stripe, at_once: false }),
+        ..peer("a", "r1", packs(8 * stripe..8 * stripe + 8))
+    };
+    let mut under_way = [0; 8];
+    let mut actions = fetch.on(sources((0..8).map(stripe).collect()), at(1));
+    // The first of each comes: then there is room for one more of its stripe.
+    for round in 0..3 {
+        let mut begun = Vec::new();
+        for action in actions.drain(..) {
+            let Action::FromPeer { pack, .. } = action else { continue };
+            let number = (0..64).find(|n| self::pack(*n) == pack).expect("wanted");
+            under_way[usize::from(number / 8)] += 1;
+            begun.push(pack);
+        }
+        assert_eq!(under_way, [[2; 8], [3; 8], [3; 8]][round]);
+        actions.extend(begun.into_iter().flat_map(|pack| fetch.on(Event::Begun { pack }, at(2))));
+    }
 }

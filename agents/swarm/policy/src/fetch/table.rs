@@ -31,8 +31,6 @@ pub(super) struct Missing {
     pub(super) planned: Option<PeerNumber>,
     pub(super) stripe: Option<u8>,
     pub(super) in_flight: Option<Flight>,
-    /// When it was asked for, and how many packs had come by then.
-    pub(super) departed: (Time, u64),
     pub(super) ticket: Option<Box<Ticket>>,
     pub(super) asked_at: Option<Time>,
     /// Its place in `unsourced`.
@@ -56,7 +54,6 @@ impl Missing {
             planned: None,
             stripe: None,
             in_flight: None,
-            departed: (Time::ZERO, 0),
             ticket: None,
             asked_at: None,
             ask_at: None,

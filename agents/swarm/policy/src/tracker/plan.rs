@@ -174,6 +174,8 @@ impl Plan {
         chain.nodes.push(node);
         let ahead = last.or_else(|| self.gate_above(stripe, row));
         self.give(stripe, node, ahead, changed);
+        // At once: who still got it from one that is demoted later would wait for that one, which waits for it.
+        changed.insert((node, stripe), true);
     }
 
     /// From whom a node gets a stripe.
