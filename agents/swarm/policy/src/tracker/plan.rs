@@ -94,8 +94,8 @@ impl Chain {
 #[derive(Debug)]
 struct Member {
     row: Row,
-    /// By stripe. None: it gets it from the bucket.
-    parents: [Option<Number>; STRIPES],
+    /// By stripe, in half the room: see [`Plan::ahead`]. None: it gets it from the bucket.
+    parents: [Option<u32>; STRIPES],
     /// To how many it passes on, over all stripes.
     duty: u32,
 }
@@ -180,7 +180,7 @@ impl Plan {
 
     /// From whom a node gets a stripe.
     pub(super) fn ahead(&self, node: Number, stripe: Stripe) -> Option<Number> {
-        self.members.get(&node)?.parents[stripe]
+        self.members.get(&node)?.parents[stripe].map(|parent| parent as Number)
     }
 
     /// Whether one node is on the way of a pack to another.
@@ -438,8 +438,9 @@ impl Plan {
 
     /// Sets from whom a node gets a stripe.
     fn give(&mut self, stripe: Stripe, node: Number, parent: Option<Number>, changed: &mut Changed) {
+        let before = self.ahead(node, stripe);
         let Some(member) = self.members.get_mut(&node) else { return };
-        let before = std::mem::replace(&mut member.parents[stripe], parent);
+        member.parents[stripe] = parent.map(|parent| parent as u32);
         if before == parent {
             return;
         }
@@ -532,7 +533,7 @@ mod tests {
     fn depths(plan: &Plan, stripe: Stripe) -> Vec<usize> {
         let depth_of = |mut node: Number| {
             let mut depth = 0;
-            while let Some(parent) = plan.members[&node].parents[stripe] {
+            while let Some(parent) = plan.ahead(node, stripe) {
                 assert!(plan.members.contains_key(&parent), "{node} has a parent that left");
                 (node, depth) = (parent, depth + 1);
                 assert!(depth <= plan.members.len(), "a circle");
@@ -546,7 +547,7 @@ mod tests {
     fn entries(plan: &Plan, stripe: Stripe) -> BTreeMap<Row, usize> {
         let mut entries = BTreeMap::new();
         for member in plan.members.values() {
-            let parent = member.parents[stripe].map(|parent| plan.members[&parent].row);
+            let parent = member.parents[stripe].map(|parent| plan.members[&(parent as Number)].row);
             *entries.entry(member.row).or_default() += usize::from(parent != Some(member.row));
         }
         entries
@@ -558,7 +559,7 @@ mod tests {
             let depths = depths(plan, stripe);
             assert_eq!(depths.iter().filter(|depth| **depth == 0).count(), 1, "one reads the bucket");
             assert!(entries(plan, stripe).values().all(|entries| *entries == 1), "a stripe enters a row once");
-            for parent in plan.members.values().filter_map(|member| member.parents[stripe]) {
+            for parent in plan.members.keys().filter_map(|node| plan.ahead(*node, stripe)) {
                 *duties.entry(parent).or_default() += 1;
             }
         }
