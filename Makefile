@@ -68,7 +68,7 @@ bench: ## list the benchmarks
 	@echo 'make bench-fanout     a goal to 9,000 nodes of one region process over TLS, and all of them back, against etcd'
 	@echo 'make bench-fleet      300,000 nodes of ten regions through the processors: reports, a rollout, queries'
 	@echo 'make bench-swarm      a file from a bucket to 20 nodes in 4 racks on real rates, against three BitTorrent clients'
-	@echo 'make bench-swarm-sim  10 GB to 100,000 simulated nodes, by the policy that runs (LAB=FILE: against measurements)'
+	@echo 'make bench-swarm-sim  10 GB to 100,000 simulated nodes, by the policy that runs, held against five real networks (LAB=FILE: measured before)'
 	@echo 'make bench-node       CPU of an agent for each GB that it receives and sends, and its memory meanwhile, against aria2'
 	@echo 'make bench-node-idle  memory and CPU of an agent with five services that run'
 	@echo 'Each takes less than 8 minutes; FULL=1 takes longer and measures more.'

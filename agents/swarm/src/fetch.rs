@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     Budget, Error, PackStore, STALL,
     pace::Pace,
-    part::Blocks,
+    part::{Blocks, Expectation},
     peer::{Ask, FetchFailure, Peers, complete},
 };
 
@@ -106,7 +106,7 @@ impl Fetcher {
             return Ok(Received::default());
         }
         // Others may wait for them here.
-        let _expected = self.store.expect(wanted.iter().map(|wanted| wanted.pack).collect());
+        let _expected = Expectation::new(self.store.clone(), wanted.iter().map(|wanted| wanted.pack).collect());
         let mut run = Run {
             fetcher: self,
             artifact,
@@ -313,7 +313,7 @@ async fn begun_after(before: Option<AbortHandle>, store: &PackStore, pack: &Pack
     while before.as_ref().is_some_and(|before| !before.is_finished()) {
         tokio::task::yield_now().await;
     }
-    store.left(pack)
+    Blocks::left(store, pack)
 }
 
 /// Reads a pack from the regional bucket, with leave: in blocks that are passed on as they come, if its outline is known, or as a whole.
@@ -326,7 +326,7 @@ async fn from_bucket(
     let outline = ticket.outline.as_deref().and_then(|outline| BASE64_STANDARD.decode(outline).ok());
     let outline = outline.and_then(|outline| Outline::from_bytes(ticket.pack, ticket.bytes, &outline));
     match outline.filter(|_| begun.is_none()) {
-        Some(outline) => *begun = Some(fetcher.store.blocks(outline).map_err(FetchFailure::own)?),
+        Some(outline) => *begun = Some(Blocks::create(&fetcher.store, outline).map_err(FetchFailure::own)?),
         None if begun.is_none() => return whole_from_bucket(fetcher, ticket).await,
         None => {}
     }

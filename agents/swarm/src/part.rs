@@ -18,7 +18,7 @@ use std::{
 
 use longshore_artifact::{
     PACK_BYTES_MAX,
-    outline::{BLOCK_BYTES, OUTLINE_BYTES_MAX, Outline},
+    outline::{BLOCK_BYTES, Outline},
 };
 use longshore_schemas::PackId;
 use tokio::sync::{Notify, watch};
@@ -57,7 +57,7 @@ impl Part {
         file.read_exact_at(&mut size, length.checked_sub(SIZE_BYTES as u64)?).ok()?;
         let bytes = Some(u64::from_be_bytes(size)).filter(|bytes| *bytes <= PACK_BYTES_MAX as u64)?;
         let mut values = vec![0; 32 * Outline::len_of(bytes)];
-        if values.len() > OUTLINE_BYTES_MAX || length != bytes + values.len() as u64 + SIZE_BYTES as u64 {
+        if length != bytes + values.len() as u64 + SIZE_BYTES as u64 {
             return None;
         }
         file.read_exact_at(&mut values, bytes).ok()?;
@@ -78,11 +78,6 @@ impl Part {
 
     fn partial(&self) -> Partial {
         Partial { outline: self.outline.clone(), path: self.path.clone(), progress: self.progress.subscribe() }
-    }
-
-    fn discard(self) {
-        // The next start removes what cannot be removed now, or goes on with it.
-        let _ = fs::remove_file(&self.path);
     }
 
     fn complete(&self, place: &Path) -> io::Result<()> {
@@ -126,13 +121,10 @@ impl Parts {
     }
 
     /// The pack is in the store, by this or otherwise.
-    pub(crate) fn is_complete(&mut self, pack: &PackId) {
-        if let Some(news) = self.news(pack) {
-            news.notify_waiters();
-        }
+    pub(crate) fn completed(&mut self, pack: &PackId) {
+        self.tell_of(pack);
         if let Some(part) = self.left.remove(pack) {
-            self.hold_back(&part);
-            part.discard();
+            self.discard(&part);
         }
     }
 
@@ -141,19 +133,22 @@ impl Parts {
         let gone: Vec<Part> = self.left.extract_if(.., |pack, _| !keep(pack)).map(|(_, part)| part).collect();
         let freed = gone.iter().map(|part| (part.there() * BLOCK_BYTES) as u64).sum();
         for part in gone {
-            self.hold_back(&part);
-            part.discard();
+            self.discard(&part);
         }
         freed
+    }
+
+    fn tell_of(&self, pack: &PackId) {
+        if let Some((_, news)) = self.expected.get(pack) {
+            news.notify_waiters();
+        }
     }
 
     /// Two fetches may be at it; who was first passes it on.
     fn pass_on(&mut self, part: &Part) {
         let pack = part.outline.pack();
         self.passed_on.entry(pack).or_insert_with(|| part.partial());
-        if let Some(news) = self.news(&pack) {
-            news.notify_waiters();
-        }
+        self.tell_of(&pack);
     }
 
     /// It may be another's that is passed on.
@@ -162,6 +157,12 @@ impl Parts {
         if self.passed_on.get(&pack).is_some_and(|known| known.progress.same_channel(&part.progress.subscribe())) {
             self.passed_on.remove(&pack);
         }
+    }
+
+    fn discard(&mut self, part: &Part) {
+        self.hold_back(part);
+        // The next start removes what cannot be removed now, or goes on with it.
+        let _ = fs::remove_file(&part.path);
     }
 
     /// A transfer ended.
@@ -175,16 +176,15 @@ impl Parts {
 
     /// For whoever fetches the pack later: nobody waits for more of it.
     fn put_aside(&mut self, mut part: Part) {
-        self.hold_back(&part);
         let pack = part.outline.pack();
         let before = self.left.get(&pack).map_or(0, Part::there);
         if part.there() <= before {
-            return part.discard();
+            return self.discard(&part);
         }
+        self.hold_back(&part);
         part.progress = watch::Sender::new(part.there());
         if let Some(other) = self.left.insert(pack, part) {
-            self.hold_back(&other);
-            other.discard();
+            self.discard(&other);
         }
     }
 }
@@ -233,6 +233,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
+    /// A place for a pack that comes, and is passed on as it does.
     pub(crate) fn create(store: &PackStore, outline: Outline) -> io::Result<Self> {
         let part = Part::create(store.folder(), outline)?;
         store.parts().pass_on(&part);
@@ -280,9 +281,9 @@ impl Blocks {
         let part = self.part.take().ok_or(io::ErrorKind::NotFound)?;
         let (pack, bytes) = (part.outline.pack(), part.outline.bytes());
         let admitted = self.store.admit(pack, bytes, |place| part.complete(place));
-        self.store.parts().hold_back(&part);
-        if admitted.is_err() {
-            part.discard();
+        match admitted {
+            Ok(()) => self.store.parts().hold_back(&part),
+            Err(_) => self.store.parts().discard(&part),
         }
         self.store.keep_outline(self.outline.clone(), pack);
         admitted.map(|()| bytes)

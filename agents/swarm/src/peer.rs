@@ -234,7 +234,7 @@ where
     let outline = read_outline(stream, (ask.pack, ask.bytes), &mut pace).await?;
     // It stays there, whatever ends this: the next source goes on with it.
     if ask.begun.is_none() {
-        *ask.begun = Some(ask.store.blocks(outline).map_err(FetchFailure::own)?);
+        *ask.begun = Some(Blocks::create(ask.store, outline).map_err(FetchFailure::own)?);
     }
     read_into(stream, ask, &mut waits, &mut pace).await?;
     complete(ask.begun)

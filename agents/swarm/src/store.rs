@@ -29,7 +29,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 
 use crate::{
     Error,
-    part::{Blocks, Expectation, Partial, Parts},
+    part::{Partial, Parts},
 };
 
 /// Of 4 KiB each at most: those of a release that many fetch.
@@ -111,10 +111,6 @@ impl PackStore {
     pub(crate) fn size(&self, pack: &PackId) -> Option<u64> {
         let complete = self.read().get(pack).copied();
         complete.or_else(|| self.parts().passed_on(pack).map(|partial| partial.outline.bytes()))
-    }
-
-    pub(crate) fn expect(&self, packs: Vec<PackId>) -> Expectation {
-        Expectation::new(self.clone(), packs)
     }
 
     /// Waits until something of a pack is there, if it is expected here. `false` if nothing will be.
@@ -210,7 +206,7 @@ impl PackStore {
         put(&self.0.folder.join(pack.to_string()))?;
         packs.insert(pack, bytes);
         drop(packs);
-        self.parts().is_complete(&pack);
+        self.parts().completed(&pack);
         Ok(())
     }
 
@@ -219,16 +215,6 @@ impl PackStore {
         let temporary = NamedTempFile::with_prefix_in("incoming-", &self.0.folder)?;
         let file = tokio::fs::File::from_std(temporary.reopen()?);
         Ok(Incoming { store: self.clone(), pack, temporary, file, hasher: blake3::Hasher::new(), bytes: 0 })
-    }
-
-    /// A place for a pack that comes in blocks, which are passed on as they come.
-    pub(crate) fn blocks(&self, outline: Outline) -> io::Result<Blocks> {
-        Blocks::create(self, outline)
-    }
-
-    /// What came of a pack before.
-    pub(crate) fn left(&self, pack: &PackId) -> Option<Blocks> {
-        Blocks::left(self, pack)
     }
 
     pub(crate) fn parts(&self) -> std::sync::MutexGuard<'_, Parts> {

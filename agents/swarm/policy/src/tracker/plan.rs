@@ -331,7 +331,7 @@ impl Plan {
             let Some(head) = self.head(stripe, below) else { continue };
             let gates = self.ways[stripe].chains.get(&row).map_or(&[][..], Chain::gates);
             let is_well = |present| gates.contains(&present) && self.duty(present) <= self.duty(gate) + 1;
-            let is_well = self.ahead(head, stripe).is_some_and(is_well);
+            let is_well = self.feeder(stripe, below).is_some_and(is_well);
             if !is_well {
                 self.give(stripe, head, Some(gate), changed);
             }
@@ -423,7 +423,7 @@ impl Plan {
 
     /// Of two within a chain.
     fn change_places(&mut self, stripe: Stripe, row: Row, (one, other): (usize, usize), changed: &mut Changed) {
-        let above = self.head(stripe, row).and_then(|head| self.ahead(head, stripe));
+        let above = self.feeder(stripe, row);
         let Some(chain) = self.ways[stripe].chains.get_mut(&row) else { return };
         chain.nodes.swap(one, other);
         let behind = |place: usize| {

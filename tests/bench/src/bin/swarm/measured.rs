@@ -94,5 +94,7 @@ fn topology(shape: &Shape, rates: &Rates) -> serde_json::Value {
         "rack_up_bits_per_second": uplink,
         "rack_down_bits_per_second": uplink,
         "bucket_bits_per_second": bucket,
+        // The region has been up for longer than that.
+        "policy": { "settle_seconds": 0 },
     })
 }
