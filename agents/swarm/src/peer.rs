@@ -41,7 +41,7 @@ pub(crate) const GONE: u8 = 255;
 /// So often a server says that something still comes.
 pub(crate) const BEAT: Duration = Duration::from_millis(500);
 /// So long it is waited for; the policy asks elsewhere before, if anything else comes.
-pub(crate) const COMING_MAX: Duration = Duration::from_secs(30);
+pub(crate) const COMING_MAX: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept for the next pack, of all peers; beyond that the oldest is closed.
 const IDLE_MAX: usize = 64;

@@ -453,14 +453,15 @@ impl Fetch {
 
     fn learn_ticket(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
         let pack = ticket.pack;
-        let give_back = Action::TicketDone { pack, ok: false };
-        let Some(place) = self.packs.find(&pack) else { return actions.push(give_back) };
+        let Some(place) = self.packs.find(&pack) else {
+            // If it has come meanwhile, the region knows from now on.
+            let ok = self.packs.has_come(&pack);
+            return actions.push(Action::TicketDone { pack, ok });
+        };
         match self.packs[place].in_flight {
             // It is on its way already, by an earlier ticket.
             Some(Flight::Bucket) => return,
-            // A peer was faster: the region may lend it to another.
-            Some(Flight::Peer(_)) if self.packs[place].begun => return actions.push(give_back),
-            // That peer waits for it too.
+            // Nobody has all of it, or this node would not read it: that peer waits too, now or later.
             Some(Flight::Peer(_)) => self.call_back(place, actions),
             None => {}
         }

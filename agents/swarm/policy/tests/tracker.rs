@@ -158,7 +158,7 @@ fn a_ticket_that_is_over_goes_to_another() {
     region.want("b", &[1]);
     region.pass(300);
     assert_eq!(region.pass(9_000), [""; 0]);
-    assert_eq!(region.pass(1_000), ["b: ticket 1"]);
+    assert_eq!(region.pass(1_000), ["a: b has 1", "b: ticket 1"], "who did not read it is behind now");
     region.ticket_done("b", 1, false);
     assert_eq!(region.pass(2_000).len(), 1, "and is lent again when it comes back");
 }
@@ -269,7 +269,7 @@ fn a_ban_ends_and_connecting_anew_does_not_lift_it() {
 #[test]
 fn a_peer_that_is_found_failing_brings_a_ticket_and_three_of_them_keep_all_others_away() {
     let mut region = sent_to_bad(&["a", "b", "c"]);
-    let mut said = accuse(&mut region, "a", false);
+    let mut said = accuse(&mut region, "c", false);
     said.extend(region.pass(500));
     let given = said.iter().filter(|said| said.ends_with("ticket 1")).count();
     assert_eq!(
@@ -278,8 +278,8 @@ fn a_peer_that_is_found_failing_brings_a_ticket_and_three_of_them_keep_all_other
         "at once, to the first of the plan, from whom it comes to the others: {said:?}"
     );
     assert_eq!(region.tracker.counts().resting, 0, "one word bans nobody");
+    accuse(&mut region, "a", false);
     accuse(&mut region, "b", false);
-    accuse(&mut region, "c", false);
     assert_eq!((region.tracker.counts().resting, region.tracker.counts().banned), (1, 0));
     region.pass(500);
     let mut said = region.want("good", &[1]);
@@ -287,6 +287,47 @@ fn a_peer_that_is_found_failing_brings_a_ticket_and_three_of_them_keep_all_other
     assert!(!said.iter().any(|said| said.contains("bad")), "{said:?}");
     let said = region.pass(60_000);
     assert!(said.iter().any(|said| said.contains("bad has 1")), "it has another chance: {said:?}");
+}
+
+/// Nodes that claim everything and give nothing must not keep a region from the bucket, one pack and one of them after the other.
+#[test]
+fn once_one_who_never_wanted_anything_gives_nothing_no_such_node_is_relied_on() {
+    let mut region = Region::new(&["bad", "worse", "a", "b"]);
+    region.have("bad", &[1, 2, 3, 4]);
+    region.have("worse", &[1, 2, 3, 4]);
+    let mut said = region.want("a", &[1, 2, 3, 4]);
+    said.extend(region.pass(500));
+    assert!(said.iter().all(|said| !said.contains("ticket")) && !said.is_empty(), "they have all: {said:?}");
+    let (accuser, peer) = if said[0].contains("bad") { ("a", "bad") } else { ("a", "worse") };
+    let fault = Event::PeerFailed { node: node(accuser), peer: node(peer), pack: PackId::of(&[1]) };
+    let mut said = region.on(fault);
+    said.extend(region.pass(500));
+    for pack in 1..=4 {
+        assert!(said.iter().any(|said| said.contains("ticket") && said.contains(&pack.to_string())), "{said:?}");
+    }
+}
+
+/// Those who have the first of a pack may all wait for one who is gone.
+#[test]
+fn if_nobody_is_known_to_have_all_of_a_pack_somebody_reads_it() {
+    let mut region = Region::new(&["a", "b", "c"]);
+    let mut said = Vec::new();
+    for name in ["a", "b", "c"] {
+        said.extend(region.want(name, &[1]));
+    }
+    said.extend(region.pass(300));
+    let reader = said.iter().find_map(|said| said.strip_suffix(": ticket 1")).expect("one reads it").to_owned();
+    for name in ["a", "b", "c"] {
+        region.have_more(name, 1);
+    }
+    assert_eq!(region.pass(3_000), [""; 0], "it comes");
+    let mut said = region.on(Event::Left { node: node(&reader) });
+    said.extend(region.pass(500));
+    let next = said.iter().find_map(|said| said.strip_suffix(": ticket 1")).expect("another reads the rest").to_owned();
+    assert_ne!(next, reader);
+    region.ticket_done(&next, 1, true);
+    let said = region.pass(20_000);
+    assert!(said.iter().all(|said| !said.contains("ticket")), "that one has all of it: {said:?}");
 }
 
 #[test]

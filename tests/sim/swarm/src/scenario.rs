@@ -230,7 +230,7 @@ impl Default for Scenario {
             notice_seconds: 3.0,
             stall_seconds: 3.0,
             window_bytes_min: 128 << 10,
-            patience_seconds: 30.0,
+            patience_seconds: 10.0,
             uploads_max: 1_000,
             policy: Policy::default(),
             step_seconds: None,

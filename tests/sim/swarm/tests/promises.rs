@@ -49,16 +49,20 @@ fn a_region_is_near_its_bound_and_gentle_to_the_bucket_and_the_racks() {
 fn nodes_that_die_or_are_slow_hold_up_few_others() {
     let well = run(&region());
     let churn = Churn { fraction: 0.05, from_seconds: 4.0, until_seconds: 9.0, restart_after_seconds: None };
-    let died = run(&Scenario { churn, ..region() });
-    assert!(died.died >= 2 && last(&died) < last(&well) + 12.0, "{well}\n{died}");
-    let slow = run(&Scenario { straggler_fraction: 0.02, ..region() });
-    assert!(slow.p50_seconds.expect("most") < 4.0 * last(&well), "{well}\n{slow}");
+    for seed in 1..4 {
+        let died = run(&Scenario { churn: churn.clone(), seed, ..region() });
+        assert!(died.died >= 2 && last(&died) < last(&well) + 6.0, "{well}\n{died}");
+        let back = Churn { fraction: 0.1, restart_after_seconds: Some(3.0), ..churn.clone() };
+        let back = run(&Scenario { churn: back, seed, ..region() });
+        assert!(last(&back) < last(&well) + 15.0 && back.bucket_copies < 1.25, "{well}\n{back}");
+        let slow = run(&Scenario { straggler_fraction: 0.02, seed, ..region() });
+        assert!(slow.p50_seconds.expect("most") < 2.0 * last(&well), "{well}\n{slow}");
+    }
 }
 
-#[test]
-fn three_in_ten_do_harm_and_nobody_keeps_a_wrong_byte() {
-    let well = run(&region());
-    let kinds = [
+/// 30 % of the nodes, of each kind and of all kinds together.
+fn hostile() -> [Hostile; 6] {
+    [
         Hostile { wrong_bytes_nodes: 18, ..Hostile::default() },
         Hostile { silent_nodes: 18, ..Hostile::default() },
         Hostile { drip_nodes: 18, ..Hostile::default() },
@@ -72,12 +76,35 @@ fn three_in_ten_do_harm_and_nobody_keeps_a_wrong_byte() {
             flood_nodes: 3,
             ..Hostile::default()
         },
-    ];
-    for hostile in kinds {
+    ]
+}
+
+#[test]
+fn three_in_ten_do_harm_and_nobody_keeps_a_wrong_byte() {
+    let well = run(&region());
+    for hostile in hostile() {
         let outcome = run(&Scenario { hostile: hostile.clone(), ..region() });
-        // Seconds of waiting for those who do not answer, which weigh much in a run that is so short.
-        assert!(last(&outcome) < last(&well) + 90.0, "{hostile:?}\n{well}\n{outcome}");
+        // Seconds of waiting for those who do not answer weigh much in a run that is so short.
+        assert!(last(&outcome) < last(&well) + 20.0, "{hostile:?}\n{well}\n{outcome}");
         assert!(outcome.bucket_copies < 4.0, "{hostile:?}\n{outcome}");
+    }
+}
+
+#[test]
+fn three_in_ten_do_harm_and_it_takes_half_as_long_again() {
+    let [.., of_all_kinds] = hostile();
+    for seed in 1..4 {
+        let well = run(&Scenario { seed, ..region() });
+        let outcome = run(&Scenario { hostile: of_all_kinds.clone(), seed, ..region() });
+        assert!(last(&outcome) <= 1.5 * last(&well), "{well}\n{outcome}");
+    }
+    // 10 GB, 80 s of line rate, in fewer packs than it has, which is harder. Those who flood are not alone here: 18 of them who accuse two by two
+    // are believed about 27, as it is said where trust is, and then it takes twice as long.
+    let large = || Scenario { artifact_bytes: 10_000_000_000, pack_bytes: 32 << 20, ..region() };
+    let well = run(&large());
+    for hostile in hostile().into_iter().filter(|hostile| hostile.flood_nodes < 18) {
+        let outcome = run(&Scenario { hostile: hostile.clone(), ..large() });
+        assert!(last(&outcome) <= 1.5 * last(&well), "{hostile:?}\n{well}\n{outcome}");
     }
 }
 
@@ -96,6 +123,6 @@ fn a_tracker_that_dies_costs_no_byte_and_a_bucket_that_is_away_after_one_copy_no
 fn a_rack_that_was_cut_off_goes_on_where_it_was() {
     let cut = RackCut { rack: 1, from_seconds: 5.0, until_seconds: 15.0 };
     let outcome = run(&Scenario { rack_cuts: vec![cut], ..region() });
-    assert!(last(&outcome) < 60.0, "{outcome}");
+    assert!(last(&outcome) < 40.0, "{outcome}");
     assert!(outcome.bucket_copies < 2.0, "what it had is not read again: {outcome}");
 }

@@ -90,10 +90,18 @@ impl Table {
 
     /// The place of a pack that is missing.
     pub(super) fn find(&self, pack: &PackId) -> Option<Place> {
+        self.place(pack).filter(|place| !self.packs[*place].came)
+    }
+
+    pub(super) fn has_come(&self, pack: &PackId) -> bool {
+        self.place(pack).is_some_and(|place| self.packs[place].came)
+    }
+
+    fn place(&self, pack: &PackId) -> Option<Place> {
         let number = pack_number(pack);
         let first = self.numbers.partition_point(|known| *known < number);
         let alike = self.numbers[first..].iter().take_while(|known| **known == number).count();
-        (first..first + alike).find(|place| self.packs[*place].pack == *pack && !self.packs[*place].came)
+        (first..first + alike).find(|place| self.packs[*place].pack == *pack)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &Missing)> {

@@ -65,7 +65,7 @@ impl Tracker {
     /// Looks into the complaints that are due. Of several in a row, the first one's cause is the cause of all.
     fn judge(&mut self) {
         let now = self.now;
-        let mut demoted = Vec::new();
+        let mut demoted: Vec<(Number, Vec<PackId>)> = Vec::new();
         for artifact in self.artifacts.values_mut() {
             artifact.judged.retain(|_, at| *at + JUDGED_LASTS > now);
             let due: Vec<_> = artifact.complaints.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
@@ -79,7 +79,8 @@ impl Tracker {
                     artifact.changed.entry((*number, *stripe)).or_insert(false);
                     continue;
                 }
-                demoted.extend(artifact.plan.demote_ahead(*number, *stripe, &mut artifact.changed));
+                let ahead = artifact.plan.demote_ahead(*number, *stripe, &mut artifact.changed);
+                demoted.extend(ahead.map(|ahead| (ahead, artifact.plan.packs(*stripe).copied().collect())));
                 artifact.changed.entry((*number, *stripe)).or_insert(true);
             }
             for key in due {
@@ -88,8 +89,8 @@ impl Tracker {
                 artifact.judged.entry(key).or_insert(now);
             }
         }
-        for node in demoted {
-            self.take_tickets_back(node);
+        for (node, late) in demoted {
+            self.take_tickets_back(node, &late);
         }
     }
 
@@ -137,18 +138,27 @@ impl Tracker {
         outbox: &mut Outbox,
     ) {
         let Some(node) = self.nodes.get_mut(number).and_then(Option::as_mut) else { return };
-        let Some(pack) = self.packs.get_mut(&id).filter(|pack| pack.wanters.contains(number)) else { return };
+        let Some(pack) = self.packs.get_mut(&id) else { return };
+        // One that has the first of it waits for the rest of it, from the one before unless it is told.
+        let has_some = at_once && pack.holders.contains(number) && !pack.whole.contains(number);
+        if !has_some && !pack.wanters.contains(number) {
+            return;
+        }
         let comes_there = |parent: &Number| pack.holders.contains(*parent) || pack.wanters.contains(*parent);
         let may = |parent: &Number| !self.banned.contains(*parent) && !node.shuns(*parent);
         let parent = plan.parent(number, &id).filter(|parent| comes_there(parent) && may(parent));
-        let Some(parent) = parent.filter(|_| !pack.introduced.contains(number)) else {
+        let Some(parent) = parent else {
             // Somebody else may have it.
             pack.placed.remove(number);
             self.dirty.insert(id);
             return;
         };
         let planned = plan.planned(&id, at_once);
-        pack.placed.insert(number);
+        if !has_some {
+            pack.placed.insert(number);
+            pack.introduced.remove(number);
+            pack.settled.remove(number);
+        }
         node.peers.insert(parent);
         outbox.entry((number, artifact)).or_default().peers.entry((parent, planned)).or_default().push(id);
     }
@@ -187,12 +197,23 @@ impl Tracker {
         };
         let over: Vec<PackId> = self.leased.iter().filter(over).copied().collect();
         for pack in over {
-            if let Some(known) = self.packs.get_mut(&pack)
-                && let Some(lease) = &known.lease
-            {
-                known.failed.insert(lease.node);
+            let lease = self.packs.get(&pack).and_then(|known| known.lease.as_ref());
+            let Some(node) = lease.map(|lease| lease.node) else { continue };
+            self.demote_reader(node, &pack);
+            if let Some(known) = self.packs.get_mut(&pack) {
+                known.failed.insert(node);
             }
             self.release(pack);
+        }
+    }
+
+    /// Whoever did not read a pack for all others, in all the time that it had, is not first of the pack's way any more.
+    fn demote_reader(&mut self, node: Number, pack: &PackId) {
+        for artifact in self.artifacts.values_mut() {
+            let way = artifact.plan.stripe(pack).filter(|_| artifact.plan.root(pack) == Some(node));
+            if let Some(stripe) = way {
+                artifact.plan.demote(node, stripe, &mut artifact.changed);
+            }
         }
     }
 
@@ -211,6 +232,7 @@ impl Tracker {
                 short = pack.lease.is_none() && (useless || !helped);
             }
         }
+        short |= pack.lease.is_none() && self.lacks_source(&pack) && self.root(id, &pack).is_some();
         let useless = pack.wanters.is_empty() && pack.holders.is_empty();
         self.packs.insert(id, pack);
         if short {
@@ -221,6 +243,20 @@ impl Tracker {
         if useless {
             self.forget(id);
         }
+    }
+
+    /// Nobody is known to have all of it who can be relied on for it. Those who have the first of it may all wait for one who is gone.
+    fn lacks_source(&self, pack: &Pack) -> bool {
+        let is_doubtful = self.doubts(pack);
+        let whole = |word| pack.whole.word(word) & !self.banned.word(word);
+        !Bits::select(pack.whole.words(), 0, whole).any(|number| !is_doubtful(number))
+    }
+
+    /// Whether a node may only say that it has the pack: it never wanted any of the artifact here, and somebody like that was found to give nothing.
+    fn doubts(&self, pack: &Pack) -> impl Fn(Number) -> bool {
+        let known = pack.artifacts.iter().filter_map(|artifact| self.artifacts.get(artifact));
+        let doubted: Vec<_> = known.filter(|artifact| artifact.doubted_until > self.now).collect();
+        move |number| doubted.iter().any(|artifact| !artifact.plan.contains(number))
     }
 
     /// Tells some of those who wait of some who have it. `false` if there is nobody that one of them could be sent to.
@@ -311,9 +347,12 @@ impl Tracker {
         };
         let candidates =
             candidates.filter(|(_, number)| *number != wanter && (pack.whole.contains(*number) || !is_behind(*number)));
+        let is_doubtful = self.doubts(pack);
         let load = |number| self.node(number).map_or(u64::MAX, |node| node.load);
-        let mut candidates: Vec<_> =
-            candidates.enumerate().map(|(order, (far, number))| (far, load(number), order, number)).collect();
+        let mut candidates: Vec<_> = candidates
+            .enumerate()
+            .map(|(order, (far, number))| (far || is_doubtful(number), load(number), order, number))
+            .collect();
         candidates.sort_unstable();
         let only_near = pack.stalls == 0 && !pack.unhelped.contains(wanter);
         let all_near = only_near && candidates.first().is_some_and(|(far, ..)| !far);
@@ -372,25 +411,38 @@ impl Tracker {
             }
             return;
         }
-        let willing = |able: fn(&Pack, usize) -> u64| {
-            let wanters = Bits::select(words, start, move |word| pack.wanters.word(word) & able(pack, word));
+        let willing = |able: &dyn Fn(usize) -> u64| {
+            let wanters = Bits::select(words, start, |word| pack.wanters.word(word) & able(word));
             let free = wanters.filter_map(|number| Some((self.node(number)?, number))).take(TICKET_CANDIDATES_MAX);
             free.enumerate().map(|(order, (node, number))| (node.leases, node.load, order, number)).min()
         };
-        // Those first whom nobody else can help; then those who did not fail before.
-        let chosen = willing(|pack, word| pack.stranded.word(word) & !pack.failed.word(word))
-            .or_else(|| willing(|pack, word| !pack.failed.word(word)))
-            .or_else(|| willing(|_, _| !0));
+        // Those first whom nobody else can help; then those who did not fail before; those who are kept away from last.
+        let trusted = |word| !self.banned.word(word);
+        let chosen = willing(&|word| pack.stranded.word(word) & !pack.failed.word(word) & trusted(word))
+            .or_else(|| willing(&|word| !pack.failed.word(word) & trusted(word)))
+            .or_else(|| willing(&trusted))
+            .or_else(|| willing(&|_| !0));
         if let Some((.., number)) = chosen.filter(|(leases, ..)| *leases < self.config.node_tickets_max) {
             self.lend_to(id, number, outbox);
         }
     }
 
-    /// Who reads a pack from the bucket by the plan, if that one is in need of it and has not failed.
+    /// Who reads a pack from the bucket by the plan: whoever is first of those who have some of it, else of all. Of one that has some of it nobody knows
+    /// whether it has the rest: then the ticket is a question too.
     fn root(&self, id: PackId, pack: &Pack) -> Option<Number> {
-        let able = |root: &Number| pack.wanters.contains(*root) && !pack.failed.contains(*root);
+        let able = |node: &Number| !pack.failed.contains(*node) && !self.banned.contains(*node);
+        let has_some = |node: &&Number| pack.holders.contains(**node) && !pack.whole.contains(**node);
         let plans = pack.artifacts.iter().filter_map(|artifact| Some(&self.artifacts.get(artifact)?.plan));
-        plans.filter_map(|plan| plan.root(&id)).find(|root| able(root) && !self.banned.contains(*root))
+        let first = plans.filter_map(|plan| {
+            let first = plan.first_of(&id);
+            let wants = |node: &&Number| pack.wanters.contains(**node);
+            first
+                .iter()
+                .filter(has_some)
+                .find(|node| able(node))
+                .or_else(|| first.first().filter(wants).filter(|node| able(node)))
+        });
+        first.copied().next()
     }
 
     fn lend_to(&mut self, id: PackId, number: Number, outbox: &mut Outbox) {
@@ -400,7 +452,8 @@ impl Tracker {
             node.leases += 1;
         }
         if let Some(pack) = self.packs.get_mut(&id) {
-            pack.lease = Some(Lease { node: number, lent_at: self.now, begun_at: None });
+            let begun_at = pack.holders.contains(number).then_some(self.now);
+            pack.lease = Some(Lease { node: number, lent_at: self.now, begun_at });
             // What brought this ticket about is answered by it.
             (pack.complaints, pack.stalls, pack.moved_at) = (0, 0, self.now);
         }

@@ -143,6 +143,14 @@ impl Plan {
         self.reader(self.stripe(pack)?)
     }
 
+    /// That one, and those who are next.
+    pub(super) fn first_of(&self, pack: &PackId) -> &[Number] {
+        let way = self.stripe(pack).map(|stripe| &self.ways[stripe]);
+        let row =
+            way.and_then(|way| way.heap.iter().map(|row| &way.chains[row].nodes[..]).find(|nodes| !nodes.is_empty()));
+        row.unwrap_or_default()
+    }
+
     /// Who is first of all in a stripe.
     fn reader(&self, stripe: Stripe) -> Option<Number> {
         let way = &self.ways[stripe];

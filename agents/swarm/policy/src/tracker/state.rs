@@ -109,6 +109,8 @@ pub(super) struct Artifact {
     pub(super) complaints: BTreeMap<(Number, Stripe), Time>,
     /// When it was.
     pub(super) judged: BTreeMap<(Number, Stripe), Time>,
+    /// Until then nobody is relied on who says that it has packs and never wanted any: one of these gave nothing to the one who was to read for all.
+    pub(super) doubted_until: Time,
 }
 
 impl Artifact {
@@ -273,10 +275,9 @@ impl Tracker {
                 known.unhelped.insert(number);
             }
             let was_placed = known.placed.remove(number);
-            if was_introduced || was_placed {
-                known.complaints += 1;
-                complained = true;
-            }
+            // Whoever waits in the plan says nothing of those who have it.
+            known.complaints += u64::from(was_introduced);
+            complained |= was_introduced || was_placed;
             if was_placed || held {
                 unhelped.push(*pack);
             }
@@ -345,6 +346,7 @@ impl Tracker {
             return;
         }
         known.shun(accused, until);
+        self.doubt(accuser, accused, &pack, until);
         // It needs another source, or a ticket, at once.
         if let Some(pack) = self.packs.get_mut(&pack) {
             if pack.introduced.remove(accuser) {
@@ -371,32 +373,45 @@ impl Tracker {
         }
     }
 
+    /// One that fails or lies, and of which it is not known how it came by what it says it has. There may be many like it.
+    fn doubt(&mut self, accuser: Number, accused: Number, pack: &PackId, until: Time) {
+        for artifact in self.artifacts.values_mut() {
+            let asked = artifact.plan.root(pack) == Some(accuser) && !artifact.plan.contains(accused);
+            if asked && std::mem::replace(&mut artifact.doubted_until, until) <= self.now {
+                self.dirty.extend(&artifact.packs);
+            }
+        }
+    }
+
     /// One that fails or lies has nobody behind it any more on the way by which that was found. The other ways stay as they are: to change all of
     /// them for one fault costs more than it helps.
     fn demote_ahead(&mut self, node: Number, ahead: Number, pack: &PackId) {
         let Some(known) = self.packs.get(pack) else { return };
+        let mut late = Vec::new();
         for artifact in known.artifacts.clone() {
             let Some(artifact) = self.artifacts.get_mut(&artifact) else { continue };
             let Some(stripe) = artifact.plan.stripe(pack) else { continue };
             if artifact.plan.ahead(node, stripe) == Some(ahead) {
                 artifact.judged.insert((node, stripe), self.now);
                 artifact.plan.demote(ahead, stripe, &mut artifact.changed);
+                late.extend(artifact.plan.packs(stripe));
             }
         }
-        self.take_tickets_back(ahead);
+        self.take_tickets_back(ahead, &late);
     }
 
-    /// Those by which nothing came yet.
-    pub(super) fn take_tickets_back(&mut self, node: Number) {
-        let unused = |pack: &&PackId| {
+    /// Those by which nothing came yet, and those of the packs of a way on which it holds up others: what it has of these helps nobody.
+    pub(super) fn take_tickets_back(&mut self, node: Number, late: &[PackId]) {
+        let is_over = |pack: &&PackId| {
             let lease = self.packs.get(*pack).and_then(|known| known.lease.as_ref());
-            lease.is_some_and(|lease| lease.node == node && lease.begun_at.is_none())
+            lease.is_some_and(|lease| lease.node == node && (lease.begun_at.is_none() || late.contains(pack)))
         };
-        let unused: Vec<PackId> = self.leased.iter().filter(unused).copied().collect();
-        for pack in unused {
+        let over: Vec<PackId> = self.leased.iter().filter(is_over).copied().collect();
+        for pack in over {
             if let Some(known) = self.packs.get_mut(&pack) {
                 known.failed.insert(node);
             }
+            self.lose(pack, node);
             self.release(pack);
         }
     }
@@ -417,6 +432,9 @@ impl Tracker {
         known.unplanned.remove(&number);
         known.complaints.retain(|(node, _), _| *node != number);
         for pack in known.packs.clone() {
+            if let Some(pack) = self.packs.get_mut(&pack).filter(|pack| pack.holders.contains(number)) {
+                pack.whole.insert(number);
+            }
             let elsewhere = |artifact| self.artifacts.get(artifact).is_some_and(|a| a.wanters.contains(number));
             if self.packs.get(&pack).is_some_and(|pack| !pack.artifacts.iter().any(elsewhere)) {
                 self.unwant(pack, number);
@@ -445,7 +463,8 @@ impl Tracker {
             return;
         }
         for id in &known.artifacts {
-            if let Some(artifact) = self.artifacts.get_mut(id) {
+            // What others say they have moves nobody.
+            if let Some(artifact) = self.artifacts.get_mut(id).filter(|artifact| artifact.plan.contains(number)) {
                 artifact.plan.begin(&pack);
             }
         }
