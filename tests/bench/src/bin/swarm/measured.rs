@@ -32,11 +32,11 @@ const fn shape(name: &'static str, racks: usize, nodes_per_rack: usize, kbit: [u
 
 /// Bound by nodes, by the bucket, by nodes of many small racks, by uplinks, and by nodes of few large racks.
 const SHAPES: [Shape; 5] = [
-    shape("4 racks of 5", 4, 5, [44_000, 55_000, 176_000], true),
-    shape("a slow bucket", 3, 4, [60_000, 60_000, 40_000], true),
-    shape("6 racks of 3", 6, 3, [44_000, 44_000, 132_000], false),
-    shape("narrow uplinks", 3, 6, [60_000, 36_000, 90_000], false),
-    shape("2 racks of 8", 2, 8, [50_000, 100_000, 100_000], false),
+    shape("4 racks of 5", 4, 5, [32_000, 40_000, 128_000], true),
+    shape("a slow bucket", 3, 4, [44_000, 44_000, 30_000], true),
+    shape("6 racks of 3", 6, 3, [32_000, 32_000, 96_000], false),
+    shape("narrow uplinks", 3, 6, [44_000, 26_000, 66_000], false),
+    shape("2 racks of 8", 2, 8, [36_000, 72_000, 72_000], false),
 ];
 
 /// Writes a line for each.
