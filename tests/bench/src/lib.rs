@@ -9,6 +9,7 @@ pub mod bare;
 pub mod bittorrent;
 pub mod builds;
 pub mod keys;
+pub mod memory;
 pub mod roles;
 pub mod s3;
 pub mod trees;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use longshore_bench::{
     bittorrent::{self, Client, done, tracker},
-    trees,
+    memory, trees,
 };
 use longshore_e2e::{
     Process,
@@ -20,7 +20,7 @@ use longshore_e2e::{
 use tokio::net::TcpStream;
 
 use crate::{
-    BOUND,
+    BOUND, WARM_TIMES,
     readings::{Passage, Reading, idle},
 };
 
@@ -47,6 +47,7 @@ pub(crate) async fn measure(work: &Path, content: &Path) -> Result<Passage> {
     })
     .await?;
     let idle = idle(&sender).await?;
+    memory::warm(WARM_TIMES * trees::bytes(content)?);
     let leech = Client { torrent: &torrent, folder: &folder, port: port + 1, is_seed: false };
     let sender_before = Reading::of(&sender)?;
     let receiver = start(&leech, &work.join("aria2-leech.log"))?;

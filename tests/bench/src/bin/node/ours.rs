@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use longshore_bench::trees;
+use longshore_bench::{memory, trees};
 use longshore_e2e::{
     Cluster, Node, Options,
     process::wait_for,
@@ -22,7 +22,7 @@ use longshore_schemas::{
 };
 
 use crate::{
-    BOUND,
+    BOUND, WARM_TIMES,
     readings::{Passage, Reading, Spent, idle},
 };
 
@@ -52,13 +52,14 @@ pub(crate) async fn measure(folder: &Path, bytes: u64) -> Result<Ours> {
     cluster.start_workers(1)?;
     cluster.start_nodes(1).await?;
     let artifact = cluster.client.publish(&build(folder, bytes)?, BOUND).await?;
+    memory::warm(WARM_TIMES * bytes);
     cluster.client.deploy(SERVICE, &DeployBody { artifact, plan: None }).await?;
     let sender = cluster.nodes.first().context("a node")?;
     let (goal, here) = fetched(sender).await?;
     let from_bucket_bytes = installed(sender, artifact).await?.from_bucket_bytes;
     let runs = |view: &ServiceView| view.revisions.first().is_some_and(|rev| rev.status == RolloutStatus::Completed);
     cluster.client.service_when(SERVICE, "to run", BOUND, runs).await?;
-    let (passage, installed) = second(&mut cluster, artifact).await?;
+    let (passage, installed) = second(&mut cluster, artifact, bytes).await?;
     cluster.stop()?;
     let releases = Folders { data: cluster.nodes.first().context("a node")?.folder.clone() }.releases();
     let release = releases.join(artifact.to_string());
@@ -91,12 +92,13 @@ fn build(folder: &Path, bytes: u64) -> Result<longshore_schemas::http::BuildBody
 }
 
 /// Another agent gets the release from the first one: what both used until it had all packs, and the second one until it had the release.
-async fn second(cluster: &mut Cluster, artifact: ArtifactId) -> Result<(Passage, Spent)> {
+async fn second(cluster: &mut Cluster, artifact: ArtifactId, bytes: u64) -> Result<(Passage, Spent)> {
     let region = cluster.up.regions.first().context("a region")?.clone();
     tokio::time::sleep(CALM).await;
     // Nothing of what came before is still being written.
     rustix::fs::sync();
     let idle = idle(&cluster.nodes.first().context("a node")?.process).await?;
+    memory::warm(WARM_TIMES * bytes);
     cluster.start_node(&region)?;
     let [sender, receiver] = &cluster.nodes[..] else { anyhow::bail!("there are {} nodes", cluster.nodes.len()) };
     let sender_before = Reading::of(&sender.process)?;

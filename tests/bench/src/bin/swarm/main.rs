@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
-use longshore_bench::{Goal, Report, bittorrent::tracker};
+use longshore_bench::{Goal, Report, bittorrent::tracker, memory};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 
@@ -217,6 +217,9 @@ async fn measure((bytes, rounds): (usize, usize), until: Option<Instant>, only_o
     let (mut changed, mut from_bucket, mut assembled) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let files = Files::make(folder.path(), bytes, round as u64)?;
+        // What all nodes hold is in memory: packs and releases.
+        let held = 3 * (bytes * LAYOUT.nodes()) as u64;
+        memory::warm(held);
         match play_ours(&lab, &folder.path().join("ours"), &files).await {
             Ok(played) => {
                 from_bucket.push(played.from_bucket / bytes as f64);
@@ -232,6 +235,7 @@ async fn measure((bytes, rounds): (usize, usize), until: Option<Instant>, only_o
             for (tool, measured) in &mut others {
                 let begun = Instant::now();
                 if until.is_none_or(|until| begun + measured.took <= until) {
+                    memory::warm(held);
                     measured.take(tool.name(), torrents::round(&lab, *tool, folder.path(), &files.new));
                     measured.took = begun.elapsed();
                 }
