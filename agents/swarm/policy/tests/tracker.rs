@@ -298,8 +298,8 @@ fn once_one_who_never_wanted_anything_gives_nothing_no_such_node_is_relied_on() 
     let mut said = region.want("a", &[1, 2, 3, 4]);
     said.extend(region.pass(500));
     assert!(said.iter().all(|said| !said.contains("ticket")) && !said.is_empty(), "they have all: {said:?}");
-    let (accuser, peer) = if said[0].contains("bad") { ("a", "bad") } else { ("a", "worse") };
-    let fault = Event::PeerFailed { node: node(accuser), peer: node(peer), pack: PackId::of(&[1]) };
+    let peer = if said[0].contains("bad") { "bad" } else { "worse" };
+    let fault = Event::PeerFailed { node: node("a"), peer: node(peer), pack: PackId::of(&[1]) };
     let mut said = region.on(fault);
     said.extend(region.pass(500));
     for pack in 1..=4 {

@@ -98,8 +98,8 @@ fn three_in_ten_do_harm_and_it_takes_half_as_long_again() {
         let outcome = run(&Scenario { hostile: of_all_kinds.clone(), seed, ..region() });
         assert!(last(&outcome) <= 1.5 * last(&well), "{well}\n{outcome}");
     }
-    // 10 GB, 80 s of line rate, in fewer packs than it has, which is harder. Those who flood are not alone here: 18 of them who accuse two by two
-    // are believed about 27, as it is said where trust is, and then it takes twice as long.
+    // 10 GB, 80 s of line rate, in fewer packs than it has, which is harder. 18 who flood are left out: they accuse two by two, are believed
+    // about 27 others, as it is said where trust is, and it takes twice as long.
     let large = || Scenario { artifact_bytes: 10_000_000_000, pack_bytes: 32 << 20, ..region() };
     let well = run(&large());
     for hostile in hostile().into_iter().filter(|hostile| hostile.flood_nodes < 18) {

@@ -65,8 +65,8 @@ impl Tracker {
     /// Looks into the complaints that are due. Of several in a row, the first one's cause is the cause of all.
     fn judge(&mut self) {
         let now = self.now;
-        let mut demoted: Vec<(Number, Vec<PackId>)> = Vec::new();
-        for artifact in self.artifacts.values_mut() {
+        let mut demoted = Vec::new();
+        for (id, artifact) in &mut self.artifacts {
             artifact.judged.retain(|_, at| *at + JUDGED_LASTS > now);
             let due: Vec<_> = artifact.complaints.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
             for (number, stripe) in &due {
@@ -80,7 +80,7 @@ impl Tracker {
                     continue;
                 }
                 let ahead = artifact.plan.demote_ahead(*number, *stripe, &mut artifact.changed);
-                demoted.extend(ahead.map(|ahead| (ahead, artifact.plan.packs(*stripe).copied().collect())));
+                demoted.extend(ahead.map(|ahead| (ahead, (*id, *stripe))));
                 artifact.changed.entry((*number, *stripe)).or_insert(true);
             }
             for key in due {
@@ -89,8 +89,8 @@ impl Tracker {
                 artifact.judged.entry(key).or_insert(now);
             }
         }
-        for (node, late) in demoted {
-            self.take_tickets_back(node, &late);
+        for (node, way) in demoted {
+            self.take_tickets_back(node, &[way]);
         }
     }
 
@@ -140,7 +140,7 @@ impl Tracker {
         let Some(node) = self.nodes.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(pack) = self.packs.get_mut(&id) else { return };
         // One that has the first of it waits for the rest of it, from the one before unless it is told.
-        let has_some = at_once && pack.holders.contains(number) && !pack.whole.contains(number);
+        let has_some = at_once && pack.has_some(number);
         if !has_some && !pack.wanters.contains(number) {
             return;
         }
@@ -200,10 +200,7 @@ impl Tracker {
             let lease = self.packs.get(&pack).and_then(|known| known.lease.as_ref());
             let Some(node) = lease.map(|lease| lease.node) else { continue };
             self.demote_reader(node, &pack);
-            if let Some(known) = self.packs.get_mut(&pack) {
-                known.failed.insert(node);
-            }
-            self.release(pack);
+            self.release_failed(pack);
         }
     }
 
@@ -431,18 +428,13 @@ impl Tracker {
     /// whether it has the rest: then the ticket is a question too.
     fn root(&self, id: PackId, pack: &Pack) -> Option<Number> {
         let able = |node: &Number| !pack.failed.contains(*node) && !self.banned.contains(*node);
-        let has_some = |node: &&Number| pack.holders.contains(**node) && !pack.whole.contains(**node);
         let plans = pack.artifacts.iter().filter_map(|artifact| Some(&self.artifacts.get(artifact)?.plan));
-        let first = plans.filter_map(|plan| {
-            let first = plan.first_of(&id);
-            let wants = |node: &&Number| pack.wanters.contains(**node);
-            first
-                .iter()
-                .filter(has_some)
-                .find(|node| able(node))
-                .or_else(|| first.first().filter(wants).filter(|node| able(node)))
+        let mut readers = plans.filter_map(|plan| {
+            let first = plan.first_of(plan.stripe(&id)?);
+            let has_some = first.iter().find(|node| pack.has_some(**node) && able(node));
+            has_some.or_else(|| first.first().filter(|node| pack.wanters.contains(**node) && able(node))).copied()
         });
-        first.copied().next()
+        readers.next()
     }
 
     fn lend_to(&mut self, id: PackId, number: Number, outbox: &mut Outbox) {
@@ -452,6 +444,7 @@ impl Tracker {
             node.leases += 1;
         }
         if let Some(pack) = self.packs.get_mut(&id) {
+            // Nothing will be said of the first of it any more.
             let begun_at = pack.holders.contains(number).then_some(self.now);
             pack.lease = Some(Lease { node: number, lent_at: self.now, begun_at });
             // What brought this ticket about is answered by it.

@@ -11,7 +11,7 @@
 //! - Of those who want a pack, only a few for each that has it are introduced at once; each of them then has it too and
 //!   can serve as many. So a pack that one node has spreads exponentially, and nobody is overrun. Peers of the same rack
 //!   come first, and a node stays with a few peers rather than knowing all.
-//! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, one is lent at a time, to the one
+//! - A ticket is leave to read one pack from the bucket. For a pack that nobody has, or is known to have all of, one is lent at a time, to the one
 //!   who is first by the plan, else to the least busy of those who want it: the bucket gives each pack about once, and different packs to different nodes.
 //! - A node that others say lies or fails is kept away from for a while: `trust` has the rule.
 //! - Nothing waits for ever: a lease that is over is lent again; a pack that does not spread is introduced to more; a pack

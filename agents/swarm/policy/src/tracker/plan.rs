@@ -143,18 +143,16 @@ impl Plan {
         self.reader(self.stripe(pack)?)
     }
 
-    /// That one, and those who are next.
-    pub(super) fn first_of(&self, pack: &PackId) -> &[Number] {
-        let way = self.stripe(pack).map(|stripe| &self.ways[stripe]);
-        let row =
-            way.and_then(|way| way.heap.iter().map(|row| &way.chains[row].nodes[..]).find(|nodes| !nodes.is_empty()));
-        row.unwrap_or_default()
-    }
-
     /// Who is first of all in a stripe.
     fn reader(&self, stripe: Stripe) -> Option<Number> {
+        self.first_of(stripe).first().copied()
+    }
+
+    /// That one, and those who are next.
+    pub(super) fn first_of(&self, stripe: Stripe) -> &[Number] {
         let way = &self.ways[stripe];
-        way.heap.iter().find_map(|row| way.chains.get(row)?.nodes.first()).copied()
+        let mut rows = way.heap.iter().filter_map(|row| Some(&way.chains.get(row)?.nodes[..]));
+        rows.find(|nodes| !nodes.is_empty()).unwrap_or_default()
     }
 
     /// As a node is told of it.

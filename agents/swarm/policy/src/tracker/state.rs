@@ -159,6 +159,11 @@ impl Pack {
         self.wanters.len() - self.placed.len() - self.introduced.len()
     }
 
+    /// It has the first of it, and is not known to have the rest.
+    pub(super) fn has_some(&self, number: Number) -> bool {
+        self.holders.contains(number) && !self.whole.contains(number)
+    }
+
     fn is_leased_by(&self, number: Number) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.node == number)
     }
@@ -318,10 +323,9 @@ impl Tracker {
         }
         let retry_at = self.now + self.config.ticket_rest;
         let Some(known) = self.packs.get_mut(&pack).filter(|known| known.is_leased_by(number)) else { return };
-        known.failed.insert(number);
         known.ticket_after = known.ticket_after.max(retry_at);
         known.root_may = false;
-        self.release(pack);
+        self.release_failed(pack);
     }
 
     pub(super) fn accuse(
@@ -387,32 +391,33 @@ impl Tracker {
     /// them for one fault costs more than it helps.
     fn demote_ahead(&mut self, node: Number, ahead: Number, pack: &PackId) {
         let Some(known) = self.packs.get(pack) else { return };
-        let mut late = Vec::new();
-        for artifact in known.artifacts.clone() {
-            let Some(artifact) = self.artifacts.get_mut(&artifact) else { continue };
+        let mut ways = Vec::new();
+        for id in known.artifacts.clone() {
+            let Some(artifact) = self.artifacts.get_mut(&id) else { continue };
             let Some(stripe) = artifact.plan.stripe(pack) else { continue };
             if artifact.plan.ahead(node, stripe) == Some(ahead) {
                 artifact.judged.insert((node, stripe), self.now);
                 artifact.plan.demote(ahead, stripe, &mut artifact.changed);
-                late.extend(artifact.plan.packs(stripe));
+                ways.push((id, stripe));
             }
         }
-        self.take_tickets_back(ahead, &late);
+        self.take_tickets_back(ahead, &ways);
     }
 
-    /// Those by which nothing came yet, and those of the packs of a way on which it holds up others: what it has of these helps nobody.
-    pub(super) fn take_tickets_back(&mut self, node: Number, late: &[PackId]) {
+    /// Those by which nothing came yet, and those of the packs of ways on which it holds up others: what it has of these helps nobody.
+    pub(super) fn take_tickets_back(&mut self, node: Number, ways: &[(ArtifactId, Stripe)]) {
+        let goes = |pack: &PackId, (artifact, stripe): &(ArtifactId, Stripe)| {
+            self.artifacts.get(artifact).is_some_and(|known| known.plan.stripe(pack) == Some(*stripe))
+        };
+        let is_late = |pack: &PackId| ways.iter().any(|way| goes(pack, way));
         let is_over = |pack: &&PackId| {
             let lease = self.packs.get(*pack).and_then(|known| known.lease.as_ref());
-            lease.is_some_and(|lease| lease.node == node && (lease.begun_at.is_none() || late.contains(pack)))
+            lease.is_some_and(|lease| lease.node == node && (lease.begun_at.is_none() || is_late(pack)))
         };
         let over: Vec<PackId> = self.leased.iter().filter(is_over).copied().collect();
         for pack in over {
-            if let Some(known) = self.packs.get_mut(&pack) {
-                known.failed.insert(node);
-            }
             self.lose(pack, node);
-            self.release(pack);
+            self.release_failed(pack);
         }
     }
 
@@ -515,6 +520,16 @@ impl Tracker {
         if self.packs.get(&pack).is_some_and(|known| known.is_leased_by(number)) {
             self.release(pack);
         }
+    }
+
+    /// Ends the pack's lease, by which nothing came of it.
+    pub(super) fn release_failed(&mut self, pack: PackId) {
+        if let Some(known) = self.packs.get_mut(&pack)
+            && let Some(lease) = &known.lease
+        {
+            known.failed.insert(lease.node);
+        }
+        self.release(pack);
     }
 
     /// Ends the pack's lease.

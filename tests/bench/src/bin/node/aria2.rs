@@ -20,7 +20,7 @@ use longshore_e2e::{
 use tokio::net::TcpStream;
 
 use crate::{
-    BOUND, WARM_TIMES,
+    BOUND,
     readings::{Passage, Reading, idle},
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn measure(work: &Path, content: &Path) -> Result<Passage> {
     })
     .await?;
     let idle = idle(&sender).await?;
-    memory::warm(WARM_TIMES * trees::bytes(content)?);
+    memory::warm(trees::bytes(content)?);
     let leech = Client { torrent: &torrent, folder: &folder, port: port + 1, is_seed: false };
     let sender_before = Reading::of(&sender)?;
     let receiver = start(&leech, &work.join("aria2-leech.log"))?;

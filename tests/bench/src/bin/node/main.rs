@@ -36,8 +36,6 @@ const GIB: u64 = 1024 * MIB;
 /// Of content, usually and with `--full`.
 const USUAL_BYTES: u64 = 2 * GIB;
 const FULL_BYTES: u64 = 10_000_000_000;
-/// Memory that is used before each passage, by what passes: packs, the release, and what is on its way.
-const WARM_TIMES: u64 = 3;
 /// Two buckets, and packs and release of two agents. What the worker has is gone before the agents have anything, and all but one before
 /// aria2 has.
 const COPIES: u64 = 6;

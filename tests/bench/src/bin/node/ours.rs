@@ -22,7 +22,7 @@ use longshore_schemas::{
 };
 
 use crate::{
-    BOUND, WARM_TIMES,
+    BOUND,
     readings::{Passage, Reading, Spent, idle},
 };
 
@@ -52,7 +52,7 @@ pub(crate) async fn measure(folder: &Path, bytes: u64) -> Result<Ours> {
     cluster.start_workers(1)?;
     cluster.start_nodes(1).await?;
     let artifact = cluster.client.publish(&build(folder, bytes)?, BOUND).await?;
-    memory::warm(WARM_TIMES * bytes);
+    memory::warm(bytes);
     cluster.client.deploy(SERVICE, &DeployBody { artifact, plan: None }).await?;
     let sender = cluster.nodes.first().context("a node")?;
     let (goal, here) = fetched(sender).await?;
@@ -98,7 +98,7 @@ async fn second(cluster: &mut Cluster, artifact: ArtifactId, bytes: u64) -> Resu
     // Nothing of what came before is still being written.
     rustix::fs::sync();
     let idle = idle(&cluster.nodes.first().context("a node")?.process).await?;
-    memory::warm(WARM_TIMES * bytes);
+    memory::warm(bytes);
     cluster.start_node(&region)?;
     let [sender, receiver] = &cluster.nodes[..] else { anyhow::bail!("there are {} nodes", cluster.nodes.len()) };
     let sender_before = Reading::of(&sender.process)?;

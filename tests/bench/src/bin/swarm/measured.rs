@@ -48,7 +48,7 @@ pub(crate) async fn write(file: &Path) -> Result<()> {
         let lab = Lab::build(shape.layout)?;
         let rates = Rates::measure(&lab)?;
         let files = Files::make(folder.path(), BYTES, at as u64)?;
-        memory::warm(3 * (BYTES * shape.layout.nodes()) as u64);
+        memory::warm((BYTES * shape.layout.nodes()) as u64);
         let round = valid(&lab, folder.path(), &files).await.context(shape.name)?;
         eprintln!(
             "swarm: {}: {:.3} s, at least {:.3} s, CPU {:.0} %",
