@@ -17,8 +17,11 @@ use anyhow::Result;
 
 use crate::{Random, Subject, Target, corpus, kind_of, memory::measured, mutate::mutate};
 
-/// An input that takes longer, three times in a row, is a finding.
+/// An input that takes longer, as often as this says, is a finding.
 const CASE_MAX: Duration = Duration::from_secs(2);
+/// How often an input must take too much time or memory, in a row: both are counted for the whole process, and other
+/// threads and other processes take some now and then.
+const TOO_MUCH_TIMES: u32 = 3;
 /// An input that takes longer ends the process: [`crate::supervise`] then finds it in [`Hunt::running`].
 const HANG: Duration = Duration::from_secs(60);
 /// How long a finding is made smaller.
@@ -156,7 +159,7 @@ impl Guard {
             // That it cannot be written is no finding; a run that dies of the input is one without it.
             let _ = running.set_len(input.len() as u64).and_then(|()| running.write_all_at(input, 0));
         }
-        let mut slow = 0;
+        let mut too_much = 0;
         loop {
             let began = Instant::now();
             self.since.store(1 + self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -166,18 +169,17 @@ impl Guard {
             if result.is_err() {
                 return (result, memory);
             }
-            let bound = self.target.memory_max(input);
-            if memory > bound {
-                let wrong = format!("memory: {memory} bytes for {} of input, more than {bound}", input.len());
-                return (Err(wrong), memory);
-            }
-            if began.elapsed() < CASE_MAX {
+            let (bound, took) = (self.target.memory_max(input), began.elapsed());
+            let wrong = if memory > bound {
+                format!("memory: {memory} bytes for {} of input, more than {bound}", input.len())
+            } else if took >= CASE_MAX {
+                format!("time: {took:?}, more than {CASE_MAX:?}")
+            } else {
                 return (result, memory);
-            }
-            // The machine may have been busy with other things.
-            slow += 1;
-            if slow == 3 {
-                return (Err(format!("time: {:?}, three times", began.elapsed())), memory);
+            };
+            too_much += 1;
+            if too_much == TOO_MUCH_TIMES {
+                return (Err(wrong), memory);
             }
         }
     }
