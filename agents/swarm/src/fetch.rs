@@ -296,7 +296,10 @@ impl Run<'_> {
                     Transfer { pack: ticket.pack, source: Source::Bucket, result }
                 });
             }
-            Action::AskSources { packs } => self.outbox.push(FromNode::SourcesWanted { artifact, packs }),
+            Action::AskSources { packs } => {
+                tracing::debug!(%artifact, packs = packs.len(), missing = self.fetch.missing(), "the region is asked for sources");
+                self.outbox.push(FromNode::SourcesWanted { artifact, packs });
+            }
             Action::Announce { pack } => match self.outbox.last_mut() {
                 Some(FromNode::HaveMore { packs, .. }) => packs.push(pack),
                 _ => self.outbox.push(FromNode::HaveMore { artifact, packs: vec![pack] }),

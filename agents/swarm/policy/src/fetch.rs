@@ -430,7 +430,7 @@ impl Fetch {
         }
     }
 
-    /// The pack comes from this peer by the plan, and not from the one before, unless that one is giving it already.
+    /// The pack comes from this peer by the plan, and not from another, unless that one is giving it already.
     fn replan(&mut self, place: Place, number: PeerNumber, planned: Planned, actions: &mut Vec<Action>) {
         let missing = &mut self.packs[place];
         let stripe = missing.stripe.replace(planned.stripe);
@@ -441,14 +441,25 @@ impl Fetch {
             self.file(place);
         }
         let missing = &mut self.packs[place];
-        let Some(before) = missing.planned.replace(number).filter(|before| *before != number) else { return };
-        if missing.in_flight == Some(Flight::Peer(before)) {
-            if missing.begun && !planned.at_once {
+        let before = missing.planned.replace(number);
+        if before == Some(number) {
+            return;
+        }
+        if let Some(Flight::Peer(other)) = missing.in_flight
+            && other != number
+        {
+            let is_before = before == Some(other);
+            // One that it was sent to while nobody else was known, and that gave nothing yet, would carry the pack the same way a second time.
+            let gives = if is_before { missing.begun && !planned.at_once } else { missing.begun || missing.complained };
+            if !gives {
+                self.call_back(place, actions);
+            } else if is_before {
                 return;
             }
-            self.call_back(place, actions);
         }
-        self.drop_source(place, before);
+        if let Some(before) = before {
+            self.drop_source(place, before);
+        }
     }
 
     fn learn_ticket(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {

@@ -215,3 +215,24 @@ fn stripes_have_as_many_requests_each_even_if_they_come_from_one_peer() {
         actions.extend(begun.into_iter().flat_map(|pack| fetch.on(Event::Begun { pack }, at(2))));
     }
 }
+
+/// Of one that is told while the plan's source is not there yet, and of that one afterwards.
+#[test]
+fn who_has_a_place_in_the_plan_is_asked_instead_of_one_who_gave_nothing_yet() {
+    let by_plan = |at_once| {
+        let planned = Some(Planned { stripe: 0, at_once });
+        sources(vec![PeerPacks { planned, ..peer("ahead", "r1", packs(0..1)) }])
+    };
+    for begun in [false, true] {
+        let mut fetch = fetch();
+        fetch.on(wanted(0..1), at(0));
+        assert_eq!(asked(&fetch.on(sources(vec![peer("anybody", "r2", packs(0..1))]), at(1))), ["anybody"]);
+        if begun {
+            fetch.on(Event::Begun { pack: pack(0) }, at(2));
+        }
+        let actions = fetch.on(by_plan(false), at(3));
+        let is_dropped = actions.contains(&Action::Drop { pack: pack(0) });
+        assert_eq!((is_dropped, asked(&actions)), if begun { (false, vec![]) } else { (true, vec!["ahead"]) });
+        assert_eq!(fetch.in_flight(), 1);
+    }
+}

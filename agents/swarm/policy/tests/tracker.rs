@@ -1,6 +1,6 @@
 //! The tracker's promises, event by event.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use longshore_schemas::{ArtifactId, NodeId, PackId};
 use longshore_swarm_policy::{
@@ -328,6 +328,51 @@ fn if_nobody_is_known_to_have_all_of_a_pack_somebody_reads_it() {
     region.ticket_done(&next, 1, true);
     let said = region.pass(20_000);
     assert!(said.iter().all(|said| !said.contains("ticket")), "that one has all of it: {said:?}");
+}
+
+/// All have a place by the pack that they want first. Then they want more, one after the other, and whoever has a ticket gets some of that pack at
+/// once. Answers of whom each node was told last, by node and pack.
+fn told_last(names: &[&str], millis_between: u64) -> BTreeMap<(String, String), String> {
+    let mut region = Region::with(Config::default(), names);
+    for name in names {
+        region.want(name, &[0]);
+    }
+    region.pass(1_000);
+    let mut told = BTreeMap::new();
+    let mut hear = |said: Vec<String>| {
+        let mut lent = Vec::new();
+        for line in said {
+            let (name, rest) = line.split_once(": ").expect("a node and what it is told");
+            let words: Vec<&str> = rest.split(' ').collect();
+            for peer in words.windows(3).filter(|words| words[1] == "has") {
+                let packs = peer[2].split(',').map(|pack| ((name.to_owned(), pack.to_owned()), peer[0].to_owned()));
+                told.extend(packs);
+            }
+            if let Some((_, packs)) = rest.split_once("ticket ") {
+                lent.extend(packs.split(',').map(|pack| (name.to_owned(), pack.parse::<u8>().expect("a number"))));
+            }
+        }
+        lent
+    };
+    for name in names {
+        let said = [region.want(name, &(1..=16).collect::<Vec<_>>()), region.pass(millis_between)].concat();
+        for (reader, pack) in hear(said) {
+            let said = region.have_more(&reader, pack);
+            hear(said);
+        }
+    }
+    hear(region.pass(100));
+    told
+}
+
+#[test]
+fn who_asks_before_the_one_ahead_gets_it_from_that_one_all_the_same() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let (at_once, in_turn) = (told_last(&names, 0), told_last(&names, 30));
+    assert!(at_once.len() > 60, "{at_once:?}");
+    for (key, peer) in &at_once {
+        assert_eq!(in_turn.get(key), Some(peer), "{key:?}");
+    }
 }
 
 #[test]

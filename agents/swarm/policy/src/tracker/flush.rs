@@ -102,7 +102,7 @@ impl Tracker {
         let artifacts: Vec<ArtifactId> = self.artifacts.iter().filter_map(due).collect();
         for id in artifacts {
             let Some(artifact) = self.artifacts.get_mut(&id) else { continue };
-            let (wanted, mut changed) =
+            let (mut wanted, mut changed) =
                 (std::mem::take(&mut artifact.unplanned), std::mem::take(&mut artifact.changed));
             // Taken out while the nodes are told.
             let mut plan = std::mem::take(&mut artifact.plan);
@@ -110,16 +110,17 @@ impl Tracker {
             let newcomers: Vec<_> =
                 new.filter_map(|number| Some((*number, self.node(*number)?.rack.clone()))).collect();
             plan.admit(&newcomers, &mut changed);
-            for (number, packs) in &wanted {
+            for (number, packs) in &mut wanted {
+                packs.sort_unstable();
                 plan.deal(packs);
-                for pack in packs {
+                for pack in &*packs {
                     self.place(id, (&plan, false), *number, *pack, outbox);
                 }
             }
-            for ((number, stripe), at_once) in
-                changed.into_iter().filter(|((number, _), _)| !wanted.contains_key(number))
-            {
-                for pack in plan.packs(stripe) {
+            for ((number, stripe), at_once) in changed {
+                let is_placed =
+                    |pack: &PackId| wanted.get(&number).is_some_and(|packs| packs.binary_search(pack).is_ok());
+                for pack in plan.packs(stripe).filter(|pack| !is_placed(pack)) {
                     self.place(id, (&plan, at_once), number, *pack, outbox);
                 }
             }
@@ -146,11 +147,17 @@ impl Tracker {
         }
         let comes_there = |parent: &Number| pack.holders.contains(*parent) || pack.wanters.contains(*parent);
         let may = |parent: &Number| !self.banned.contains(*parent) && !node.shuns(*parent);
-        let parent = plan.parent(number, &id).filter(|parent| comes_there(parent) && may(parent));
-        let Some(parent) = parent else {
+        let ahead = plan.parent(number, &id);
+        let early = ahead.filter(|ahead| !comes_there(ahead));
+        let Some(parent) = ahead.filter(|parent| comes_there(parent) && may(parent)) else {
             // Somebody else may have it.
             pack.placed.remove(number);
             self.dirty.insert(id);
+            if let Some((ahead, stripe)) = early.zip(plan.stripe(&id))
+                && let Some(artifact) = self.artifacts.get_mut(&artifact)
+            {
+                artifact.early.entry(ahead).or_default().insert((number, stripe));
+            }
             return;
         };
         let planned = plan.planned(&id, at_once);

@@ -105,6 +105,8 @@ pub(super) struct Artifact {
     pub(super) unplanned: BTreeMap<Number, Vec<PackId>>,
     /// Whose place in the plan is another one since then.
     pub(super) changed: Changed,
+    /// Who was to get packs from a node, by that node, before it had named them.
+    pub(super) early: BTreeMap<Number, BTreeSet<(Number, Stripe)>>,
     /// Who was not helped by the one ahead in the plan, and when that is looked into.
     pub(super) complaints: BTreeMap<(Number, Stripe), Time>,
     /// When it was.
@@ -114,8 +116,16 @@ pub(super) struct Artifact {
 }
 
 impl Artifact {
+    /// A node has named packs: those who asked for them before get them from it now, if that is its place.
+    fn comes(&mut self, node: Number) {
+        for key in self.early.remove(&node).unwrap_or_default() {
+            self.changed.entry(key).or_insert(false);
+        }
+    }
+
     pub(super) fn leave_plan(&mut self, node: Number) {
         self.plan.leave(node, &mut self.changed);
+        self.early.remove(&node);
         self.complaints.retain(|(known, _), _| *known != node);
         self.judged.retain(|(known, _), _| *known != node);
     }
@@ -263,6 +273,9 @@ impl Tracker {
             self.touch(*pack, artifact);
             self.gain(*pack, number);
         }
+        if let Some(known) = self.artifacts.get_mut(&artifact) {
+            known.comes(number);
+        }
     }
 
     pub(super) fn want(&mut self, node: &NodeId, artifact: ArtifactId, packs: &[PackId]) {
@@ -304,6 +317,7 @@ impl Tracker {
                 }
             }
             if !fresh.is_empty() {
+                wanted.comes(number);
                 wanted.unplanned.entry(number).or_default().extend(fresh);
             }
         }

@@ -8,6 +8,7 @@
 //! Both ends of a link are shaped, so each direction has the whole rate. All is gone with the [`Lab`].
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -42,13 +43,16 @@ struct End<'a> {
     device: &'a str,
 }
 
+/// Names of all labs begin with this, and go on with the process that built them.
+const MARK: &str = "lsw";
 /// From outside the lab, past all shaping.
 const OUTSIDE: (&str, &str) = ("10.89.0.1", "10.89.0.2");
 pub(crate) const BUCKET: &str = "10.88.0.1";
 
 impl Lab {
     pub(crate) fn build(layout: Layout) -> Result<Self> {
-        let mark = format!("lsw{}", std::process::id() % 10_000);
+        remove_abandoned()?;
+        let mark = format!("{MARK}{}", std::process::id());
         let mut lab = Self { layout, mark, names: Vec::new() };
         let spine = lab.space("spine")?;
         bridge(&spine)?;
@@ -120,8 +124,9 @@ impl Lab {
     /// A command on a node; without one, on the bucket's machine.
     pub(crate) fn command(&self, node: Option<usize>, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let space = node.map_or_else(|| "bucket".to_owned(), |node| format!("n{node}"));
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}-{space}", self.mark)]).arg(program);
+        // Nothing outlives the process that measures, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &format!("{}-{space}", self.mark)]).arg(program);
         command.stdin(Stdio::null());
         command
     }
@@ -148,6 +153,22 @@ impl Drop for Lab {
     }
 }
 
+/// Labs of processes that are gone: their addresses are those of every lab.
+fn remove_abandoned() -> Result<()> {
+    for name in ip(&["netns", "list"])?.lines().filter_map(|line| line.split_whitespace().next()) {
+        if is_abandoned(name, MARK) {
+            ip(&["netns", "delete", name])?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name goes on with a process that is gone.
+pub(crate) fn is_abandoned(name: &str, mark: &str) -> bool {
+    let process = name.strip_prefix(mark).and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists())
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Counted {
     pub(crate) racks: Vec<u64>,
@@ -169,8 +190,9 @@ fn bridge(space: &str) -> Result<()> {
 fn shape(End { space, device }: &End<'_>, kbit: u32) -> Result<()> {
     ip(&["-n", space, "link", "set", device, "gso_max_size", "16384"])?;
     let rate = format!("{kbit}kbit");
-    // 16 ms of the link.
-    let queued = (u64::from(kbit) * 2).to_string();
+    // 64 ms of the link. For a slow link that is long, but as many packets as a switch has room for: with a few dozen, a tenth of what is
+    // sent is dropped and sent again, and the machine is busy with that.
+    let queued = (u64::from(kbit) * 8).to_string();
     tc(&["-n", space, "qdisc", "add", "dev", device, "root", "handle", "1:", "htb", "default", "1"])?;
     let class = ["-n", space, "class", "add", "dev", device, "parent", "1:", "classid", "1:1", "htb", "rate", &rate];
     tc(&[&class[..], &["burst", "64k", "cburst", "64k"]].concat())?;

@@ -43,6 +43,8 @@ const BUSY_MAX: f64 = 0.75;
 /// A quick run begins no round of another tool that would end later, by what its last one took. The fastest of them comes first.
 const QUICK: Duration = Duration::from_secs(420);
 const MIB: usize = 1024 * 1024;
+const MEMORY: &str = "/dev/shm";
+const FOLDER_MARK: &str = "longshore-swarm-";
 const CHANGED: f64 = 0.05;
 
 #[derive(Parser)]
@@ -151,9 +153,16 @@ fn as_root() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// Memory, for no disk of this machine is that of twenty.
+/// Memory, for no disk of this machine is that of twenty. What a run left there that was killed is removed.
 fn folder() -> Result<tempfile::TempDir> {
-    Ok(tempfile::Builder::new().prefix("longshore-swarm-").tempdir_in("/dev/shm")?)
+    for entry in fs::read_dir(MEMORY)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| lab::is_abandoned(name, FOLDER_MARK)) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let prefix = format!("{FOLDER_MARK}{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in(MEMORY)?)
 }
 
 /// Of one tool.
