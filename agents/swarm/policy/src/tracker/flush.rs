@@ -117,9 +117,11 @@ impl Tracker {
                     self.place(id, (&plan, false), *number, *pack, outbox);
                 }
             }
+            // A newcomer has all of its packs in that list.
+            changed.retain(|(number, _), _| newcomers.binary_search_by_key(number, |(number, _)| *number).is_err());
             for ((number, stripe), at_once) in changed {
-                let is_placed =
-                    |pack: &PackId| wanted.get(&number).is_some_and(|packs| packs.binary_search(pack).is_ok());
+                let own = wanted.get(&number);
+                let is_placed = |pack: &PackId| own.is_some_and(|packs| packs.binary_search(pack).is_ok());
                 for pack in plan.packs(stripe).filter(|pack| !is_placed(pack)) {
                     self.place(id, (&plan, at_once), number, *pack, outbox);
                 }
