@@ -110,19 +110,20 @@ impl Tracker {
             let newcomers: Vec<_> =
                 new.filter_map(|number| Some((*number, self.node(*number)?.rack.clone()))).collect();
             plan.admit(&newcomers, &mut changed);
-            for (number, packs) in &mut wanted {
-                packs.sort_unstable();
+            for (number, packs) in &wanted {
                 plan.deal(packs);
-                for pack in &*packs {
+                for pack in packs {
                     self.place(id, (&plan, false), *number, *pack, outbox);
                 }
             }
-            // A newcomer has all of its packs in that list.
-            changed.retain(|(number, _), _| newcomers.binary_search_by_key(number, |(number, _)| *number).is_err());
-            for ((number, stripe), at_once) in changed {
-                let own = wanted.get(&number);
-                let is_placed = |pack: &PackId| own.is_some_and(|packs| packs.binary_search(pack).is_ok());
-                for pack in plan.packs(stripe).filter(|pack| !is_placed(pack)) {
+            // A newcomer wants nothing else.
+            let is_new = |number: &Number| newcomers.binary_search_by_key(number, |(number, _)| *number).is_ok();
+            for ((number, stripe), at_once) in changed.into_iter().filter(|((number, _), _)| !is_new(number)) {
+                let placed = wanted.get_mut(&number).map_or(&[][..], |packs| {
+                    packs.sort_unstable();
+                    packs
+                });
+                for pack in plan.packs(stripe).filter(|pack| placed.binary_search(pack).is_err()) {
                     self.place(id, (&plan, at_once), number, *pack, outbox);
                 }
             }
@@ -150,12 +151,12 @@ impl Tracker {
         let comes_there = |parent: &Number| pack.holders.contains(*parent) || pack.wanters.contains(*parent);
         let may = |parent: &Number| !self.banned.contains(*parent) && !node.shuns(*parent);
         let ahead = plan.parent(number, &id);
-        let early = ahead.filter(|ahead| !comes_there(ahead));
-        let Some(parent) = ahead.filter(|parent| comes_there(parent) && may(parent)) else {
+        let is_early = ahead.is_some_and(|ahead| !comes_there(&ahead));
+        let Some(parent) = ahead.filter(|parent| !is_early && may(parent)) else {
             // Somebody else may have it.
             pack.placed.remove(number);
             self.dirty.insert(id);
-            if let Some((ahead, stripe)) = early.zip(plan.stripe(&id))
+            if let Some((ahead, stripe)) = ahead.zip(plan.stripe(&id)).filter(|_| is_early)
                 && let Some(artifact) = self.artifacts.get_mut(&artifact)
             {
                 artifact.early.entry(ahead).or_default().insert((number, stripe));
