@@ -131,6 +131,7 @@ etcd() {
 
 swarm() {
   netns
+  have setpriv || debian "setpriv, so that nothing outlives the benchmark" util-linux
   have aria2c && have transmission-daemon && have transmission-create && /usr/bin/python3 -c "import libtorrent" 2>/dev/null ||
     debian "BitTorrent clients, to compare with" aria2 transmission-daemon transmission-cli python3 python3-libtorrent
 }
